@@ -1,0 +1,26 @@
+"""What each branch said at each step, for whoever wants to look: evaluation, `--json`, figures."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class StepLogits(NamedTuple):
+    """Logits of one decoding step at the last position, [batch, vocab], float32.
+
+    A branch the plan does not have is None.
+    """
+
+    factual: Tensor
+    adjusted: Tensor
+    vision: Tensor | None = None
+    language: Tensor | None = None
+    joint: Tensor | None = None
+
+
+@dataclass
+class BranchTrace:
+    """Give one to `generate(..., causalmm=config, causalmm_trace=trace)`; read `steps` after it."""
+
+    steps: list[StepLogits] = field(default_factory=list)

@@ -1,0 +1,31 @@
+"""LLaVA-1.5 with counterfactual branches: the patched upstream class plus `causalmm=`."""
+
+from causalmm.generation import CounterfactualGeneration, patched
+from causalmm.plan import Towers
+from llava_causalmm import modeling_llava
+from llava_causalmm.modeling_clip import CLIPVisionModel
+from llava_causalmm.modeling_llama import LlamaModel
+
+
+class LlavaForConditionalGeneration(
+    CounterfactualGeneration, modeling_llava.LlavaForConditionalGeneration
+):
+    """Upstream's `LlavaForConditionalGeneration`; `generate` and `forward` also take `causalmm`."""
+
+    def causalmm_towers(self) -> Towers:
+        patched(self.model.vision_tower, CLIPVisionModel)
+        patched(self.model.language_model, LlamaModel)
+        config = self.config
+        selected = config.vision_feature_layer
+        indices = [selected] if isinstance(selected, int) else list(selected)
+        # hidden_states holds the input of layer 0 and then each layer's output, so index i is
+        # computed by layers 0 to i - 1.
+        states = config.vision_config.num_hidden_layers + 1
+        reached = [index % states for index in indices]
+        return Towers(
+            vision_layers=max(reached),
+            language_layers=config.text_config.num_hidden_layers,
+            vision_entry=max(0, min(reached) - 1) if len(reached) > 1 else None,
+            features_site=isinstance(selected, int)
+            and config.vision_feature_select_strategy == "default",
+        )

@@ -1,0 +1,91 @@
+"""Which layers of a model an intervention can reach, and what is refused because it cannot."""
+
+import pytest
+import torch
+from tiny_models import llava_config, llava_sample, model_pair, qwen2vl_config
+from transformers import LlavaConfig, MistralConfig
+
+from causalmm import BranchTrace, CausalMMConfig
+from llava_causalmm import LlavaForConditionalGeneration
+from qwen2vl_causalmm import Qwen2VLForConditionalGeneration
+
+
+def test_llava_counts_the_layers_below_its_features():
+    towers = LlavaForConditionalGeneration(llava_config()).causalmm_towers()
+    assert (towers.vision_layers, towers.language_layers) == (3, 4)
+    assert towers.features_site
+
+
+def test_qwen2vl_reads_its_last_vision_layer():
+    towers = Qwen2VLForConditionalGeneration(qwen2vl_config()).causalmm_towers()
+    assert (towers.vision_layers, towers.language_layers) == (3, 4)
+    assert not towers.features_site
+
+
+def test_a_vision_layer_above_the_features_is_refused():
+    model = LlavaForConditionalGeneration(llava_config())
+    for layers in ("0:4", [3]):
+        with pytest.raises(ValueError, match="outside the 3 layers an edit can act on, 0 to 2"):
+            model.causalmm_plan(CausalMMConfig(vision_layers=layers))
+
+
+def test_no_vision_layer_below_the_features_is_refused():
+    model = LlavaForConditionalGeneration(llava_config(vision_feature_layer=0))
+    with pytest.raises(ValueError, match="below every vision layer"):
+        model.causalmm_plan(CausalMMConfig())
+
+
+def test_the_features_site_is_llavas():
+    model = Qwen2VLForConditionalGeneration(qwen2vl_config())
+    with pytest.raises(ValueError, match="site='features' needs"):
+        model.causalmm_plan(CausalMMConfig(mode="vision", site="features"))
+
+
+def test_the_last_reachable_vision_layer_changes_the_output():
+    model = model_pair("llava", "sdpa")[0]
+    trace = BranchTrace()
+    plan = model.causalmm_plan(CausalMMConfig(mode="vision", vision_layers="-1:"), trace)
+    with torch.no_grad():
+        model(**llava_sample(seed=1), causalmm=plan)
+    assert (trace.steps[0].vision - trace.steps[0].factual).abs().max() > 1e-3
+
+
+def test_several_feature_layers_are_all_counterfactual():
+    """Branches join below the lowest feature layer that is read, even if edits begin above it."""
+    changes = {"vision_feature_layer": [1, -2]}
+    model, upstream = model_pair("llava", "sdpa", **changes)
+    inputs = llava_sample(seed=1)
+    trace = BranchTrace()
+    plan = model.causalmm_plan(CausalMMConfig(mode="vision", vision_layers="2:"), trace)
+    with torch.no_grad():
+        model(**inputs, causalmm=plan)
+        plain = upstream(**inputs).logits[:, -1]
+    torch.testing.assert_close(trace.steps[0].factual, plain, atol=1e-4, rtol=1e-4)
+    assert (trace.steps[0].vision - plain).abs().max() > 1e-3
+
+
+def test_other_towers_decode_plainly_and_refuse_causalmm():
+    config = llava_config()
+    text = MistralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    config = LlavaConfig(
+        vision_config=config.vision_config, text_config=text, image_token_index=config.image_token_id
+    )
+    model = LlavaForConditionalGeneration(config).eval()
+    inputs = llava_sample(seed=1)
+    assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
+    with pytest.raises(ValueError, match="needs LlamaModel, this checkpoint has MistralModel"):
+        model.generate(**inputs, causalmm=CausalMMConfig(), max_new_tokens=2)
+
+
+def test_other_attention_implementations_are_refused_by_name():
+    model = LlavaForConditionalGeneration(llava_config())
+    model.config.text_config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="attn_implementation='flash_attention_2'"):
+        model.causalmm_plan(CausalMMConfig())

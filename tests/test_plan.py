@@ -1,0 +1,76 @@
+"""A plan lays out its rows as documented and contrasts them by the formula."""
+
+import pytest
+import torch
+
+from causalmm import BranchTrace, CausalMMConfig
+from causalmm.plan import Towers, build_plan
+from causalmm.rows import fold_groups, repeat_groups, split_groups
+
+TOWERS = Towers(vision_layers=6, language_layers=8)
+
+
+@pytest.mark.parametrize(
+    ("values", "groups"),
+    [
+        ({"mode": "vision"}, (1, 0)),
+        ({"mode": "language"}, (0, 1)),
+        ({"mode": "multimodal"}, (1, 1)),
+        ({"mode": "joint"}, (1, 0)),
+        ({"mode": "multimodal", "draws": 3}, (3, 3)),
+        ({"mode": "joint", "draws": 3, "vision_method": "uniform"}, (3, 0)),
+        ({"mode": "multimodal", "draws": 3, "language_method": "uniform"}, (3, 1)),
+    ],
+)
+def test_row_groups(values, groups):
+    plan = build_plan(CausalMMConfig(**values), TOWERS)
+    assert (plan.image_groups, plan.language_groups) == groups
+    assert plan.groups == 1 + sum(groups)
+
+
+def test_nothing_to_do_is_no_plan_unless_somebody_watches():
+    off = CausalMMConfig(gamma=0, epsilon=0)
+    assert build_plan(off, TOWERS) is None
+    assert build_plan(off, TOWERS, BranchTrace()).groups == 1
+
+
+def test_default_layers():
+    plan = build_plan(CausalMMConfig(), TOWERS)
+    assert plan.vision.layers == tuple(range(6))
+    assert plan.language.layers == (4, 5, 6, 7)
+
+
+def test_contrast_reads_its_groups_in_row_order():
+    torch.manual_seed(0)
+    trace = BranchTrace()
+    config = CausalMMConfig(gamma_vision=0.5, gamma_language=2.0, epsilon=0, draws=2)
+    plan = build_plan(config, TOWERS, trace)
+    factual, v1, v2, t1, t2 = (torch.randn(3, 4, 7) for _ in range(5))
+    adjusted = plan.contrast(torch.cat([factual, v1, v2, t1, t2]))
+    vision = (v1.log_softmax(-1) + v2.log_softmax(-1)) / 2
+    language = (t1.log_softmax(-1) + t2.log_softmax(-1)) / 2
+    torch.testing.assert_close(adjusted, 3.5 * factual - 0.5 * vision - 2 * language)
+    (step,) = trace.steps
+    torch.testing.assert_close(step.vision, vision[:, -1])
+    torch.testing.assert_close(step.language, language[:, -1])
+    assert step.joint is None
+    assert torch.equal(step.factual, factual[:, -1])
+
+
+def test_folded_features_unfold_to_their_groups():
+    features = torch.randn(3 * 5, 2, 4)
+    folded = fold_groups(features, 3)
+    assert folded.shape == (5, 2, 12)
+    for group, part in enumerate(split_groups(folded, 3)):
+        assert torch.equal(part, features[5 * group : 5 * group + 5])
+
+
+def test_rows_that_broadcast_are_left_alone():
+    one = torch.arange(3).view(1, 3)
+    assert repeat_groups(None, 4, 3) is None
+    assert repeat_groups(one, 4, 3) is one
+    assert repeat_groups(one, 1, 3).shape == (3, 3)
+    positions = torch.zeros(4, 2, 5)
+    assert repeat_groups({"a": positions}, 2, 3, axis=1)["a"].shape == (4, 6, 5)
+    with pytest.raises(ValueError, match="expected 3 rows or 1 along axis 1"):
+        repeat_groups(positions, 3, 2, axis=1)

@@ -1,4 +1,4 @@
-"""CausalMM: backdoor-adjusted contrastive decoding for vision-language models (arXiv 2410.04780)."""
+"""CausalMM (arXiv 2410.04780): backdoor-adjusted contrastive decoding for multimodal models."""
 
 from causalmm.config import CausalMMConfig
 from causalmm.trace import BranchTrace, StepLogits

@@ -3,8 +3,8 @@
     adjusted = (1 + sum of γ) · l - sum over branches of γ · l_branch
     adjusted[l < max(l) + ln ε] = -inf
 
-`l` are the factual logits, float32, [..., vocab]; each branch's come from a counterfactual attention
-(CausalMM, arXiv 2410.04780, and the plausibility constraint of contrastive decoding,
+`l` are the factual logits, float32, [..., vocab]; each branch's come from a counterfactual
+attention (CausalMM, arXiv 2410.04780, and the plausibility constraint of contrastive decoding,
 arXiv 2210.15097). Pure functions of tensors. Held by tests/test_adjust.py.
 """
 

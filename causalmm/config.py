@@ -1,6 +1,6 @@
 """What to falsify, how hard to lean away from it, and how to repeat the run.
 
-Every default of the method lives in `CausalMMConfig`; command lines and scripts read them from here.
+Every default of the method lives in `CausalMMConfig`; command lines read them from here.
 Held by tests/test_config.py.
 """
 
@@ -44,13 +44,13 @@ class CausalMMConfig:
     """Overrides `gamma` for the vision branch; None: `gamma`. Not for mode "joint"."""
     gamma_language: float | None = None
     epsilon: float = 0.1
-    """Adaptive plausibility: tokens below epsilon x p(best token) are dropped; 0 keeps every token."""
+    """Adaptive plausibility: tokens below epsilon x p(best token) are dropped; 0 keeps all."""
     draws: int = 1
     """Counterfactual draws of a stochastic method (random, shuffle), averaged."""
     normalization: str = "visible"
-    """"visible": weights share out the visible keys; "released": the formulas of the released code."""
+    """"visible": weights share out the visible keys; "released": the released code's formulas."""
     site: str = "attention"
-    """Vision: edit "attention" inside the encoder, or weigh the selected "features" (LLaVA only)."""
+    """Vision: edit "attention" in the encoder, or weigh the selected "features" (LLaVA only)."""
     seed: int = 0
 
     def __post_init__(self) -> None:

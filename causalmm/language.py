@@ -104,7 +104,7 @@ class LanguagePass:
         position_embeddings: tuple[Tensor, Tensor],
         position_ids: Tensor | None,
     ) -> LayerInputs:
-        """Let the language groups join, as copies of the factual rows, at their first edited layer."""
+        """Let the language groups join, copies of the factual rows, at their first edited layer."""
         inputs = LayerInputs(hidden_states, attention_mask, position_embeddings, position_ids)
         joining = self.plan.language_groups
         if not joining or layer != self.plan.language.first_layer:

@@ -1,6 +1,6 @@
 """Which layers an intervention edits, in Python slice syntax over a tower's layer list.
 
-A specification is "all", a slice such as ":", "-8:", "10:20" or "half:", or a list of layer numbers.
+A specification is "all", a slice such as ":", "-8:", "10:20" or "half:", or a list of numbers.
 "half" and "third" stand for L//2 and L//3 of a tower with L layers and may carry a minus sign
 ("-third:" is the last third). Held by tests/test_layers.py.
 """

@@ -27,7 +27,7 @@ class Towers:
     """Vision layers at or below the one whose features the model reads."""
     language_layers: int
     vision_entry: int | None = None
-    """Last vision layer before which branches must have joined, where lower features are read too."""
+    """Vision layer by which branches must have joined, where lower features are read too."""
     features_site: bool = False
     """Whether the model has the vision site "features" (a single feature layer, LLaVA)."""
 
@@ -155,18 +155,19 @@ def build_plan(
 
 def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention:
     if towers.vision_layers == 0:
-        raise ValueError("the model reads its image features below every vision layer: none to edit")
+        raise ValueError("the model reads its image features below every vision layer")
     if config.site == "attention":
         layers = resolve_layers("vision_layers", config.vision_layers, towers.vision_layers)
         return _intervention(config.vision_method, layers, config)
     if not towers.features_site:
         raise ValueError(
-            "site='features' needs a model with one vision feature layer (LLaVA): expected 'attention'"
+            "site='features' needs a model with one vision feature layer (LLaVA); "
+            "expected 'attention'"
         )
     if config.vision_layers != "all":
         raise ValueError(
-            f"vision_layers={config.vision_layers!r}: site='features' edits the feature layer's map "
-            "only; leave vision_layers at 'all'"
+            f"vision_layers={config.vision_layers!r}: site='features' edits the feature layer's "
+            "map only; leave vision_layers at 'all'"
         )
     return _intervention(config.vision_method, (towers.vision_layers - 1,), config)
 

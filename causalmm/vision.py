@@ -1,9 +1,10 @@
 """The plan at work in one run of the vision encoder.
 
-Rows: N images a group, [ factual | draw 0 | draw 1 ... ]. The counterfactual groups equal the factual
-one below the first edited layer and so join only there. CLIP lays groups along the batch axis;
-Qwen2-VL packs all images along one patch axis, so there a group is a copy of every image segment and
-an edit acts within one segment (image or frame) at a time. Held by tests/test_equivalence.py.
+Rows: N images a group, [ factual | draw 0 | draw 1 ... ]. The counterfactual groups equal the
+factual one below the first edited layer and so join only there. CLIP lays groups along the batch
+axis; Qwen2-VL packs all images along one patch axis, so there a group is a copy of every image
+segment and an edit acts within one segment (image or frame) at a time.
+Held by tests/test_equivalence.py.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from causalmm.rows import fold_groups
 
 
 class PackedInputs(NamedTuple):
-    """What a Qwen2-VL vision block is called with: patches [P, C] and segment bounds [segments + 1]."""
+    """What a Qwen2-VL vision block takes: patches [P, C] and segment bounds [segments + 1]."""
 
     hidden_states: Tensor
     cu_seqlens: Tensor
@@ -44,13 +45,13 @@ class VisionPass:
         return None if plan is None or plan.vision is None else cls(plan)
 
     def enter_layer(self, layer: int, hidden_states: Tensor) -> Tensor:
-        """Let the counterfactual groups join at the first edited layer: [N, T, C] -> [groups x N, ..]."""
+        """Let the counterfactual groups join at their layer: [N, T, C] -> [groups x N, T, C]."""
         if layer != self.plan.vision_entry or self.plan.site == "features":
             return hidden_states
         return hidden_states.repeat(self.groups, 1, 1)
 
     def enter_packed_layer(self, layer: int, inputs: PackedInputs) -> PackedInputs:
-        """The same for packed patches: [P, C] -> [groups x P, C], bounds and positions with them."""
+        """The same for packed patches, their bounds and positions: [P, C] -> [groups x P, C]."""
         if layer != self.plan.vision_entry:
             return inputs
         hidden_states, bounds, positions = inputs
@@ -105,8 +106,8 @@ class VisionPass:
         return torch.cat(outputs, dim=1).flatten(2).squeeze(0)
 
     def weigh(self, features: Tensor) -> Tensor:
-        """Site "features": selected features [N, T, C] -> [groups x N, T, C], the counterfactual ones
-        weighed by the edited map of the feature layer. Site "attention": unchanged."""
+        """Under site "features", [N, T, C] -> [groups x N, T, C]: the counterfactual groups are the
+        selected features weighed by the feature layer's edited map. Else unchanged."""
         if self.plan.site != "features":
             return features
         weights = self.patch_weights.to(features).unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 with CausalMM: `LlavaForConditionalGeneration` as in transformers, plus `causalmm=`."""
+"""LLaVA-1.5 with CausalMM: transformers' `LlavaForConditionalGeneration`, plus `causalmm=`."""
 
 from typing import Any
 

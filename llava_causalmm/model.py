@@ -10,7 +10,7 @@ from llava_causalmm.modeling_llama import LlamaModel
 class LlavaForConditionalGeneration(
     CounterfactualGeneration, modeling_llava.LlavaForConditionalGeneration
 ):
-    """Upstream's `LlavaForConditionalGeneration`; `generate` and `forward` also take `causalmm`."""
+    """Upstream's class of this name; `generate` and `forward` also take `causalmm`."""
 
     def causalmm_towers(self) -> Towers:
         patched(self.model.vision_tower, CLIPVisionModel)

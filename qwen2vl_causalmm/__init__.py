@@ -1,4 +1,4 @@
-"""Qwen2-VL with CausalMM: `Qwen2VLForConditionalGeneration` as in transformers, plus `causalmm=`."""
+"""Qwen2-VL with CausalMM: transformers' `Qwen2VLForConditionalGeneration`, plus `causalmm=`."""
 
 from typing import Any
 

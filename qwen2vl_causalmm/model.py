@@ -8,7 +8,7 @@ from qwen2vl_causalmm import modeling_qwen2_vl
 class Qwen2VLForConditionalGeneration(
     CounterfactualGeneration, modeling_qwen2_vl.Qwen2VLForConditionalGeneration
 ):
-    """Upstream's `Qwen2VLForConditionalGeneration`; `generate` and `forward` also take `causalmm`."""
+    """Upstream's class of this name; `generate` and `forward` also take `causalmm`."""
 
     def causalmm_towers(self) -> Towers:
         if "sliding_attention" in self.config.text_config.layer_types:

@@ -1,4 +1,4 @@
-"""Tests import transformers directly, so torchvision must be importable before any of them loads."""
+"""Tests import transformers directly, so torchvision must be importable before they do."""
 
 from causalmm.compat import ensure_torchvision
 

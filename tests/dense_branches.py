@@ -1,8 +1,8 @@
 """An independent slow implementation: one unpatched upstream model run per branch, dense maps.
 
-It shares with the fast path only what defines a random draw (causalmm.hashing). Every branch is its
-own sequence of forwards over an upstream model whose eager attention is replaced by the table of the
-design, written out on the full map, with its own cache from the prompt to the last token.
+It shares with the fast path only what defines a random draw (causalmm.hashing). Every branch is
+its own sequence of forwards over an upstream model whose eager attention is replaced by the table
+of the design, written out on the full map, with its own cache from the prompt to the last token.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The configuration refuses what is not allowed, says why, and survives the way to disk and back."""
+"""The configuration refuses what is not allowed, says why, and survives a trip to disk."""
 
 import json
 
@@ -11,7 +11,10 @@ from causalmm import CausalMMConfig
     ("values", "message"),
     [
         ({"mode": "plain"}, "mode='plain': expected one of vision, language, multimodal, joint"),
-        ({"vision_method": "reverse"}, "vision_method='reverse': expected one of uniform, reversed"),
+        (
+            {"vision_method": "reverse"},
+            "vision_method='reverse': expected one of uniform, reversed",
+        ),
         ({"language_method": "shuffle"}, "language_method='shuffle': expected one of uniform"),
         ({"normalization": "none"}, "expected one of visible, released"),
         ({"site": "image"}, "expected one of attention, features"),

@@ -74,9 +74,7 @@ def expected(models, inputs, answer, config, towers):
                 host,
                 inputs,
                 answer,
-                Falsified(
-                    **edit, normalization=config.normalization, seed=config.seed, draw=draw
-                ),
+                Falsified(**edit, normalization=config.normalization, seed=config.seed, draw=draw),
             )
             for draw in range(config.draws)
         ]

@@ -1,4 +1,4 @@
-"""Vision site "features" (LLaVA): the released formula, by its dense reference on upstream's maps."""
+"""Vision site "features" (LLaVA) is the released formula, computed densely on upstream's maps."""
 
 import pytest
 import torch

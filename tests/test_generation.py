@@ -1,4 +1,4 @@
-"""`generate(..., causalmm=...)` is transformers' own generate: off is upstream, the rest follows."""
+"""`generate(..., causalmm=...)` is transformers' own generate; off is upstream, bit for bit."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Layer specifications follow Python's slices, with names for half and third, and refuse the rest."""
+"""Layer specifications follow Python's slices, name half and third, and refuse the rest."""
 
 import pytest
 from hypothesis import given

@@ -75,7 +75,9 @@ def test_other_towers_decode_plainly_and_refuse_causalmm():
         num_key_value_heads=2,
     )
     config = LlavaConfig(
-        vision_config=config.vision_config, text_config=text, image_token_index=config.image_token_id
+        vision_config=config.vision_config,
+        text_config=text,
+        image_token_index=config.image_token_id,
     )
     model = LlavaForConditionalGeneration(config).eval()
     inputs = llava_sample(seed=1)

@@ -1,0 +1,185 @@
+"""Make, check and maintain the vendored modeling files (see patches/README.md).
+
+python scripts/vendor.py build | check | diff | export | port DIR
+"""
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+
+from causalmm import patch_headers, patch_port, patching
+from causalmm.patching import PatchError, Pin
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def build(root: Path) -> int:
+    for note in patching.build(root):
+        print(note, file=sys.stderr)
+    print(f"wrote {', '.join(pin.vendored for pin in patching.read_pins(root))}")
+    return 0
+
+
+def check(root: Path) -> int:
+    pins = patching.read_pins(root)
+    problems = [problem for pin in pins for problem in _file_problems(root, pin)]
+    known = {pin.patch for pin in pins}
+    for path in sorted([*root.glob("patches/**/*.patch"), *root.glob("patches/**/*.rej")]):
+        if (name := path.relative_to(root).as_posix()) not in known:
+            problems.append(f"{name} is not named in {patching.MANIFEST}.")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
+        print(f"{len(pins)} vendored files are upstream plus patches")
+    return 1 if problems else 0
+
+
+def _file_problems(root: Path, pin: Pin) -> list[str]:
+    try:
+        expected = patching.with_header(root, pin, patching.patched_text(root, pin))
+        patch = patching.read_patch(root, pin)
+    except PatchError as error:
+        return [str(error)]
+    found = []
+    current = patching.read_vendored(root, pin)
+    if current is None:
+        found.append(f"{pin.vendored} is missing: run `python scripts/vendor.py build`.")
+    elif current != expected:
+        found.append(
+            f"{pin.vendored} differs from upstream plus {pin.patch}: run `python scripts/vendor.py "
+            "export` to keep what was edited there, or `build` to write it anew."
+        )
+    if patch is not None:
+        found += [f"{pin.patch} {what}." for what in patch_headers.problems(root, pin, *patch)]
+    return found
+
+
+def diff(root: Path) -> int:
+    for pin in patching.read_pins(root):
+        _, text = patching.split_header(_vendored(root, pin))
+        lines = difflib.unified_diff(
+            patching.split_lines(patching.upstream_text(pin)),
+            patching.split_lines(text),
+            f"a/{pin.upstream}",
+            f"b/{pin.vendored}",
+            lineterm="",
+        )
+        for line in lines:
+            print(line)
+    return 0
+
+
+def export(root: Path, force: bool = False) -> int:
+    pins = patching.read_pins(root)
+    if not force:
+        for pin in pins:
+            _refuse_stale(root, pin)
+    for pin in pins:
+        _, text = patching.split_header(_vendored(root, pin))
+        hunks = patching.diff_hunks(patching.upstream_text(pin), text)
+        patch = root / pin.patch
+        if hunks:
+            old = patching.read_patch(root, pin)
+            prose = (
+                patch_headers.template(pin, hunks)
+                if old is None
+                else patch_headers.with_upstream(old[0], pin)
+            )
+            patching.write_text(patch, prose + patching.render_hunks(pin, hunks))
+            added = sum(len(hunk.added) for hunk in hunks)
+            removed = sum(len(hunk.removed) for hunk in hunks)
+            print(f"{pin.patch}: {len(hunks)} hunks, +{added} -{removed}")
+        elif patch.exists():
+            patch.unlink()
+            print(f"{pin.patch}: removed, {pin.vendored} is upstream's")
+        patching.write_text(root / pin.vendored, patching.with_header(root, pin, text))
+    return 0
+
+
+def _refuse_stale(root: Path, pin: Pin) -> None:
+    """A file built from an older patch must not take back what the patch has gained since."""
+    vendored = _vendored(root, pin)
+    digest, text = patching.split_header(vendored)
+    now = patching.patched_text(root, pin)
+    if digest is None:  # a file made by hand knows nothing of a patch
+        fresh = not (root / pin.patch).exists()
+    else:
+        fresh = digest == patching.text_digest(now)
+    if not fresh and text != now:
+        raise PatchError(
+            f"{pin.vendored} was not built from {pin.patch} as it is now, and exporting it would "
+            "undo the difference: run `python scripts/vendor.py build` and edit again, or "
+            "`export --force`."
+        )
+
+
+def _vendored(root: Path, pin: Pin) -> str:
+    text = patching.read_vendored(root, pin)
+    if text is None:
+        raise PatchError(f"{pin.vendored} is missing: run `python scripts/vendor.py build`.")
+    return text
+
+
+def port(root: Path, directory: Path, write: bool = False) -> int:
+    ports = []
+    for pin in patching.read_pins(root):
+        package = patch_port.find_package(directory, pin.upstream.partition("/")[0])
+        version = patch_port.find_version(package, pin.distribution)
+        result = patch_port.port_file(root, pin, package, version)
+        ports.append(result)
+        clean = not result.rejected and not result.note
+        print(
+            f"{pin.patch}: {len(result.hunks)} hunks carried to {pin.distribution} {version}"
+            + ("" if clean else ", CONFLICT")
+        )
+        if result.note:
+            print(f"  {result.note}")
+        for hunk, near in result.rejected:
+            print(
+                f"  the hunk after line {hunk.at} of {pin.version} does not fit: "
+                f"look near line {near} of {version}"
+            )
+    conflicts = any(result.rejected or result.note for result in ports)
+    if write:
+        patch_port.write_ports(root, ports)
+        print(
+            f"wrote patches/. Next: set the new version in {', '.join(PIN_FILES)}, install it, run "
+            "`python scripts/vendor.py build`"
+            + (", place what is in patches/**/*.rej by hand, export, and delete it" * conflicts)
+        )
+    return 1 if conflicts else 0
+
+
+# Where else a pinned version is written down; tests/test_packaging.py holds them equal.
+PIN_FILES = ("pyproject.toml", "env/requirements.txt", "env/*.yml", "Makefile")
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="write the vendored modeling files")
+    commands.add_parser("check", help="exit 1 unless vendored == upstream + patches")
+    commands.add_parser("diff", help="our changes against upstream, with context")
+    exporter = commands.add_parser("export", help="edited vendored files -> patches/")
+    exporter.add_argument("--force", action="store_true", help="even if a patch changed meanwhile")
+    porter = commands.add_parser("port", help="merge onto another transformers tree")
+    porter.add_argument("directory", type=Path, help="a site-packages folder or source tree")
+    porter.add_argument("--write", action="store_true", help="write the new patches and pins")
+    for command in commands.choices.values():
+        command.add_argument("--root", type=Path, default=ROOT, help="the repository (this one)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = vars(parse_args(argv))
+    commands = {"build": build, "check": check, "diff": diff, "export": export, "port": port}
+    try:
+        return commands[args.pop("command")](**args)
+    except PatchError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

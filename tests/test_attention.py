@@ -1,0 +1,618 @@
+"""Closed forms equal the dense definition, whatever the mask, the layout and the cache.
+
+`expected_output` is the definition: slow loops over the table of methods, in float64. Letters as in
+causalmm/attention.py. Where a row is nearly uniform, `reverse_and_normalize` and `reversed` divide
+rounding errors by almost 0 in any formula; comparisons that can meet such rows use float64 inputs.
+"""
+
+import math
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from causalmm import attention, hashing, reference
+from causalmm.attention import (
+    LANGUAGE_METHODS,
+    NORMALIZATIONS,
+    VISION_METHODS,
+    Visible,
+    edited_map,
+    language_attention,
+    vision_attention,
+)
+
+CLOSED_FORMS = ("uniform", "reverse", "reverse_and_normalize")
+MASKS = ("causal", "padded", "mask", "shared mask", "padded mask", "full", "padded full")
+VALUES = ("normal", "large", "ties", "constant", "tiny")
+
+
+# Each combination of names gets its own share of examples: sampled, some would hardly be met.
+EXAMPLES = settings(max_examples=20, deadline=None, derandomize=True)
+DRAWS = st.sampled_from([(0,), (2,), (0, 1), (5, 3, 4)])
+SEEDS = st.integers(-(2**70), 2**70)
+TILE_ENTRIES = st.sampled_from([1, 40, 2**22])
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+@EXAMPLES
+@given(
+    values=st.sampled_from(VALUES),
+    samples=st.integers(1, 3),
+    draws=DRAWS,
+    shared_heads=st.integers(1, 2),
+    group=st.integers(1, 3),
+    queries=st.integers(1, 5),
+    past=st.integers(0, 4),
+    unfilled=st.integers(0, 2),
+    size=st.integers(1, 4),
+    seed=SEEDS,
+    layer=st.integers(0, 40),
+    tile_entries=TILE_ENTRIES,
+    data=st.integers(0, 2**31),
+)
+def test_language_equals_the_definition(
+    method, masks, normalization, draws, seed, layer, tile_entries, data, **shapes
+):
+    case = language_case(masks=masks, draws=draws, seed=seed, layer=layer, **shapes)
+    inputs, visible, sees = language_inputs(case, data)
+    result = with_tiles(
+        tile_entries,
+        language_attention,
+        method,
+        *inputs,
+        scale=0.7,
+        visible=visible,
+        normalization=normalization,
+        seed=seed,
+        draws=draws,
+        layer=layer,
+    )
+    luck = language_luck(case, visible)
+    sees = sees.repeat(len(draws), 1, 1)
+    expected = expected_output("language", method, normalization, inputs, 0.7, sees, luck)
+    assert_close(result, expected, atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("method", VISION_METHODS)
+@EXAMPLES
+@given(
+    values=st.sampled_from(VALUES),
+    images=st.integers(1, 3),
+    draws=DRAWS,
+    shared_heads=st.integers(1, 2),
+    group=st.integers(1, 2),
+    patches=st.integers(1, 6),
+    seed=SEEDS,
+    tile_entries=TILE_ENTRIES,
+    data=st.integers(0, 2**31),
+)
+def test_vision_equals_the_definition(
+    method,
+    normalization,
+    values,
+    images,
+    draws,
+    shared_heads,
+    group,
+    patches,
+    seed,
+    tile_entries,
+    data,
+):
+    heads, rows = shared_heads * group, len(draws) * images
+    inputs = tensors(values, data, rows, heads, shared_heads, patches, patches, 3)
+    result = with_tiles(
+        tile_entries,
+        vision_attention,
+        method,
+        *inputs,
+        scale=0.7,
+        normalization=normalization,
+        seed=seed,
+        draws=draws,
+        layer=3,
+    )
+    place = torch.arange(patches)
+    luck = hashing.uniform(seed, draws, 3, heads, place, place).repeat_interleave(images, dim=0)
+    orders = [[hashing.permutation(seed, s, 3, h, patches) for h in range(heads)] for s in draws]
+    orders = torch.stack([torch.stack(order) for order in orders]).repeat_interleave(images, dim=0)
+    sees = torch.ones(rows, patches, patches, dtype=torch.bool)
+    expected = expected_output("vision", method, normalization, inputs, 0.7, sees, luck, orders)
+    assert_close(result, expected, atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+def test_language_equals_the_definition_in_float32(method, masks, normalization):
+    case = language_case(masks=masks)
+    inputs, visible, sees = language_inputs(case, 0)
+    result = language_attention(
+        method, *single(inputs), scale=0.7, visible=visible, normalization=normalization
+    )
+    luck = language_luck(case, visible)
+    expected = expected_output("language", method, normalization, inputs, 0.7, sees, luck)
+    assert result.dtype == torch.float32
+    assert_close(result.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("method", VISION_METHODS)
+def test_vision_in_float32_equals_float64(method, normalization):
+    inputs = tensors("normal", 0, 2, 3, 3, 50, 50, 8)
+    result = vision_attention(method, *single(inputs), scale=0.3, normalization=normalization)
+    exact = vision_attention(method, *inputs, scale=0.3, normalization=normalization)
+    assert_close(result.double(), exact, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+def test_left_padding_changes_nothing(method):
+    lengths, longest = (3, 7, 5), 7
+    query, key, value = tensors("normal", 0, 2 * 3, 4, 2, longest, longest, 3)
+    draws, settings_ = (0, 1), {"scale": 0.7, "seed": 9, "layer": 2}
+    keys = torch.arange(longest) >= longest - torch.tensor(lengths)[:, None]
+    batch = language_attention(
+        method, query, key, value, visible=Visible(keys=keys), draws=draws, **settings_
+    )
+    for row in range(6):
+        start, draw = longest - lengths[row % 3], draws[row // 3]
+        own = [part[row : row + 1, :, start:] for part in (query, key, value)]
+        alone = language_attention(method, *own, visible=Visible(), draws=(draw,), **settings_)
+        assert_close(batch[row : row + 1, :, start:], alone)
+        assert batch[row, :, :start].eq(0).all()  # padding sees nothing
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["plain", "padded"])
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+def test_prefill_equals_step_by_step(method, padded):
+    length, draws = 9, (0, 1)
+    query, key, value = tensors("normal", 1, 4, 4, 2, length, length, 3)
+    keys = torch.arange(length) >= torch.tensor([[0], [4]]) if padded else None
+    settings_ = {"scale": 0.7, "seed": 9, "draws": draws, "layer": 2}
+    whole = language_attention(method, query, key, value, visible=Visible(keys=keys), **settings_)
+    for chunk in (1, 2, 4):
+        for start in range(0, length, chunk):
+            stop = min(start + chunk, length)
+            part = language_attention(
+                method,
+                query[:, :, start:stop],
+                key[:, :, :stop],
+                value[:, :, :stop],
+                visible=Visible(keys=None if keys is None else keys[:, :stop], query_start=start),
+                **settings_,
+            )
+            assert_close(part, whole[:, :, start:stop])
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("masks", ["causal", "padded", "padded mask", "padded full"])
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+def test_a_tile_of_one_query_equals_one_of_all(method, masks, normalization):
+    case = language_case(masks=masks)
+    inputs, visible, _ = language_inputs(case, 0)
+    settings_ = {"scale": 0.7, "visible": visible, "normalization": normalization}
+    whole = language_attention(method, *inputs, **settings_)
+    assert_close(with_tiles(1, language_attention, method, *inputs, **settings_), whole)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+def test_hidden_keys_have_no_weight(method, normalization):
+    query, key, value = tensors("normal", 2, 2, 4, 2, 5, 7, 3)
+    settings_ = {"scale": 0.7, "normalization": normalization}
+    padding = torch.arange(7) >= torch.tensor([[0], [3]])
+    for visible in (Visible(keys=padding, query_start=2), as_mask(padding, 2, 5)):
+        before = language_attention(method, query, key, value, visible=visible, **settings_)
+        # Query 0 sees keys 0-2 of sample 0 and none of sample 1; query 2 sees up to key 4.
+        changed = value.clone()
+        changed[:, :, 5:] += 1e6
+        changed[1, :, :3] += 1e6
+        after = language_attention(method, query, key, changed, visible=visible, **settings_)
+        assert torch.equal(after[:, :, :3], before[:, :, :3])
+        changed_key = key.clone()
+        changed_key[:, :, 5:] += 10
+        changed_key[1, :, :3] -= 10
+        after = language_attention(method, query, changed_key, value, visible=visible, **settings_)
+        assert_close(after[:, :, :3], before[:, :, :3])
+        assert after[1, :, 0].eq(0).all()
+
+
+@pytest.mark.parametrize("method", ["uniform", "reverse_and_normalize", "random"])
+def test_weights_that_should_sum_to_1_do(method):
+    case = language_case(masks="padded")
+    (query, key, value), visible, sees = language_inputs(case, 0)
+    ones = torch.ones_like(value)
+    result = language_attention(method, query, key, ones, scale=0.7, visible=visible)
+    expected = sees.any(dim=-1)[:, None, :, None].double().expand_as(result)
+    assert_close(result, expected)
+
+
+@pytest.mark.parametrize("method", ["reverse_and_normalize", "uniform"])
+def test_a_uniform_row_stays_uniform(method):
+    query, key, value = tensors("constant", 0, 1, 2, 2, 6, 6, 3)
+    result = language_attention(method, query, key, value, scale=1.0, visible=Visible())
+    mean = value.cumsum(dim=2) / torch.arange(1, 7)[:, None]
+    assert_close(result, mean)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("tower", ["language", "vision"])
+def test_finite_inputs_give_finite_outputs(tower, dtype, normalization):
+    largest = torch.finfo(dtype).max
+    keys = torch.arange(40) >= torch.tensor([[0], [5], [40]])  # the last sample is all padding
+    for size in (0.0, 1e-30, 1.0, 300.0, largest):
+        inputs = [
+            (part.sign() * size if size == largest else part * size).to(dtype)
+            for part in tensors("normal", 0, 3, 4, 4, 40, 40, 8)
+        ]
+        if tower == "language":
+            methods, run = LANGUAGE_METHODS, language_attention
+            more = {"visible": Visible(keys=keys), "normalization": normalization}
+        else:
+            methods, run, more = VISION_METHODS, vision_attention, {"normalization": normalization}
+        for method in methods:
+            result = run(method, *inputs, scale=8**-0.5, **more)
+            assert result.dtype == dtype and result.shape == inputs[0].shape
+            assert result.isfinite().all(), (method, size)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("method", VISION_METHODS)
+def test_images_and_draws_do_not_mix(method, normalization):
+    inputs = tensors("normal", 3, 2 * 3, 2, 2, 6, 6, 3)
+    settings_ = {"scale": 0.7, "normalization": normalization, "seed": 4, "layer": 1}
+    batch = vision_attention(method, *inputs, draws=(0, 7), **settings_)
+    for row in range(6):
+        own = [part[row : row + 1] for part in inputs]
+        alone = vision_attention(method, *own, draws=((0, 7)[row // 3],), **settings_)
+        assert_close(batch[row : row + 1], alone)
+
+
+@pytest.mark.parametrize("method", attention.STOCHASTIC_METHODS)
+@pytest.mark.parametrize("change", [{"seed": 1}, {"draws": (1,)}, {"layer": 1}])
+def test_chance_depends_on_seed_draw_and_layer(method, change):
+    inputs = tensors("normal", 0, 1, 2, 2, 6, 6, 3)
+    first = vision_attention(method, *inputs, scale=0.7)
+    assert torch.equal(first, vision_attention(method, *inputs, scale=0.7))
+    assert not torch.allclose(first, vision_attention(method, *inputs, scale=0.7, **change))
+
+
+def test_random_weights_differ_between_query_heads_that_share_keys():
+    query, key, value = tensors("normal", 0, 1, 4, 1, 6, 6, 3)
+    result = language_attention("random", query, key, value, scale=0.7, visible=Visible())
+    assert len({tuple(head.flatten().tolist()) for head in result[0, :, 1:]}) == 4
+
+
+# Against the released formulas: the whole map, on the same chance.
+
+
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+def test_released_language_equals_reference(method):
+    query, key, value = tensors("normal", 5, 2, 3, 3, 6, 8, 4)
+    visible = Visible(query_start=2)
+    result = language_attention(
+        method, query, key, value, scale=0.5, visible=visible, normalization="released", seed=3
+    )
+    causal = torch.ones(6, 8, dtype=torch.bool).tril(2)
+    weights = (query @ key.mT * 0.5).masked_fill(~causal, -math.inf).softmax(dim=-1)
+    formula = getattr(reference, f"language_{method}")
+    if method == "random":
+        luck = hashing.uniform(3, (0,), 0, 3, torch.arange(2, 8), torch.arange(8))
+        edited = formula(weights, luck.double())
+    else:
+        edited = formula(weights)
+    assert_close(result, edited @ value)
+
+
+@pytest.mark.parametrize("method", VISION_METHODS)
+def test_released_vision_equals_reference(method):
+    query, key, value = tensors("normal", 6, 2, 3, 3, 9, 9, 4)
+    weights = (query @ key.mT * 0.5).softmax(dim=-1)
+    edited = reference_vision_map(method, weights)
+    settings_ = {"normalization": "released", "seed": 3, "layer": 2}
+    result = vision_attention(method, query, key, value, scale=0.5, **settings_)
+    assert_close(result, edited @ value)
+    assert_close(edited_map(method, weights, **settings_), edited)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("method", VISION_METHODS)
+def test_edited_map_is_what_vision_attention_applies(method, normalization):
+    query, key, value = tensors("large", 7, 4, 3, 3, 9, 9, 4)  # large scores: weights that are 0
+    weights = (query @ key.mT).softmax(dim=-1)
+    settings_ = {"normalization": normalization, "seed": 3, "draws": (0, 1), "layer": 2}
+    edited = edited_map(method, weights, **settings_)
+    assert edited.shape == weights.shape
+    assert edited.isfinite().all()
+    output = vision_attention(method, query, key, value, scale=1.0, **settings_)
+    assert_close(edited @ value, output)
+    in_float32 = edited_map(method, weights.float(), **settings_)
+    assert_close(in_float32.double(), edited, atol=1e-5, rtol=1e-5)
+
+
+def test_edited_map_of_a_map_with_zeros():
+    one_hot = torch.eye(4).expand(1, 2, 4, 4)
+    expected = (1 - one_hot) / 3
+    assert_close(edited_map("reversed", one_hot), expected)
+
+
+# Cost.
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest tensor that any operation made."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for part in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(part, torch.Tensor):
+                self.entries = max(self.entries, part.untyped_storage().nbytes() // 4)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("tower", "method"),
+    [("language", method) for method in CLOSED_FORMS]
+    + [("vision", "uniform"), ("vision", "reversed")],
+)
+def test_closed_forms_never_hold_the_map(tower, method):
+    length, heads = 2304, 2
+    query, key, value = single(tensors("normal", 0, 1, heads, 1, length, length, 4))
+    with LargestTensor() as largest, torch.no_grad():
+        if tower == "language":
+            # The padding mask takes the general path; a 4-D mask would itself be a map.
+            visible = Visible(keys=torch.arange(length)[None] >= 3)
+            language_attention(method, query, key, value, scale=0.5, visible=visible)
+        else:
+            vision_attention(method, query, key, value, scale=0.5)
+    assert largest.entries <= attention.TILE_ENTRIES < length * length
+
+
+def test_uniform_needs_no_scores_at_all():
+    query, key, value = single(tensors("normal", 0, 1, 2, 2, 500, 500, 4))
+    with LargestTensor() as largest:
+        language_attention("uniform", query, key, value, scale=0.5, visible=Visible())
+    assert largest.entries <= query.numel()
+
+
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+def test_a_decoding_step_costs_no_more_than_its_keys(method):
+    length, heads, size = 5000, 2, 4
+    query, key, value = single(tensors("normal", 0, 1, heads, heads, 1, length, size))
+    with LargestTensor() as largest:
+        visible = Visible(query_start=length - 1)
+        language_attention(method, query, key, value, scale=0.5, visible=visible)
+    assert largest.entries <= heads * length * size
+
+
+# Mistakes.
+
+
+def test_unknown_names_are_refused():
+    inputs = tensors("normal", 0, 1, 1, 1, 2, 2, 2)
+    with pytest.raises(
+        ValueError, match="'shuffle'.*uniform, reverse, reverse_and_normalize, rand"
+    ):
+        language_attention("shuffle", *inputs, scale=1.0, visible=Visible())
+    with pytest.raises(ValueError, match="'reverse'.*uniform, reversed, random, shuffle"):
+        vision_attention("reverse", *inputs, scale=1.0)
+    with pytest.raises(ValueError, match="'paper'.*visible, released"):
+        vision_attention("uniform", *inputs, scale=1.0, normalization="paper")
+
+
+@pytest.mark.parametrize(
+    ("visible", "draws"),
+    [
+        (Visible(), (0, 1)),
+        (Visible(), ()),
+        (Visible(keys=torch.ones(2, 3, dtype=torch.bool)), (0,)),
+        (Visible(keys=torch.ones(3, 4, dtype=torch.bool)), (0,)),
+        (Visible(mask=torch.ones(3, 1, 3, 4, dtype=torch.bool)), (0,)),
+        (Visible(mask=torch.ones(2, 1, 3, 3, dtype=torch.bool)), (0, 1, 2)),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(visible, draws):
+    inputs = tensors("normal", 0, 3, 2, 2, 3, 3, 2)
+    with pytest.raises(ValueError, match="expected"):
+        language_attention("uniform", *inputs, scale=1.0, visible=visible, draws=draws)
+
+
+def test_autocast_does_not_lower_the_precision():
+    inputs = single(tensors("normal", 0, 1, 2, 2, 6, 6, 3))
+    exact = language_attention("reverse", *inputs, scale=0.7, visible=Visible())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = language_attention("reverse", *inputs, scale=0.7, visible=Visible())
+    assert torch.equal(result, exact)
+
+
+# The definition, written for reading: one row at a time.
+
+
+def expected_output(tower, method, normalization, inputs, scale, sees, luck, orders=None):
+    """[B, H, Q, D] by loops. `sees` [B, Q, K], `luck` [B, H, Q, K], `orders` [B, H, N * N]."""
+    query, key, value = (part.double() for part in inputs)
+    group = query.shape[1] // key.shape[1]
+    maps = []
+    for row, heads in enumerate(query.tolist()):
+        for head, queries in enumerate(heads):
+            keys = key[row, head // group].tolist()
+            see = sees[row].tolist()
+            factual = [
+                softmax([scale * dot(q, k) for k in keys], seen)
+                for q, seen in zip(queries, see, strict=True)
+            ]
+            if method == "shuffle":
+                entries = sum(factual, [])
+                dealt = [entries[place] for place in orders[row, head].tolist()]
+                edited = [dealt[at : at + len(keys)] for at in range(0, len(dealt), len(keys))]
+            else:
+                top = max(map(max, factual))
+                edited = [
+                    expected_row(tower, method, normalization, *of_query, top)
+                    for of_query in zip(factual, see, luck[row, head].tolist(), strict=True)
+                ]
+            maps.append(edited)
+    weights = torch.tensor(maps, dtype=torch.float64).unflatten(0, query.shape[:2])
+    return weights @ value.repeat_interleave(group, dim=1)
+
+
+def expected_row(tower, method, normalization, factual, sees, luck, top):
+    """Edited weights of one query: the table, or the released formulas where they differ."""
+    released = normalization == "released"
+    seen = [j for j, see in enumerate(sees) if see]
+    weights = [0.0] * len(sees)
+    if not seen:
+        return weights
+    peak = top if method == "reversed" else max(factual)
+    excess = len(seen) * peak - 1
+    for j in seen:
+        if method == "uniform":
+            weights[j] = 1 / len(sees if released and tower == "language" else seen)
+        elif method == "random" and released:
+            weights[j] = 2 * luck[j] if tower == "vision" else luck[j] / sum(luck)
+        elif method == "random":
+            weights[j] = luck[j] / sum(luck[k] for k in seen)
+        elif method == "reverse" or (method == "reversed" and released):
+            weights[j] = peak - factual[j]
+        else:
+            weights[j] = 1 / len(seen) if excess < 1e-9 else (peak - factual[j]) / excess
+    return weights
+
+
+def softmax(scores, sees):
+    top = max((score for score, see in zip(scores, sees, strict=True) if see), default=0.0)
+    powers = [math.exp(s - top) if see else 0.0 for s, see in zip(scores, sees, strict=True)]
+    return [power / (sum(powers) or 1.0) for power in powers]
+
+
+def dot(left, right):
+    return sum(a * b for a, b in zip(left, right, strict=True))
+
+
+# Inputs.
+
+
+def tensors(values, data, rows, heads, shared_heads, queries, keys, size):
+    """Query, key and value in float64, one of the VALUES kinds."""
+    chance = torch.Generator().manual_seed(data)
+    query, key, value = (
+        torch.randn(shape, generator=chance, dtype=torch.float64)
+        for shape in [
+            (rows, heads, queries, size),
+            (rows, shared_heads, keys, size),
+            (rows, shared_heads, keys, size),
+        ]
+    )
+    if values == "large":  # weights that round to 0 or 1
+        query = query * 100
+    if values == "tiny":  # nearly uniform rows
+        query = query * 1e-3
+    if values == "ties":
+        query, key = query.round(), key.round()
+    if values == "constant":
+        key = key[:, :, :1].expand_as(key).contiguous()
+    return query, key, value
+
+
+def language_case(**changes):
+    case = {
+        "masks": "causal",
+        "values": "normal",
+        "samples": 2,
+        "draws": (0,),
+        "shared_heads": 2,
+        "group": 2,
+        "queries": 5,
+        "past": 2,
+        "unfilled": 0,  # keys after the last query, as a static cache has
+        "size": 4,
+        "seed": 0,
+        "layer": 0,
+    }
+    return case | changes
+
+
+def language_inputs(case, data):
+    """(query, key, value), the Visible that describes the mask, and the mask itself [n, Q, K]."""
+    samples, queries, past = case["samples"], case["queries"], case["past"]
+    length, kind = past + queries + case["unfilled"], case["masks"]
+    heads = case["shared_heads"] * case["group"]
+    rows = samples * len(case["draws"])
+    inputs = tensors(
+        case["values"], data, rows, heads, case["shared_heads"], queries, length, case["size"]
+    )
+    chance = torch.Generator().manual_seed(data + 1)
+    lead = torch.randint(0, past + queries, (samples, 1), generator=chance)
+    real = torch.arange(length) >= lead
+    if "mask" in kind and "padded" not in kind:
+        mask_rows = 1 if kind == "shared mask" else samples
+        mask = torch.rand(mask_rows, 1, queries, length, generator=chance) < 0.6
+        return inputs, Visible(mask=mask, query_start=past), mask[:, 0].expand(samples, -1, -1)
+    sees = torch.ones(samples, queries, length, dtype=torch.bool)
+    for sample in range(samples):
+        for i in range(queries):
+            for j in range(length):
+                late = "full" not in kind and j > past + i
+                padding = "padded" in kind and j < lead[sample]
+                sees[sample, i, j] = not late and not padding
+    if kind == "padded mask":
+        return inputs, as_mask(real, past, queries), sees
+    keys = real if "padded" in kind else None
+    return inputs, Visible(keys=keys, causal="full" not in kind, query_start=past), sees
+
+
+def as_mask(keys, past, queries):
+    """The same causal, padded visibility as a 4-D mask."""
+    causal = torch.ones(queries, keys.shape[1], dtype=torch.bool).tril(past)
+    return Visible(keys=keys, query_start=past, mask=(keys[:, None] & causal)[:, None])
+
+
+def language_luck(case, visible):
+    """r_ij of every row, place by place."""
+    samples, queries, past = case["samples"], case["queries"], case["past"]
+    length = past + queries + case["unfilled"]
+    heads = case["shared_heads"] * case["group"]
+    luck = torch.zeros(len(case["draws"]), samples, heads, queries, length)
+    for sample in range(samples):
+        lead = 0 if visible.keys is None else visible.keys[sample].tolist().index(True)
+        luck[:, sample] = hashing.uniform(
+            case["seed"],
+            case["draws"],
+            case["layer"],
+            heads,
+            torch.arange(past - lead, past + queries - lead),
+            torch.arange(-lead, length - lead),
+        )
+    return luck.flatten(0, 1)
+
+
+def reference_vision_map(method, weights, seed=3, layer=2):
+    heads, patches = weights.shape[1:3]
+    if method == "random":
+        place = torch.arange(patches)
+        luck = hashing.uniform(seed, (0,), layer, heads, place, place).double()
+        return reference.vision_random(weights, luck)
+    if method == "shuffle":
+        orders = [hashing.permutation(seed, 0, layer, head, patches) for head in range(heads)]
+        return reference.vision_shuffle(weights, torch.stack(orders))
+    return getattr(reference, f"vision_{method}")(weights)
+
+
+def single(inputs):
+    return [part.float() for part in inputs]
+
+
+def with_tiles(entries, function, *args, **kwargs):
+    with mock.patch.object(attention, "TILE_ENTRIES", entries):
+        return function(*args, **kwargs)

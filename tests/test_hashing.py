@@ -1,0 +1,120 @@
+"""Random numbers are a function of their place, and look random."""
+
+import pytest
+import torch
+
+from causalmm.hashing import WORD, fold, mix, permutation, stream, uniform
+
+PLACES = torch.arange(96)
+FROZEN_STREAMS = [3239987726, 1094761656, 1648917469]
+FROZEN_NUMBERS = [0.04194766, 0.18647701, 0.10300654]
+
+
+def numbers(seed=0, draws=(0,), layer=0, heads=2, query=PLACES, key=PLACES):
+    return uniform(seed, draws, layer, heads, query, key)
+
+
+def test_numbers_are_repeatable_and_strictly_between_0_and_1():
+    first = numbers(draws=(0, 1))
+    assert first.shape == (2, 2, 96, 96) and first.dtype == torch.float32
+    assert first.gt(0).all() and first.lt(1).all()
+    assert torch.equal(first, numbers(draws=(0, 1)))
+
+
+@pytest.mark.parametrize("word", [0, 511, 2**31, WORD - 511, WORD])
+def test_the_most_extreme_words_stay_inside_the_interval(word, monkeypatch):
+    monkeypatch.setattr("causalmm.hashing.fold", lambda state, value: value * 0 + word)
+    number = uniform(0, (0,), 0, 1, PLACES[:1], PLACES[:1])
+    assert 0 < number.item() < 1
+
+
+def test_numbers_do_not_depend_on_chunks_draws_or_heads_asked_for_together():
+    whole = numbers(draws=(0, 3), heads=4)
+    assert torch.equal(numbers(draws=(3,), heads=4), whole[1:])
+    assert torch.equal(numbers(draws=torch.tensor([3]), heads=2), whole[1:, :2])
+    assert torch.equal(numbers(draws=(0, 3), heads=4, query=PLACES[40:50]), whole[..., 40:50, :])
+    assert torch.equal(numbers(draws=(0, 3), heads=4, key=PLACES[7:]), whole[..., 7:])
+
+
+def test_each_sample_has_its_own_positions():
+    lead = torch.tensor([[0], [5], [90]])  # paddings; negative positions are allowed
+    batch = numbers(draws=(0, 1), query=PLACES - lead, key=PLACES - lead)
+    assert batch.shape == (2, 3, 2, 96, 96)
+    for sample, start in enumerate(lead.flatten().tolist()):
+        alone = numbers(draws=(0, 1), query=PLACES[: 96 - start], key=PLACES[: 96 - start])
+        assert torch.equal(batch[:, sample, :, start:, start:], alone)
+
+
+def test_every_coordinate_gives_other_numbers():
+    seeds = (0, 1, -1, 2**32 - 1, 2**32, -(2**32), 2**64 - 1, 2**64, 10**30, -(10**30))
+    variants = [numbers(seed=seed) for seed in seeds]
+    variants += [numbers(draws=(1,)), numbers(layer=1), numbers(draws=(1,), layer=1)]
+    variants += [numbers(query=PLACES + 96), numbers(key=PLACES + 96)]
+    rows = torch.stack([variant[:, 0] for variant in variants] + [variants[0][:, 1]])
+    rows = rows.flatten(1) - 0.5
+    correlation = torch.corrcoef(rows).fill_diagonal_(0)
+    assert correlation.abs().max() < 5 / rows.shape[1] ** 0.5
+
+
+def test_numbers_are_uniform():
+    sample = numbers(heads=8).flatten().double()
+    for power in (1, 2, 3, 4):
+        expected = 1 / (power + 1)
+        error = (1 / (2 * power + 1) - expected**2) ** 0.5 / len(sample) ** 0.5
+        assert abs(sample.pow(power).mean() - expected) < 5 * error
+    counts = torch.histc(sample, bins=64, min=0, max=1)
+    chi2 = ((counts - len(sample) / 64) ** 2 / (len(sample) / 64)).sum()
+    assert 25 < chi2 < 120  # 63 degrees of freedom
+
+
+def test_neighbours_are_uncorrelated():
+    sample = numbers(draws=(0, 1), heads=4).double() - 0.5
+    neighbours = {
+        "keys": (sample[..., 1:], sample[..., :-1]),
+        "queries": (sample[..., 1:, :], sample[..., :-1, :]),
+        "heads": (sample[:, 1:], sample[:, :-1]),
+        "draws": (sample[1], sample[0]),
+        "transposed": (sample.triu(1), sample.mT.triu(1)),
+        "diagonals": (sample[..., 1:, 1:], sample[..., :-1, :-1]),
+    }
+    for name, (left, right) in neighbours.items():
+        correlation = (left * right).sum() * 12 / left.count_nonzero()
+        assert correlation.abs() < 5 / left.count_nonzero() ** 0.5, name
+
+
+def test_mix_is_one_to_one_and_the_same_on_integers_and_tensors():
+    words = torch.arange(0, WORD + 1, 65521)
+    mixed = mix(words)
+    assert words[1] == 65521  # the argument is left alone
+    assert mixed.unique().numel() == words.numel()
+    assert mixed.min() >= 0 and mixed.max() <= WORD
+    assert mixed[:200].tolist() == [mix(word) for word in words[:200].tolist()]
+    assert fold(7, words)[:200].tolist() == [fold(7, word) for word in words[:200].tolist()]
+    assert mix(WORD) != WORD and fold(0, 0) != 0
+
+
+def test_streams_are_words_and_frozen():
+    """A seed must reproduce its results in the next release, too."""
+    assert [stream(0, 0, 0), stream(1, 2, 3), stream(-5, 0, 31)] == FROZEN_STREAMS
+    torch.testing.assert_close(numbers()[0, 0, 0, :3], torch.tensor(FROZEN_NUMBERS))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+def test_permutation_is_a_permutation(n):
+    order = permutation(0, 0, 0, 0, n)
+    assert order.dtype == torch.int64
+    assert torch.equal(order.sort().values, torch.arange(n * n))
+
+
+def test_permutations_differ_by_coordinate_and_look_random():
+    orders = [
+        permutation(*place, n=40)
+        for place in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
+    ]
+    assert torch.equal(orders[0], permutation(0, 0, 0, 0, 40))
+    for left in range(5):
+        for right in range(left):
+            assert (orders[left] == orders[right]).sum() < 8  # 1 expected
+    identity = torch.arange(1600)
+    for order in orders:
+        assert torch.corrcoef(torch.stack([order, identity]).double())[0, 1].abs() < 5 / 40

@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from causalmm import hashing
-
-NORMALIZATIONS = ("visible", "released")
-STOCHASTIC_METHODS = ("random", "shuffle")
+from causalmm.config import NORMALIZATIONS
 
 TILE_ENTRIES = 2**22
 """Weights that exist at a time: a tile holds as many queries as fit, at least one."""
@@ -282,8 +280,6 @@ VISION: dict[str, Method] = {
     "random": Method(random, random_doubled),
     "shuffle": Method(shuffle, shuffle),
 }
-LANGUAGE_METHODS = tuple(LANGUAGE)
-VISION_METHODS = tuple(VISION)
 
 
 def language_attention(

@@ -16,14 +16,12 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalmm import attention, hashing, reference
-from causalmm.attention import (
+from causalmm.attention import Visible, edited_map, language_attention, vision_attention
+from causalmm.config import (
     LANGUAGE_METHODS,
     NORMALIZATIONS,
+    STOCHASTIC_METHODS,
     VISION_METHODS,
-    Visible,
-    edited_map,
-    language_attention,
-    vision_attention,
 )
 
 CLOSED_FORMS = ("uniform", "reverse", "reverse_and_normalize")
@@ -36,6 +34,11 @@ EXAMPLES = settings(max_examples=20, deadline=None, derandomize=True)
 DRAWS = st.sampled_from([(0,), (2,), (0, 1), (5, 3, 4)])
 SEEDS = st.integers(-(2**70), 2**70)
 TILE_ENTRIES = st.sampled_from([1, 40, 2**22])
+
+
+def test_every_configurable_method_has_a_formula():
+    assert tuple(attention.LANGUAGE) == LANGUAGE_METHODS
+    assert tuple(attention.VISION) == VISION_METHODS
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -261,7 +264,8 @@ def test_finite_inputs_give_finite_outputs(tower, dtype, normalization):
             methods, run, more = VISION_METHODS, vision_attention, {"normalization": normalization}
         for method in methods:
             result = run(method, *inputs, scale=8**-0.5, **more)
-            assert result.dtype == dtype and result.shape == inputs[0].shape
+            assert result.dtype == dtype
+            assert result.shape == inputs[0].shape
             assert result.isfinite().all(), (method, size)
 
 
@@ -277,7 +281,7 @@ def test_images_and_draws_do_not_mix(method, normalization):
         assert_close(batch[row : row + 1], alone)
 
 
-@pytest.mark.parametrize("method", attention.STOCHASTIC_METHODS)
+@pytest.mark.parametrize("method", STOCHASTIC_METHODS)
 @pytest.mark.parametrize("change", [{"seed": 1}, {"draws": (1,)}, {"layer": 1}])
 def test_chance_depends_on_seed_draw_and_layer(method, change):
     inputs = tensors("normal", 0, 1, 2, 2, 6, 6, 3)

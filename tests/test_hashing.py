@@ -16,8 +16,10 @@ def numbers(seed=0, draws=(0,), layer=0, heads=2, query=PLACES, key=PLACES):
 
 def test_numbers_are_repeatable_and_strictly_between_0_and_1():
     first = numbers(draws=(0, 1))
-    assert first.shape == (2, 2, 96, 96) and first.dtype == torch.float32
-    assert first.gt(0).all() and first.lt(1).all()
+    assert first.shape == (2, 2, 96, 96)
+    assert first.dtype == torch.float32
+    assert first.gt(0).all()
+    assert first.lt(1).all()
     assert torch.equal(first, numbers(draws=(0, 1)))
 
 
@@ -87,10 +89,12 @@ def test_mix_is_one_to_one_and_the_same_on_integers_and_tensors():
     mixed = mix(words)
     assert words[1] == 65521  # the argument is left alone
     assert mixed.unique().numel() == words.numel()
-    assert mixed.min() >= 0 and mixed.max() <= WORD
+    assert mixed.min() >= 0
+    assert mixed.max() <= WORD
     assert mixed[:200].tolist() == [mix(word) for word in words[:200].tolist()]
     assert fold(7, words)[:200].tolist() == [fold(7, word) for word in words[:200].tolist()]
-    assert mix(WORD) != WORD and fold(0, 0) != 0
+    assert mix(WORD) != WORD
+    assert fold(0, 0) != 0
 
 
 def test_streams_are_words_and_frozen():

@@ -1,0 +1,168 @@
+"""Which checkpoint a name means, what family it is of, and which CausalMM settings come with it.
+
+A checkpoint is a folder or a hub id of the transformers format, or one of the packaged demo models.
+Nothing here loads torch. Held by tests/test_checkpoints.py.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from causalmm.config import CONFIG_NAME, CausalMMConfig
+from causalmm.errors import FailureError, RequestError, first_line
+
+
+class Family(NamedTuple):
+    """A kind of model that CausalMM supports."""
+
+    title: str
+    package: str
+    demo: str
+
+
+FAMILIES = {
+    "llava": Family("LLaVA", "llava_causalmm", "demo-llava"),
+    "qwen2_vl": Family("Qwen2-VL", "qwen2vl_causalmm", "demo-qwen2vl"),
+}
+"""By the `model_type` of a checkpoint's config.json."""
+
+DEMOS = tuple(family.demo for family in FAMILIES.values())
+DEFAULT = DEMOS[0]
+
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def resolve(name: str) -> str:
+    """The folder or hub id that `name` stands for.
+
+    Raises RequestError for a name that can be neither, and for a folder without weights. Whether a
+    hub id exists shows when it is read.
+    """
+    if name in DEMOS:
+        folder = Path(str(files("causalmm"))) / "toyworld" / "checkpoints" / name
+        if not (folder / "config.json").is_file():
+            raise RequestError(f"{name} is not part of this installation: no checkpoint at {folder}")
+        return str(folder)
+    path = Path(name)
+    if path.is_file():
+        raise RequestError(f"{name} is a file, expected the folder of a checkpoint")
+    if path.is_dir():
+        _check_folder(name, path)
+        return name
+    if not _is_hub_id(name):
+        raise RequestError(
+            f"unknown model {name!r}: expected a folder, a hub id such as "
+            f"llava-hf/llava-1.5-7b-hf, or one of {', '.join(DEMOS)}"
+        )
+    return name
+
+
+def family(source: str) -> str:
+    """The family, a key of `FAMILIES`, of a folder or hub id.
+
+    Raises RequestError for a family that is not supported.
+    """
+    config = _read_config(source)
+    kind = config.get("model_type")
+    if "mm_vision_tower" in config or kind == "llava_llama":
+        raise RequestError(
+            f"{source} is a LLaVA checkpoint in its authors' format, which is not supported: use a "
+            "converted one such as llava-hf/llava-1.5-7b-hf"
+        )
+    if kind not in FAMILIES:
+        raise RequestError(
+            f"{source} has model_type {kind!r}: expected one of {', '.join(FAMILIES)}"
+        )
+    return kind
+
+
+def configuration(source: str) -> CausalMMConfig:
+    """The `causalmm_config.json` beside a checkpoint; the class defaults where it has none."""
+    path = _find(source, CONFIG_NAME, optional=True)
+    return CausalMMConfig() if path is None else read_configuration(path)
+
+
+def read_configuration(path: str | Path) -> CausalMMConfig:
+    """A configuration file. Raises RequestError where it is missing or not one."""
+    try:
+        return CausalMMConfig.from_pretrained(path)
+    except FileNotFoundError:
+        raise RequestError(f"no CausalMM configuration at {path}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise RequestError(f"{path} is no CausalMM configuration ({error})") from error
+
+
+def _is_hub_id(name: str) -> bool:
+    # One owner and one repository; ids without an owner are none of ours.
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return False
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise RequestError(f"{name} holds no config.json: expected the folder of a checkpoint")
+    if not any((folder / weights).is_file() for weights in _WEIGHTS):
+        raise RequestError(f"{name} holds no weights: expected {_WEIGHTS[0]} or {_WEIGHTS[1]}")
+
+
+def _read_config(source: str) -> Mapping[str, Any]:
+    path = _find(source, "config.json")
+    if path is None:
+        raise RequestError(f"{source} holds no config.json: expected a checkpoint")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"config.json of {source} cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise RequestError(f"config.json of {source} is not a JSON object")
+    return config
+
+
+def _find(source: str, name: str, optional: bool = False) -> Path | None:
+    """A file of a folder, or of a hub id in the local cache or on the hub; None where it has none.
+
+    Raises FailureError where neither cache nor hub can tell, unless the file is optional.
+    """
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(hf_hub_download(source, name))
+    except GatedRepoError:
+        raise RequestError(f"{source} asks for access: request it on its hub page") from None
+    except RepositoryNotFoundError:
+        raise RequestError(f"{source} is neither a folder nor a model on the hub") from None
+    except LocalEntryNotFoundError as error:
+        if optional:
+            return None
+        raise FailureError(
+            f"{source} is no folder, and as a hub id it is not in the local cache and the hub cannot "
+            "be reached"
+        ) from error
+    except EntryNotFoundError:
+        return None
+    except OSError as error:
+        raise FailureError(f"{source} cannot be read from the hub ({first_line(error)})") from error

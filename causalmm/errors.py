@@ -1,0 +1,30 @@
+"""What a command tells its user in one sentence, and the exit code that goes with it.
+
+A `RequestError` was found before any work: change the request. A `FailureError` came up while doing
+what was asked. Anything else that escapes is a bug and keeps its traceback.
+"""
+
+
+class RequestError(ValueError):
+    """What was asked for cannot be done: exit code 2."""
+
+
+class FailureError(RuntimeError):
+    """A proper request failed: exit code 1."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an accelerator or the machine ran out of memory."""
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    # torch's CPU allocator raises a plain RuntimeError.
+    text = str(error)
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
+
+
+def first_line(error: BaseException) -> str:
+    """The start of an error's message, for a sentence that quotes it."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(" .:") if lines else type(error).__name__

@@ -1,0 +1,7 @@
+"""Procedurally drawn scenes and questions, and the demonstration models trained on them."""
+
+from pathlib import Path
+
+FAMILIES = ("llava", "qwen2vl")
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+"""Holds the demonstration models demo-llava and demo-qwen2vl, in the transformers folder format."""

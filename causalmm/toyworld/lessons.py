@@ -1,0 +1,140 @@
+"""Training batches: several questions share one image prefix, each as if it were asked alone.
+
+A row is [ image prefix | question and answer 1 | question and answer 2 | ... ]. A 4-D mask lets a
+token see the prefix and its own question only, and positions start again after the prefix, so every
+question is computed exactly as in a row of its own. A batch is a function of (family, seed, step).
+Held by tests/test_toyworld.py.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from causalmm.toyworld.questions import Question, training_questions
+from causalmm.toyworld.scenes import Scene, SceneStyle, scene
+from causalmm.toyworld.vocabulary import CLASSES, COLOURS
+
+IGNORED = -100
+SIZES = {
+    "llava": ((112, 112),),
+    # Many shapes of about 64 tokens, so that dynamic resolution is learnt.
+    "qwen2vl": ((112, 112), (140, 84), (84, 140), (126, 98), (98, 126), (112, 84), (84, 112)),
+}
+_MARKER = {"llava": "<image>\n", "qwen2vl": "<|vision_end|>"}
+_PLACEHOLDER = {"llava": "<image>", "qwen2vl": "<|image_pad|>"}
+
+
+@dataclass(frozen=True)
+class Lessons(torch.utils.data.Dataset):
+    """Batches of `rows` images, one an index."""
+
+    family: str
+    processor: Any
+    rows: int
+    seed: int
+    own_group: float
+    style: SceneStyle
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        sizes = SIZES[self.family]
+        size = sizes[step % len(sizes)]
+        style = SceneStyle(
+            coherent=self.style.coherent,
+            canonical=self.style.canonical,
+            counts=self.style.counts,
+            size=size,
+        )
+        first = (self.seed * 10_000_000) + step * self.rows
+        scenes = [scene(first + row, split="train", style=style) for row in range(self.rows)]
+        luck = random.Random(f"{self.family} {self.seed} {step}")
+        asked = [training_questions(each.items, luck, self.own_group) for each in scenes]
+        return collate(self.family, self.processor, scenes, asked)
+
+
+def collate(
+    family: str, processor: Any, scenes: list[Scene], asked: list[list[Question]]
+) -> dict[str, Tensor]:
+    """Inputs, labels and cell labels of images of one size and their questions.
+
+    input_ids, labels, segment, position int64 [B, T] (segment 0: prefix, -1: padding; position
+    counted from the end of the prefix), `names` and `colours` int64 [B, cells] (0: none), and the
+    image processor's tensors.
+    """
+    images = processor.image_processor(images=[each.image for each in scenes], return_tensors="pt")
+    rows = [
+        _row(family, processor, each.image.size, questions)
+        for each, questions in zip(scenes, asked, strict=True)
+    ]
+    length = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED, "segment": -1}
+    packed = {
+        name: torch.tensor(
+            [row[name] + [fill.get(name, 0)] * (length - len(row[name])) for row in rows]
+        )
+        for name in rows[0]
+    }
+    return {**images, **packed, **_cell_labels(scenes)}
+
+
+def block_mask(segment: Tensor) -> Tensor:
+    """Which token sees which: bool [B, 1, T, T]. Padding sees itself, so that no row is empty."""
+    length = segment.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    own = segment[:, None, :] == segment[:, :, None]
+    prefix = segment[:, None, :] == 0
+    return (causal & (own | prefix)).unsqueeze(1)
+
+
+def prompt_parts(family: str, processor: Any, question: str) -> tuple[str, str]:
+    """The chat template's text of a question: up to the end of its image, and the rest."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    head, marker, rest = text.partition(_MARKER[family])
+    return head + marker, rest
+
+
+def _row(
+    family: str, processor: Any, size: tuple[int, int], questions: list[Question]
+) -> dict[str, list[int]]:
+    tokenizer = processor.tokenizer
+    tokens = (size[0] // 14) * (size[1] // 14)
+    placeholder = _PLACEHOLDER[family]
+    prefix_text, _ = prompt_parts(family, processor, questions[0].text)
+    prefix = tokenizer(prefix_text.replace(placeholder, placeholder * tokens)).input_ids
+    row = {
+        "input_ids": list(prefix),
+        "labels": [IGNORED] * len(prefix),
+        "segment": [0] * len(prefix),
+        "position": [0] * len(prefix),
+    }
+    space = " " if family == "llava" else ""
+    for number, question in enumerate(questions, start=1):
+        _, rest = prompt_parts(family, processor, question.text)
+        asked = tokenizer(rest, add_special_tokens=False).input_ids
+        answer = tokenizer(space + question.answer, add_special_tokens=False).input_ids
+        answer.append(tokenizer.eos_token_id)
+        ids = asked + answer
+        row["input_ids"] += ids
+        row["labels"] += [IGNORED] * len(asked) + answer
+        row["segment"] += [number] * len(ids)
+        row["position"] += list(range(len(ids)))
+    return row
+
+
+def _cell_labels(scenes: list[Scene]) -> dict[str, Tensor]:
+    names, colours = [], []
+    palette = list(COLOURS)
+    for each in scenes:
+        class_of = np.array([0, *(CLASSES.index(item.name) + 1 for item in each.items)])
+        colour_of = np.array([0, *(palette.index(item.colour) + 1 for item in each.items)])
+        names.append(class_of[each.cells].ravel())
+        colours.append(colour_of[each.cells].ravel())
+    return {
+        "names": torch.from_numpy(np.stack(names)),
+        "colours": torch.from_numpy(np.stack(colours)),
+    }

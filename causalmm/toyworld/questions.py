@@ -1,0 +1,214 @@
+"""Questions about scenes, in the wording of the benchmarks, with their right answers.
+
+Existence is POPE's sentence, bare, with the one-word suffix of the POPE scripts, or with MME's
+yes/no suffix; statements are VLind-Bench's templates ("instructblip" set).
+Held by tests/test_toyworld.py.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from causalmm.toyworld.scenes import Item
+from causalmm.toyworld.vocabulary import (
+    CANONICAL,
+    CLASSES,
+    COLOURS,
+    GROUP_OF,
+    GROUPS,
+    article,
+    plural,
+)
+
+ONE_WORD = " Please answer this question with one word."
+YES_OR_NO = " Please answer yes or no."
+EXISTENCE_SUFFIXES = ("", ONE_WORD, YES_OR_NO)
+CAPTION_PROMPTS = (
+    "Describe the image.",
+    "Describe this image.",
+    "What is in the image?",
+    "What can you see in the image?",
+    "Please describe this image in detail.",
+)
+NUMBERS = ("zero", "one", "two", "three", "four")
+KINDS = ("existence", "colour", "count", "position", "statement", "sense", "context", "caption")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked about an image and what is right."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+def existence(name: str, present: bool, suffix: str = "") -> Question:
+    text = f"Is there {article(name)} {name} in the image?{suffix}"
+    return Question(kind="existence", text=text, answer="Yes" if present else "No")
+
+
+def colour(name: str, right: str) -> Question:
+    return Question(kind="colour", text=f"What color is the {name}?", answer=right.capitalize())
+
+
+def colour_check(name: str, asked: str, right: str) -> Question:
+    """MME's colour question: yes or no."""
+    text = f"Is the {name} {asked}?{YES_OR_NO}"
+    return Question(kind="colour", text=text, answer="Yes" if asked == right else "No")
+
+
+def count(right: int) -> Question:
+    text = "How many objects are in the image?"
+    return Question(kind="count", text=text, answer=NUMBERS[right].capitalize())
+
+
+def count_check(asked: int, right: int) -> Question:
+    verb, noun = ("Is", "object") if asked == 1 else ("Are", "objects")
+    text = f"{verb} there {NUMBERS[asked]} {noun} in the image?{YES_OR_NO}"
+    return Question(kind="count", text=text, answer="Yes" if asked == right else "No")
+
+
+def position(name: str, other: str, left: bool) -> Question:
+    text = f"Is the {name} on the left or on the right of the {other}?"
+    return Question(kind="position", text=text, answer="Left" if left else "Right")
+
+
+def position_check(name: str, other: str, asked_left: bool, left: bool) -> Question:
+    side = "left" if asked_left else "right"
+    text = f"Is the {name} on the {side} side of the {other}?{YES_OR_NO}"
+    return Question(kind="position", text=text, answer="Yes" if asked_left == left else "No")
+
+
+def _statement(kind: str, statement: str, source: str, true: bool, context: str = "") -> Question:
+    given = f"Context: {context}\n" if context else ""
+    text = (
+        f"Only respond in True or False.\n{given}Statement: {statement}\n"
+        f"Based on {source}, is the given statement true or false?"
+    )
+    return Question(kind=kind, text=text, answer="True" if true else "False")
+
+
+def image_statement(statement: str, true: bool) -> Question:
+    """VLind-Bench VP and LP."""
+    return _statement("statement", statement, "the image", true)
+
+
+def sense_statement(name: str, asked: str) -> Question:
+    """VLind-Bench CK: what is usual, whatever the image shows."""
+    statement = colour_rule(name, asked)
+    return _statement("sense", statement, "common sense", CANONICAL[name] == asked)
+
+
+def context_statement(name: str, told: str, asked: str) -> Question:
+    """VLind-Bench CB: what the context says, whatever is usual or shown."""
+    statement = colour_rule(name, asked)
+    return _statement("context", statement, "the context", told == asked, world(name, told))
+
+
+def colour_rule(name: str, colour_name: str) -> str:
+    return f"{plural(name).capitalize()} are {colour_name}."
+
+
+def world(name: str, colour_name: str) -> str:
+    """The context of a counterfactual world."""
+    return f"In this world, all {plural(name)} are {colour_name}."
+
+
+def presence(name: str) -> str:
+    """VLind-Bench's sentence for visual perception."""
+    return f"There is {name} in the given image."
+
+
+def caption(items: Sequence[tuple[str, str]], prompt: str = CAPTION_PROMPTS[0]) -> Question:
+    """A caption names every (class, colour), left to right."""
+    parts = [f"{article(colour_name)} {colour_name} {name}" for name, colour_name in items]
+    sentence = ", ".join(parts)
+    return Question(kind="caption", text=prompt, answer=sentence[0].upper() + sentence[1:] + ".")
+
+
+def absent_name(names: Sequence[str], own_group: float, luck: random.Random) -> str:
+    """A class that is not there; with probability `own_group` one that would fit the others."""
+    near = [name for name in GROUPS[GROUP_OF[luck.choice(list(names))]] if name not in names]
+    if near and luck.random() < own_group:
+        return luck.choice(near)
+    return luck.choice([name for name in CLASSES if name not in names])
+
+
+def other_colour(right: str, name: str, luck: random.Random) -> str:
+    """A wrong colour; half of the time the canonical one, where that is wrong."""
+    if right != CANONICAL[name] and luck.random() < 0.5:
+        return CANONICAL[name]
+    return luck.choice([each for each in COLOURS if each != right])
+
+
+def training_questions(
+    items: Sequence[Item], luck: random.Random, own_group: float = 0.25
+) -> list[Question]:
+    """Nine questions about one training image, whose items are given from left to right.
+
+    `own_group` is the share of absent objects that would fit the others.
+    """
+    in_order, items = tuple(items), list(items)
+    luck.shuffle(items)
+    names = tuple(item.name for item in in_order)
+    asked: list[Question] = []
+    for index in range(2):
+        asked.append(
+            existence(items[index % len(items)].name, True, luck.choice(EXISTENCE_SUFFIXES))
+        )
+        absent = absent_name(names, own_group, luck)
+        asked.append(existence(absent, False, luck.choice(EXISTENCE_SUFFIXES)))
+    for index in range(2):
+        item = items[(index + 1) % len(items)]
+        asked.append(colour(item.name, item.colour))
+    extra = _check(items[0], luck) if luck.random() < 0.4 else _where_or_how_many(in_order, luck)
+    asked.append(extra)
+    if luck.random() < 0.6:
+        asked.append(_image_statement(items[-1], names, own_group, luck))
+    else:
+        asked.append(_blind_statement(luck))
+    described = [(item.name, item.colour) for item in in_order]
+    asked.append(caption(described, luck.choice(CAPTION_PROMPTS)))
+    return asked
+
+
+def _check(item: Item, luck: random.Random) -> Question:
+    wrong = other_colour(item.colour, item.name, luck)
+    return colour_check(item.name, luck.choice((item.colour, wrong)), item.colour)
+
+
+def _where_or_how_many(items: Sequence[Item], luck: random.Random) -> Question:
+    total = len(items)
+    if total < 2 or luck.random() < 0.5:
+        if luck.random() < 0.5:
+            return count(total)
+        wrong = luck.choice([number for number in range(1, 5) if number != total])
+        return count_check(luck.choice((total, wrong)), total)
+    first, second = luck.sample(range(total), 2)
+    one, other = items[first].name, items[second].name
+    if luck.random() < 0.5:
+        return position(one, other, first < second)
+    return position_check(one, other, luck.random() < 0.5, first < second)
+
+
+def _image_statement(
+    item: Item, names: Sequence[str], own_group: float, luck: random.Random
+) -> Question:
+    true = luck.random() < 0.5
+    if luck.random() < 0.5:
+        name = item.name if true else absent_name(names, own_group, luck)
+        return image_statement(presence(name), true)
+    shown = item.colour if true else other_colour(item.colour, item.name, luck)
+    return image_statement(colour_rule(item.name, shown), true)
+
+
+def _blind_statement(luck: random.Random) -> Question:
+    name = luck.choice(CLASSES)
+    if luck.random() < 0.5:
+        usual = CANONICAL[name]
+        wrong = luck.choice([each for each in COLOURS if each != usual])
+        return sense_statement(name, luck.choice((usual, wrong)))
+    told = luck.choice(list(COLOURS))
+    wrong = luck.choice([each for each in COLOURS if each != told])
+    return context_statement(name, told, luck.choice((told, wrong)))

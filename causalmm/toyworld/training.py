@@ -1,0 +1,250 @@
+"""Training a demonstration model: a fixed number of steps, saved often, resumed after a kill.
+
+The model learns to answer, and an auxiliary head, thrown away afterwards, to name what each cell of
+the image shows; without it tiny vision towers take far longer to see. Held by
+tests/test_train_demo.py.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from causalmm.toyworld import FAMILIES
+from causalmm.toyworld.building import WIDTH, build
+from causalmm.toyworld.lessons import IGNORED, Lessons, block_mask
+from causalmm.toyworld.scenes import SceneStyle
+from causalmm.toyworld.vocabulary import CLASSES, COLOURS
+
+_LOG_EVERY, _SAVE_EVERY = 50, 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Everything a training run depends on. Checked at construction."""
+
+    family: str
+    steps: int
+    rows: int = 32
+    learning_rate: float = 1.1e-3
+    warmup: int = 150
+    weight_decay: float = 0.05
+    auxiliary: float = 0.5
+    """Weight of the auxiliary cell labels' loss."""
+    own_group: float = 0.25
+    """Share of the absent objects asked about that would fit the scene."""
+    coherent: float = 0.8
+    canonical: float = 0.82
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family={self.family!r}: expected one of {', '.join(FAMILIES)}")
+        for name in ("steps", "rows", "warmup"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected an integer >= 1")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate={self.learning_rate}: expected a number > 0")
+
+    @property
+    def style(self) -> SceneStyle:
+        return SceneStyle(coherent=self.coherent, canonical=self.canonical)
+
+
+class CellHead(nn.Module):
+    """Names the class and colour of each image token's cell from its vision features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = nn.Linear(WIDTH, len(CLASSES) + 1)
+        self.colours = nn.Linear(WIDTH, len(COLOURS) + 1)
+
+    def forward(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        losses = []
+        for name, head in (("names", self.names), ("colours", self.colours)):
+            logits = head(features).float().flatten(0, -2)
+            # Most cells are empty.
+            weight = torch.ones(logits.shape[-1])
+            weight[0] = 0.15
+            losses.append(cross_entropy(logits, batch[name].flatten(), weight))
+        return sum(losses)
+
+
+class Trainer:
+    """One training run, with all its state in one file under `folder` (None: not saved)."""
+
+    def __init__(self, settings: TrainingSettings, folder: Path | None) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.state_file = None if folder is None else folder / "state.pt"
+        self.model, self.processor = build(settings.family)
+        self.head = CellHead()
+        self.step = 0
+        self.seconds = 0.0
+        self.curve: list[dict[str, float]] = []
+        parameters = [*self.model.parameters(), *self.head.parameters()]
+        self.parameters = parameters
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in parameters if p.ndim > 1]},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.features: Tensor | None = None
+        self._watch_features()
+
+    def run(self, *, workers: int = 1) -> None:
+        """Train up to `settings.steps`, from the saved state if there is one.
+
+        Raises ValueError where that state belongs to other settings.
+        """
+        self.restore()
+        self.model.train()
+        started = time.perf_counter()
+        bar = tqdm(total=self.settings.steps, initial=self.step, desc=self.settings.family)
+        for batch in self._batches(workers):
+            record = self.learn(batch)
+            now = time.perf_counter()
+            self.seconds, started = self.seconds + now - started, now
+            self.step += 1
+            bar.update()
+            if self.step % _LOG_EVERY == 0:
+                self.curve.append({"step": self.step, **record})
+                bar.set_postfix({name: f"{value:.3f}" for name, value in record.items()})
+            if self.step % _SAVE_EVERY == 0 or self.step == self.settings.steps:
+                self.save()
+        bar.close()
+
+    def learn(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """One optimiser step; what it cost."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = self.hidden_states(batch)
+            labels = batch["labels"][:, 1:]
+            taught = labels != IGNORED
+            logits = self.model.lm_head(hidden[:, :-1][taught])
+            seen = self.head(self.features, batch)
+        loss = cross_entropy(logits.float(), labels[taught])
+        (loss + self.settings.auxiliary * seen).backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        right = (logits.argmax(-1) == labels[taught]).float().mean()
+        return {"loss": loss.item(), "cells": seen.item(), "right": right.item()}
+
+    def save(self) -> None:
+        if self.state_file is None:
+            return
+        self.state_file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.state_file.with_suffix(".partial")
+        torch.save(
+            {
+                "settings": asdict(self.settings),
+                "step": self.step,
+                "seconds": self.seconds,
+                "curve": self.curve,
+                "model": self.model.state_dict(),
+                "head": self.head.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+            partial,
+        )
+        partial.replace(self.state_file)
+
+    def restore(self) -> None:
+        if self.state_file is None or not self.state_file.exists():
+            return
+        state = torch.load(self.state_file, weights_only=True)
+        wanted = asdict(self.settings)
+        if state["settings"] != wanted:
+            differing = sorted(
+                name for name in wanted if state["settings"].get(name) != wanted[name]
+            )
+            raise ValueError(
+                f"{self.state_file} holds a run with other {', '.join(differing)}: "
+                "delete it or repeat its settings"
+            )
+        self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+        self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def export(self, folder: Path) -> None:
+        """Write the trained model and its processor in the ordinary folder format, bfloat16."""
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.to(torch.bfloat16).save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        self.model.float().load_state_dict(weights)
+
+    def _batches(self, workers: int) -> Iterator[dict[str, Tensor]]:
+        lessons = Lessons(
+            self.settings.family,
+            self.processor,
+            self.settings.rows,
+            self.settings.seed,
+            self.settings.own_group,
+            self.settings.style,
+        )
+        remaining = range(self.step, self.settings.steps)
+        loader = DataLoader(
+            Subset(lessons, remaining),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+        )
+        return iter(loader)
+
+    def hidden_states(self, batch: dict[str, Tensor]) -> Tensor:
+        """Last hidden states [B, T, width] of packed rows."""
+        mask = block_mask(batch["segment"])
+        prefix = int((batch["segment"][0] == 0).sum())
+        inputs: dict[str, Any] = {"pixel_values": batch["pixel_values"]}
+        if self.settings.family == "llava":
+            start = torch.arange(prefix).expand(len(mask), -1)
+            position = batch["position"] + prefix
+        else:
+            inputs["image_grid_thw"] = batch["image_grid_thw"]
+            start, position = self._rope_positions(batch, prefix)
+        position[..., :prefix] = start
+        return self.model.model(
+            input_ids=batch["input_ids"],
+            attention_mask=mask,
+            position_ids=position,
+            use_cache=False,
+            **inputs,
+        ).last_hidden_state
+
+    def _rope_positions(self, batch: dict[str, Tensor], prefix: int) -> tuple[Tensor, Tensor]:
+        ids = batch["input_ids"][:, :prefix]
+        kinds = (ids == self.model.config.image_token_id).int()
+        start, _ = self.model.model.get_rope_index(ids, kinds, batch["image_grid_thw"])
+        after = start.amax(dim=(0, 2)) + 1
+        return start, (batch["position"] + after[:, None]).expand(3, -1, -1).clone()
+
+    def _rate(self) -> float:
+        done = self.step / self.settings.steps
+        warm = min(1.0, (self.step + 1) / self.settings.warmup)
+        return self.settings.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6
+
+    def _watch_features(self) -> None:
+        def keep(_module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            self.features = inputs[0] if self.settings.family == "llava" else output
+
+        model = self.model.model
+        watched = (
+            model.multi_modal_projector if self.settings.family == "llava" else model.visual.merger
+        )
+        watched.register_forward_hook(keep)

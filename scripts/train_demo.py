@@ -1,0 +1,112 @@
+"""Train, evaluate and configure a demonstration model.
+
+    python scripts/train_demo.py llava|qwen2vl [--only train|evaluate|choose]
+
+Training saves its state under runs/ and goes on from there after a kill. The checkpoint, its
+training.json and its causalmm_config.json go to causalmm/toyworld/checkpoints/.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from causalmm.compat import ensure_torchvision
+from causalmm.toyworld import CHECKPOINTS, FAMILIES
+
+STEPS = {"llava": 1700, "qwen2vl": 1500}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("--only", choices=("train", "evaluate", "choose"))
+    parser.add_argument("--steps", type=int, help=f"default: {STEPS}")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=400, help="test scenes a question set")
+    parser.add_argument("--out", type=Path, help="checkpoint folder")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of saved states")
+    args = parser.parse_args(argv)
+    ensure_torchvision()
+    out = args.out or CHECKPOINTS / f"demo-{args.family}"
+    try:
+        if args.only in (None, "train"):
+            train(args.family, args.steps or STEPS[args.family], args.seed, args.runs, out)
+        if args.only in (None, "evaluate"):
+            evaluate(args.family, out, args.images)
+        if args.only in (None, "choose"):
+            choose(args.family, out, args.images // 2)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(family: str, steps: int, seed: int, runs: Path, out: Path) -> None:
+    from causalmm.toyworld.training import Trainer, TrainingSettings
+
+    settings = TrainingSettings(family=family, steps=steps, seed=seed)
+    trainer = Trainer(settings, runs / f"demo-{family}-{seed}")
+    trainer.run()
+    trainer.export(out)
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    record(
+        out,
+        settings=asdict(settings),
+        parameters=parameters,
+        training_images=steps * settings.rows,
+        training_seconds=round(trainer.seconds),
+        versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        curve=trainer.curve,
+    )
+
+
+def evaluate(family: str, out: Path, images: int) -> None:
+    from causalmm.toyworld.evaluation import held_out
+
+    model, processor = load(family, out)
+    started = time.perf_counter()
+    report = held_out(model, processor, family, images=images)
+    record(out, held_out={"split": "test", "images_a_set": images, **report})
+    for name, result in report.items():
+        shown = result.get("value", result.get("chair_i"))
+        print(f"{name:24} {shown}", file=sys.stderr)
+    print(f"evaluated in {time.perf_counter() - started:.0f} s", file=sys.stderr)
+
+
+def choose(family: str, out: Path, images: int) -> None:
+    from causalmm.toyworld import choosing
+
+    model, processor = load(family, out)
+    config, choice = choosing.choose(model, processor, family, images=images)
+    config.save_pretrained(out)
+    record(out, choice=choice)
+
+
+def load(family: str, folder: Path) -> tuple[Any, Any]:
+    """A checkpoint as the rest of the project loads it, in float32."""
+    if family == "llava":
+        from llava_causalmm import LlavaForConditionalGeneration as Model
+    else:
+        from qwen2vl_causalmm import Qwen2VLForConditionalGeneration as Model
+    from transformers import AutoProcessor
+
+    model = Model.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, AutoProcessor.from_pretrained(folder)
+
+
+def record(folder: Path, **content: Any) -> None:
+    """Add to the checkpoint's training.json."""
+    path = folder / "training.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(known | content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -48,12 +48,12 @@ def resolve(name: str) -> str:
     if name in DEMOS:
         folder = Path(str(files("causalmm"))) / "toyworld" / "checkpoints" / name
         if not (folder / "config.json").is_file():
-            raise RequestError(f"{name} is not part of this installation: no checkpoint at {folder}")
+            raise RequestError(f"{name} is not in this installation: no checkpoint at {folder}")
         return str(folder)
     path = Path(name)
     if path.is_file():
         raise RequestError(f"{name} is a file, expected the folder of a checkpoint")
-    if path.is_dir():
+    if name and path.is_dir():
         _check_folder(name, path)
         return name
     if not _is_hub_id(name):
@@ -76,7 +76,7 @@ def family(source: str) -> str:
             f"{source} is a LLaVA checkpoint in its authors' format, which is not supported: use a "
             "converted one such as llava-hf/llava-1.5-7b-hf"
         )
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise RequestError(
             f"{source} has model_type {kind!r}: expected one of {', '.join(FAMILIES)}"
         )
@@ -159,8 +159,8 @@ def _find(source: str, name: str, optional: bool = False) -> Path | None:
         if optional:
             return None
         raise FailureError(
-            f"{source} is no folder, and as a hub id it is not in the local cache and the hub cannot "
-            "be reached"
+            f"{source} is no folder here and no model in the local cache, and the hub cannot be "
+            "reached"
         ) from error
     except EntryNotFoundError:
         return None

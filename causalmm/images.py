@@ -62,7 +62,9 @@ def open_image(path: str | Path) -> Image.Image:
         what = "is empty" if _is_empty(path) else "is not an image that Pillow can read"
         raise RequestError(f"{path} {what}") from None
     except _DAMAGED as error:
-        raise RequestError(f"{path} is a damaged or truncated image ({first_line(error)})") from error
+        raise RequestError(
+            f"{path} is a damaged or truncated image ({first_line(error)})"
+        ) from error
     width, height = image.size
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise RequestError(

@@ -105,7 +105,7 @@ def write_ports(root: Path, ports: list[Port]) -> None:
             else entry
             for entry in entries
         ]
-        if port.hunks:
+        if port.hunks or port.rejected:  # without hunks left, the file still keeps the prose
             body = patching.render_hunks(port.pin, port.hunks)
             patching.write_text(path, port.prose + body)
         if port.rejected:

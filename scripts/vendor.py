@@ -8,8 +8,11 @@ import difflib
 import sys
 from pathlib import Path
 
-from causalmm import patch_headers, patch_port, patching
-from causalmm.patching import PatchError, Pin
+try:
+    from causalmm import patch_headers, patch_port, patching
+    from causalmm.patching import PatchError, Pin
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: install the project first (`make setup`).") from error
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,9 +27,11 @@ def build(root: Path) -> int:
 def check(root: Path) -> int:
     pins = patching.read_pins(root)
     problems = [problem for pin in pins for problem in _file_problems(root, pin)]
-    known = {pin.patch for pin in pins}
-    for path in sorted([*root.glob("patches/**/*.patch"), *root.glob("patches/**/*.rej")]):
-        if (name := path.relative_to(root).as_posix()) not in known:
+    for path in sorted(root.glob("patches/**/*")):
+        name = path.relative_to(root).as_posix()
+        if path.suffix == ".rej":
+            problems.append(f"{name} holds hunks that port left over: place them, then delete it.")
+        elif path.suffix == ".patch" and name not in {pin.patch for pin in pins}:
             problems.append(f"{name} is not named in {patching.MANIFEST}.")
     for problem in problems:
         print(problem, file=sys.stderr)

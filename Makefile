@@ -1,0 +1,60 @@
+# make generate    ask an embedded demonstration model about a picture
+# make test        the fast tests; make test-slow runs the others
+# make lint        ruff check and ruff format --check
+# make demo-models retrain the demonstration models
+# make clean       remove what was generated (not the virtual environment)
+#
+# Each makes the virtual environment in $(VENV) first, if it is missing or env/requirements.txt changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+IMAGE ?= examples/scene.png
+PROMPT ?= Is there a banana in the image?
+
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.causalmm-installed
+VENDORED := $(VENV)/.causalmm-vendored
+
+.PHONY: setup generate test test-slow lint demo-models clean
+
+setup: $(INSTALLED) $(VENDORED)
+
+# torch before the rest and by its exact version: left to a dependency's range, pip would take the
+# newest build with gigabytes of CUDA packages. Without build isolation, the files to patch are
+# those of the transformers just installed.
+$(INSTALLED): env/requirements.txt pyproject.toml hatch_build.py
+	@test -x $(PY) || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"$(PYTHON) is Python %d.%d, and the pinned packages need 3.11 or newer: run make with PYTHON=..." \
+		% sys.version_info[:2])'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install $$(grep '^torch==' env/requirements.txt)
+	$(PY) -m pip install -r env/requirements.txt
+	$(PY) -m pip install --no-build-isolation --no-deps -e .
+	touch $@
+
+# Only when a patch is newer: edits in the vendored files survive until they are exported.
+$(VENDORED): $(INSTALLED) patches/upstream.toml $(wildcard patches/*/*.patch)
+	$(PY) scripts/vendor.py build
+	touch $@
+
+generate: setup
+	$(PY) scripts/generate.py --image "$(IMAGE)" --prompt "$(PROMPT)"
+
+test: setup
+	$(PY) -m pytest -m "not slow"
+
+test-slow: setup
+	$(PY) -m pytest -m slow
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+demo-models: setup
+	$(PY) scripts/train_demo.py llava
+	$(PY) scripts/train_demo.py qwen2vl
+
+clean:
+	rm -f llava_causalmm/modeling_*.py qwen2vl_causalmm/modeling_*.py $(VENDORED)
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

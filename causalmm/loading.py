@@ -1,0 +1,140 @@
+"""Load a checkpoint's model and processor, refusing early what cannot work.
+
+In this order, cheapest first: the device, the checkpoint's shape against the configuration (no
+weight is read for that), the processor, the weights. A model package gives the classes.
+Held by tests/test_checkpoints.py.
+"""
+
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from causalmm.config import CausalMMConfig
+from causalmm.errors import FailureError, RequestError, first_line, is_out_of_memory
+
+# What transformers, safetensors and torch raise on a checkpoint that is incomplete or damaged.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ImportError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    SafetensorError,
+    StrictDataclassError,
+    pickle.UnpicklingError,
+)
+
+
+class Loaded(NamedTuple):
+    """A model ready to generate, and the processor that makes its inputs."""
+
+    model: Any
+    processor: Any
+
+
+def load_checkpoint(
+    source: str,
+    model_class: type,
+    processor_class: type,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    attn: str = "sdpa",
+    causalmm: CausalMMConfig | None = None,
+) -> Loaded:
+    """Model and processor of a folder or hub id, in eval mode on `device`.
+
+    `dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere; `device` "auto" is CUDA
+    where there is one. `causalmm`, if given, is checked against the checkpoint before its weights
+    are read. Raises RequestError for what the machine or the model does not have, FailureError for
+    a checkpoint that cannot be read whole.
+    """
+    place = find_device(device)
+    if dtype == "auto" and place.type == "cpu":
+        dtype = "float32"
+    config = _read(source, "config.json", lambda: model_class.config_class.from_pretrained(source))
+    if causalmm is not None:
+        _check_plan(source, model_class, config, attn, causalmm)
+    processor = _read(
+        source,
+        "the processor",
+        lambda: processor_class.from_pretrained(source, trust_remote_code=False),
+    )
+    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+    if processor.chat_template is None:
+        raise FailureError(f"{source} has no chat template, so no prompt can be made for it")
+    if processor.image_token_id != config.image_token_id:
+        # Without its files, transformers makes an empty tokenizer of some kinds and goes on.
+        raise FailureError(f"{source}: the tokenizer is missing or belongs to another model")
+    model, report = _read(
+        source,
+        "the weights",
+        lambda: model_class.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            # On a CPU no map: weights are read straight into place without accelerate's hooks.
+            device_map=None if place.type == "cpu" else {"": place},
+            attn_implementation=attn,
+            weights_only=True,
+            output_loading_info=True,
+        ),
+    )
+    if missing := sorted(report["missing_keys"]):
+        # Transformers would draw them at random and go on.
+        raise FailureError(
+            f"{source} lacks {len(missing)} of the model's weights (first: {missing[0]})"
+        )
+    return Loaded(model.eval(), processor)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name or of "auto". Raises RequestError where this machine has none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
+        raise RequestError(f"device {name!r} is not available here") from error
+    if device.type == "meta":
+        raise RequestError("device 'meta' holds no weights: expected cpu, cuda or mps")
+    return device
+
+
+def _check_plan(
+    source: str, model_class: type, config: Any, attn: str, causalmm: CausalMMConfig
+) -> None:
+    def build_shell() -> Any:
+        with torch.device("meta"):
+            return model_class._from_config(config, attn_implementation=attn)
+
+    shell = _read(source, "config.json", build_shell)
+    try:
+        shell.causalmm_plan(causalmm)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def _read(source: str, what: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except _UNREADABLE as error:
+        if is_out_of_memory(error):
+            raise FailureError(
+                f"not enough memory to load {source}: try --dtype bfloat16 or a smaller model"
+            ) from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise FailureError(
+                f"{source}: the weights are damaged or hold more than tensors, and code in them is "
+                "never run"
+            ) from error
+        raise FailureError(f"{source}: {what} cannot be read ({first_line(error)})") from error

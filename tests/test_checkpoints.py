@@ -1,0 +1,340 @@
+"""Names find their checkpoint, which loads whole or is refused; any image becomes inputs."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_checkpoints import save_checkpoint
+from tiny_models import FAMILIES
+
+from causalmm import CausalMMConfig, checkpoints
+from causalmm.errors import FailureError, RequestError
+from llava_causalmm import loading as llava_loading
+from llava_causalmm import prompt as llava_prompt
+from qwen2vl_causalmm import loading as qwen2vl_loading
+from qwen2vl_causalmm import prompt as qwen2vl_prompt
+
+LOADING = {"llava": llava_loading, "qwen2vl": qwen2vl_loading}
+PROMPT = {"llava": llava_prompt, "qwen2vl": qwen2vl_prompt}
+MODEL_TYPE = {"llava": "llava", "qwen2vl": "qwen2_vl"}
+# Names of the weights in the checkpoints on the hub, by those of the modules today.
+HUB_NAMES = {
+    "llava": {
+        "model.language_model.": "language_model.model.",
+        "model.vision_tower.": "vision_tower.vision_model.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+        "lm_head.": "language_model.lm_head.",
+    },
+    "qwen2vl": {"model.language_model.": "model.", "model.visual.": "visual."},
+}
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def checkpoint(family, tmp_path_factory):
+    return save_checkpoint(family, tmp_path_factory.mktemp(family))
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(checkpoint, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def loaded(family, checkpoint):
+    return LOADING[family].load(str(checkpoint), device="cpu")
+
+
+def logits(family, loaded):
+    inputs = PROMPT[family].build_inputs(
+        loaded.processor, [Image.new("RGB", (40, 30), "red")], "what is this?"
+    )
+    with torch.no_grad():
+        return loaded.model(**inputs).logits
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nonsense", "unknown model 'nonsense'"),
+        ("./missing", "unknown model"),
+        ("/missing/folder", "unknown model"),
+        ("a/b/c", "unknown model"),
+        ("owner/bad name", "unknown model"),
+        ("", "unknown model"),
+    ],
+)
+def test_a_name_that_stands_for_nothing(name, sentence):
+    with pytest.raises(RequestError, match=sentence):
+        checkpoints.resolve(name)
+
+
+def test_a_hub_id_is_taken_as_it_is():
+    assert checkpoints.resolve("llava-hf/llava-1.5-7b-hf") == "llava-hf/llava-1.5-7b-hf"
+
+
+def test_a_demo_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "files", lambda package: tmp_path)
+    with pytest.raises(RequestError, match="demo-llava is not in this installation"):
+        checkpoints.resolve("demo-llava")
+
+
+def test_a_folder_needs_configuration_and_weights(copy, tmp_path):
+    assert checkpoints.resolve(str(copy)) == str(copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(RequestError, match="holds no weights"):
+        checkpoints.resolve(str(copy))
+    (copy / "config.json").unlink()
+    with pytest.raises(RequestError, match=r"holds no config\.json"):
+        checkpoints.resolve(str(copy))
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="is a file"):
+        checkpoints.resolve(str(tmp_path / "file"))
+
+
+def test_family_is_read_from_the_checkpoint(family, checkpoint):
+    assert checkpoints.family(str(checkpoint)) == MODEL_TYPE[family]
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            '{"model_type": "qwen2_5_vl"}',
+            "model_type 'qwen2_5_vl': expected one of llava, qwen2_vl",
+        ),
+        ("{}", "model_type None"),
+        ('{"model_type": "llava", "mm_vision_tower": "x"}', "its authors' format"),
+        ('{"model_type": "llava_llama"}', "its authors' format"),
+        ("{", "cannot be read"),
+        ("[]", "is not a JSON object"),
+        ('{"model_type": ["llava"]}', "model_type"),
+    ],
+)
+def test_another_family_is_refused(tmp_path, config, sentence):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(RequestError, match=sentence):
+        checkpoints.family(str(tmp_path))
+
+
+def test_a_hub_out_of_reach_is_a_failure(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FailureError, match="the hub cannot be reached"):
+        checkpoints.family("llava-hf/no-such-model")
+    # Optional, so its absence from the cache is no obstacle to a model that is there.
+    assert checkpoints.configuration("llava-hf/no-such-model") == CausalMMConfig()
+
+
+def test_a_checkpoint_brings_its_configuration(tmp_path):
+    assert checkpoints.configuration(str(tmp_path)) == CausalMMConfig()
+    own = CausalMMConfig(mode="language", gamma=0.5)
+    own.save_pretrained(tmp_path)
+    assert checkpoints.configuration(str(tmp_path)) == own
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"gama": 1}', '{"gamma": -1}', '{"mode": []}'])
+def test_a_broken_configuration_is_refused(tmp_path, text):
+    (tmp_path / "own.json").write_text(text)
+    with pytest.raises(RequestError, match=r"own\.json is no CausalMM configuration"):
+        checkpoints.read_configuration(tmp_path / "own.json")
+
+
+# Loading
+
+
+def test_hub_layout_loads_the_same_model(family, copy, loaded):
+    renamed = {hub_name(family, name): each for name, each in loaded.model.state_dict().items()}
+    save_file(renamed, copy / "model.safetensors", metadata={"format": "pt"})
+    again = LOADING[family].load(str(copy), device="cpu")
+    assert torch.equal(logits(family, again), logits(family, loaded))
+
+
+def hub_name(family, name):
+    for ours, hubs in HUB_NAMES[family].items():
+        if name.startswith(ours):
+            return hubs + name.removeprefix(ours)
+    return name
+
+
+def test_dtype_and_attention_pass_through(family, checkpoint, loaded):
+    assert loaded.model.dtype == torch.float32
+    assert not loaded.model.training
+    other = (
+        LOADING[family].load(str(checkpoint), dtype="bfloat16", device="cpu", attn="eager").model
+    )
+    assert other.dtype == torch.bfloat16
+    for config in (other.config.text_config, other.config.vision_config):
+        assert config._attn_implementation == "eager"
+
+
+def test_weights_saved_by_torch_load_too(family, copy, loaded):
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    assert checkpoints.resolve(str(copy)) == str(copy)
+    again = LOADING[family].load(str(copy), device="cpu")
+    assert torch.equal(logits(family, again), logits(family, loaded))
+
+
+class Trap:
+    """What a malicious weight file holds."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_pickled_weights_is_never_run(family, copy, tmp_path, zipped):
+    weights = {"lm_head.weight": Trap(tmp_path / "sprung")}
+    (copy / "model.safetensors").unlink()
+    if zipped:
+        torch.save(weights, copy / "pytorch_model.bin")
+    else:
+        (copy / "pytorch_model.bin").write_bytes(pickle.dumps(weights))
+    with pytest.raises(FailureError, match="never run"):
+        LOADING[family].load(str(copy), device="cpu")
+    assert not (tmp_path / "sprung").exists()
+
+
+def damaged(copy, how):
+    path = copy / "model.safetensors"
+    weights = load_file(path)
+    first = sorted(weights)[0]
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "pointer":
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif how == "lacking":
+        del weights[first]
+        save_file(weights, path, metadata={"format": "pt"})
+    elif how == "misshapen":
+        save_file(weights | {first: torch.zeros(3, 3)}, path, metadata={"format": "pt"})
+    elif how == "no tokenizer":
+        for each in copy.glob("tokenizer*"):
+            each.unlink()
+    elif how == "no processor":
+        (copy / "processor_config.json").unlink()
+    elif how == "no template":
+        (copy / "chat_template.jinja").unlink()
+    elif how == "odd configuration":
+        config = json.loads((copy / "config.json").read_text())
+        config["text_config"]["hidden_size"] = "wide"
+        (copy / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("truncated", "the weights cannot be read"),
+        ("empty", "the weights cannot be read"),
+        ("pointer", "the weights cannot be read"),
+        ("lacking", "lacks 1 of the model's weights"),
+        ("misshapen", "the weights cannot be read"),
+        ("no tokenizer", "the processor cannot be read|the tokenizer is missing"),
+        ("no processor", "the processor cannot be read"),
+        ("no template", "has no chat template"),
+        ("odd configuration", r"config\.json cannot be read"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_a_failure(family, copy, how, sentence):
+    damaged(copy, how)
+    with pytest.raises(FailureError, match=sentence) as caught:
+        LOADING[family].load(str(copy), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"language_layers": "99:"}, "language_layers='99:'"),
+        # The tiny LLaVA reads its features from layer 2 of 4, the tiny Qwen2-VL has 3 layers.
+        ({"vision_layers": [3]}, "outside the 3 layers an edit can act on"),
+        ({"site": "features", "vision_layers": "half:"}, "site='features'"),
+    ],
+)
+def test_a_plan_is_refused_before_weights_are_read(family, copy, settings, sentence):
+    damaged(copy, "truncated")
+    with pytest.raises(RequestError, match=sentence):
+        LOADING[family].load(str(copy), device="cpu", causalmm=CausalMMConfig(**settings))
+
+
+@pytest.mark.parametrize("device", ["warp", "cuda:99", "meta", "cpu:x", ""])
+def test_a_device_that_is_not_here(family, checkpoint, device):
+    with pytest.raises(RequestError, match="device"):
+        LOADING[family].load(str(checkpoint), device=device)
+
+
+def test_not_enough_memory_is_a_failure(family, checkpoint, monkeypatch):
+    def too_large(*args, **kwargs):
+        return torch.empty(2**60)
+
+    package = __import__(f"{family}_causalmm")
+    [name] = package.__all__
+    monkeypatch.setattr(getattr(package, name), "from_pretrained", too_large)
+    with pytest.raises(FailureError, match="not enough memory"):
+        LOADING[family].load(str(checkpoint), device="cpu")
+
+
+def test_a_llava_processor_from_before_patch_size(tmp_path):
+    folder = save_checkpoint("llava", tmp_path)
+    path = folder / "processor_config.json"
+    settings = json.loads(path.read_text())
+    for name in ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"):
+        del settings[name]
+    path.write_text(json.dumps(settings))
+    logits("llava", llava_loading.load(str(folder), device="cpu"))
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 3), (3, 1), (3, 3), (2, 400), (400, 2), (640, 480), (4000, 20)]
+)
+def test_an_image_of_any_size_becomes_inputs(family, loaded, size):
+    inputs = PROMPT[family].build_inputs(loaded.processor, [Image.new("RGB", size)], "what?")
+    output = loaded.model.generate(**inputs, max_new_tokens=1, causalmm=CausalMMConfig())
+    assert output.shape[1] == inputs["input_ids"].shape[1] + 1
+
+
+def test_two_images(family, loaded):
+    images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    one = PROMPT[family].build_inputs(loaded.processor, images[:1], "what?")
+    two = PROMPT[family].build_inputs(loaded.processor, images, "what?")
+    assert len(two["pixel_values"]) == 2 * len(one["pixel_values"])
+    assert loaded.model(**two).logits.isfinite().all()
+
+
+def test_a_prompt_may_not_stand_for_an_image(family, loaded):
+    token = loaded.processor.image_token
+    with pytest.raises(RequestError, match="which stands for an image"):
+        PROMPT[family].build_inputs(loaded.processor, [Image.new("RGB", (9, 9))], f"what {token}?")
+
+
+def test_the_prompt_is_the_chat_templates(family, loaded):
+    inputs = PROMPT[family].build_inputs(loaded.processor, [Image.new("RGB", (9, 9))], "what ?")
+    text = loaded.processor.tokenizer.decode(inputs["input_ids"][0])
+    expected = {
+        "llava": "<s> USER : " + "<image> " * 16 + "what ? ASSISTANT :",
+        "qwen2vl": "<|im_start|> user <|vision_start|> "
+        + "<|image_pad|> " * 4
+        + "<|vision_end|> what ? <|im_end|> <|im_start|> ASSISTANT",
+    }
+    assert text == expected[family]

@@ -1,0 +1,487 @@
+"""The generate command: an answer on standard output, or one clear sentence and an exit code."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_checkpoints import save_checkpoint
+from tiny_models import FAMILIES
+
+from causalmm import BranchTrace, CausalMMConfig, answer, checkpoints, cli
+from causalmm.errors import RequestError
+from causalmm.flags import parse_args
+
+ROOT = Path(__file__).resolve().parent.parent
+PROMPT = "is there a banana ?"
+COMMANDS = {
+    "script": ["scripts/generate.py"],
+    "llava": ["-m", "llava_causalmm.generate"],
+    "qwen2vl": ["-m", "qwen2vl_causalmm.generate"],
+}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """An image and a checkpoint of each family, by its name."""
+    folder = tmp_path_factory.mktemp("command")
+    for family in FAMILIES:
+        save_checkpoint(family, folder / family)
+    Image.radial_gradient("L").resize((60, 40)).save(folder / "image.png")
+    return folder
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request, folder):
+    return folder / request.param
+
+
+@pytest.fixture
+def ask(folder, capfd):
+    """Run the command in this process; a later flag takes the place of an earlier one."""
+
+    def run(*flags, family=None, code=0):
+        given = ["--image", folder / "image.png", "--prompt", PROMPT, "--max-new-tokens", "5"]
+        assert cli.main([str(each) for each in [*given, *flags]], family) == code
+        return capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(ask):
+    """The sentence with which the command refuses; nothing else may be printed."""
+
+    def run(*flags, code=2, **options):
+        out, err = ask(*flags, code=code, **options)
+        assert out == ""
+        *notes, sentence = err.splitlines()
+        assert not notes, err
+        return sentence
+
+    return run
+
+
+def spawn(command, *flags, **options):
+    """Run the command as a user does, in a process of its own."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return subprocess.run(
+        [sys.executable, *COMMANDS[command], *map(str, flags)],
+        **{"cwd": ROOT, "env": environment, "capture_output": True, "text": True} | options,
+        check=False,
+        timeout=300,
+    )
+
+
+# Answers
+
+
+def test_an_answer_is_all_of_standard_output(folder):
+    result = spawn(
+        "script",
+        *("--image", folder / "image.png", "--prompt", PROMPT),
+        *("--model", folder / "llava", "--max-new-tokens", "4"),
+    )
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert len(result.stdout.splitlines()) == 1
+    assert len(result.stdout.split()) == 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_per_model_command(folder, family):
+    result = spawn(
+        family,
+        *("--image", folder / "image.png", "--prompt", PROMPT, "--json"),
+        *("--model", folder / family, "--max-new-tokens", "2"),
+    )
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert len(json.loads(result.stdout)["tokens"]) == 2
+
+
+@pytest.mark.parametrize("mode", ["plain", "vision", "language", "multimodal", "joint"])
+def test_every_mode_answers(ask, model, mode):
+    out, _ = ask("--model", model, "--mode", mode)
+    assert len(out.split()) == 5
+
+
+def test_compare_prints_one_answer_under_the_other(ask, model):
+    plain, adjusted = (ask("--model", model, "--mode", mode)[0] for mode in ("plain", "multimodal"))
+    assert plain != adjusted
+    out, _ = ask("--model", model, "--compare")
+    assert out == f"plain     {plain}causalmm  {adjusted}"
+
+
+def test_json_holds_all_there_is(ask, model):
+    flags = ("--model", model, "--gamma", "0.5", "--seed", "3", "--temperature", "2")
+    record = json.loads(ask(*flags, "--compare", "--json")[0])
+    assert record["answer"] == " ".join(token["text"] for token in record["tokens"])
+    assert record["plain_answer"] != record["answer"]
+    assert record["config"] == CausalMMConfig(gamma=0.5, seed=3).to_dict()
+    assert record["mode"] == "multimodal"
+    assert record["model"] == str(model)
+    assert record["family"] == {"llava": "llava", "qwen2vl": "qwen2_vl"}[model.name]
+    assert (record["dtype"], record["device"], record["attn"]) == ("float32", "cpu", "sdpa")
+    assert record["prompt"] == PROMPT
+    assert Path(record["image"]).name == "image.png"
+    assert record["sampling"] == {
+        "do_sample": True,
+        "temperature": 2.0,
+        "top_p": 1.0,
+        "top_k": 0,
+    }
+    assert set(record["timings"]) == {"load", "first_token", "total"}
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_json_probabilities_are_those_of_the_branches(ask, folder, model):
+    tokens = json.loads(ask("--model", model, "--json")[0])["tokens"]
+    steps = traced(model, folder, [token["id"] for token in tokens])
+    for token, step in zip(tokens, steps, strict=True):
+        for name in ("factual", "adjusted"):
+            expected = getattr(step, name)[0].softmax(dim=-1)[token["id"]]
+            assert token[name] == pytest.approx(expected.item(), rel=1e-4)
+    assert any(token["factual"] != token["adjusted"] for token in tokens)
+
+
+def traced(model, folder, ids):
+    """Every step's logits, from `generate` itself."""
+    kind = checkpoints.FAMILIES[checkpoints.family(str(model))]
+    package = {
+        name: __import__(f"{kind.package}.{name}", fromlist=["*"]) for name in ("loading", "prompt")
+    }
+    network, processor = package["loading"].load(str(model), device="cpu")
+    image = cli.open_image(folder / "image.png")
+    inputs = package["prompt"].build_inputs(processor, [image], PROMPT)
+    trace = BranchTrace()
+    output = network.generate(
+        **inputs,
+        do_sample=False,
+        max_new_tokens=len(ids),
+        causalmm=CausalMMConfig(),
+        causalmm_trace=trace,
+    )
+    assert output[0, -len(ids) :].tolist() == ids
+    return trace.steps
+
+
+def test_plain_probabilities_are_one_and_the_same(ask, model):
+    record = json.loads(ask("--model", model, "--mode", "plain", "--json")[0])
+    assert record["config"] is None
+    assert record["mode"] == "plain"
+    assert len(record["tokens"]) == 5
+    for token in record["tokens"]:
+        assert 0 < token["factual"] == token["adjusted"] <= 1
+
+
+def test_a_seed_repeats_a_sampled_answer(ask, model):
+    flags = ("--model", model, "--temperature", "5", "--max-new-tokens", "12")
+    first, again, other = (ask(*flags, "--seed", seed)[0] for seed in ("1", "1", "2"))
+    assert first == again != other
+
+
+def test_without_sampling_flags_the_answer_is_greedy(ask, folder, tmp_path):
+    # Whatever the checkpoint says.
+    model = shutil.copytree(folder / "llava", tmp_path / "model")
+    sampled = {"do_sample": True, "temperature": 9.0, "top_k": 50, "num_beams": 2}
+    (model / "generation_config.json").write_text(json.dumps(sampled))
+    expected = ask("--model", folder / "llava")
+    assert ask("--model", model) == ask("--model", model, "--greedy") == expected
+
+
+def test_words_are_printed_as_they_come():
+    class Words:
+        def decode(self, ids, **options):
+            return " ".join(["", "a", "red", "apple"][: len(ids) + 1])
+
+    out = io.StringIO()
+    printer = answer.AnswerPrinter(Words(), out)
+    printed = []
+    for ids in (torch.tensor([[5, 6]]), *torch.tensor([[1], [2], [3]])):
+        printer.put(ids)
+        printed.append(out.getvalue())
+    printer.end()
+    assert printed == ["", "", "a ", "a red "]
+    assert out.getvalue() == "a red apple\n"
+
+
+def test_a_demonstration_model_says_that_it_is_one(ask, folder, monkeypatch, tmp_path):
+    demos = tmp_path / "toyworld" / "checkpoints"
+    shutil.copytree(folder / "llava", demos / "demo-llava")
+    monkeypatch.setattr(checkpoints, "files", lambda package: tmp_path)
+    out, err = ask()
+    assert len(out.split()) == 5
+    assert err == "demo-llava: a small demonstration model trained on drawn scenes\n"
+
+
+# Which settings count
+
+
+def settings(folder, *flags):
+    given = ["--image", folder / "image.png", "--prompt", PROMPT, "--model", folder / "own"]
+    return cli.check(parse_args([str(each) for each in [*given, *flags]])).config
+
+
+@pytest.fixture
+def own(folder):
+    """A checkpoint with a configuration of its own."""
+    shutil.copytree(folder / "llava", folder / "own", dirs_exist_ok=True)
+    config = CausalMMConfig(mode="language", gamma=0.25, epsilon=0.5, gamma_language=0.75)
+    config.save_pretrained(folder / "own")
+    return config
+
+
+def test_a_checkpoints_configuration_counts(folder, own):
+    assert settings(folder) == own
+
+
+def test_a_flag_overrides_the_checkpoint(folder, own):
+    assert settings(folder, "--epsilon", "0").epsilon == 0
+    assert settings(folder, "--epsilon", "0").gamma_language == 0.75
+
+
+def test_a_configuration_file_replaces_the_checkpoints(folder, own, tmp_path):
+    (tmp_path / "given.json").write_text('{"draws": 2}')
+    flags = ("--config", tmp_path / "given.json")
+    assert settings(folder, *flags) == CausalMMConfig(draws=2)
+    assert settings(folder, *flags, "--draws", "3") == CausalMMConfig(draws=3)
+
+
+def test_gamma_is_the_strength_of_every_branch(folder, own):
+    assert settings(folder, "--gamma", "2").language_strength == 2
+    both = settings(folder, "--gamma", "2", "--gamma-language", "1", "--mode", "multimodal")
+    assert (both.vision_strength, both.language_strength) == (2, 1)
+
+
+def test_joint_mode_forgets_the_strengths_of_single_branches(folder, own):
+    joint = settings(folder, "--mode", "joint")
+    assert (joint.gamma, joint.gamma_language) == (0.25, None)
+
+
+def test_plain_mode_has_no_configuration(folder, own):
+    assert settings(folder, "--mode", "plain") is None
+
+
+@pytest.mark.parametrize("layers", ["-8:", "-half:", "-1", "1,2", "half:"])
+def test_layers_may_start_with_a_minus(layers):
+    args = parse_args(["--image", "i", "--prompt", "p", "--language-layers", layers])
+    assert args.language_layers == layers
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--mode both", "--mode: invalid choice: 'both'"),
+        ("--vision-method reverse", "--vision-method: invalid choice"),
+        ("--language-method shuffle", "--language-method: invalid choice"),
+        ("--normalization none", "--normalization: invalid choice"),
+        ("--site pixels", "--site: invalid choice"),
+        ("--vision-layers most", "vision_layers='most'"),
+        ("--language-layers 1:2:0:4", "language_layers='1:2:0:4'"),
+        ("--gamma -1", "gamma=-1.0: expected a finite number >= 0"),
+        ("--gamma nan", "gamma=nan"),
+        ("--gamma much", "--gamma: invalid float value"),
+        ("--gamma-vision -0.5", "gamma_vision=-0.5"),
+        ("--mode joint --gamma-language 1", "mode 'joint' has one branch"),
+        ("--epsilon 1.5", "epsilon=1.5: expected a number in [0, 1]"),
+        ("--epsilon -0.1", "epsilon=-0.1"),
+        ("--draws 0", "draws=0: expected an integer >= 1"),
+        ("--draws 1.5", "--draws: invalid int value"),
+        ("--seed one", "--seed: invalid int value"),
+        ("--temperature 0", "'0' is not a number > 0"),
+        ("--temperature inf", "'inf' is not a number > 0"),
+        ("--top-p 0", "'0' is not a number in (0, 1]"),
+        ("--top-p 1.1", "'1.1' is not a number in (0, 1]"),
+        ("--top-k -1", "'-1' is not an integer >= 0"),
+        ("--max-new-tokens 0", "'0' is not an integer >= 1"),
+        ("--greedy --top-p 0.9", "--greedy and --top-p exclude each other"),
+        ("--mode plain --compare", "--compare needs a mode other than plain"),
+        ("--dtype int8", "--dtype: invalid choice"),
+        ("--attn flash", "--attn: invalid choice"),
+        ("--colour red", "unrecognized arguments: --colour red"),
+        ("--model nonsense", "unknown model 'nonsense'"),
+        ("--model ./nowhere", "unknown model './nowhere'"),
+        ("--config nowhere.json", "no CausalMM configuration at nowhere.json"),
+        ("--image nowhere.png", "no image file at nowhere.png"),
+    ],
+)
+def test_a_wrong_flag_is_refused(refused, flags, sentence):
+    assert sentence in refused(*flags.split())
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", "\udcff"])
+def test_a_prompt_needs_text(refused, prompt):
+    assert "the prompt is" in refused("--prompt", prompt)
+
+
+@pytest.mark.parametrize("missing", ["--image", "--prompt"])
+def test_image_and_prompt_are_required(capsys, missing):
+    given = {"--image": "i", "--prompt": "p"}
+    del given[missing]
+    assert cli.main([part for pair in given.items() for part in pair]) == 2
+    assert capsys.readouterr().err == f"error: the following arguments are required: {missing}\n"
+
+
+def test_an_image_that_is_none_is_refused(refused, folder, tmp_path):
+    whole = (folder / "image.png").read_bytes()
+    contents = {
+        "is empty": b"",
+        "is not an image": b"a picture, honestly",
+        "is a damaged or truncated image": whole[: len(whole) // 2],
+    }
+    for sentence, content in contents.items():
+        (tmp_path / "image").write_bytes(content)
+        assert sentence in refused("--image", tmp_path / "image")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
+    assert "more than 89,478,485 pixels" in refused("--image", tmp_path / "bomb.png")
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(refused, folder, tmp_path):
+    assert "no config.json" in refused("--model", tmp_path)
+    shutil.copy(folder / "llava" / "config.json", tmp_path)
+    assert "no weights" in refused("--model", tmp_path)
+    shutil.copy(folder / "llava" / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "blip"}')
+    assert "model_type 'blip': expected one of llava, qwen2_vl" in refused("--model", tmp_path)
+
+
+def test_a_per_model_command_refuses_the_other_family(refused, folder):
+    sentence = refused("--model", folder / "qwen2vl", family="llava")
+    assert sentence.endswith("is a Qwen2-VL checkpoint: use python -m qwen2vl_causalmm.generate")
+
+
+def test_a_hub_out_of_reach_is_a_failure(ask, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    out, err = ask("--model", "nobody/nothing", code=1)
+    assert out == ""
+    assert err.splitlines()[-1].startswith("error: nobody/nothing is no folder here")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--vision-layers 3", "layer 3 is outside the 3 layers an edit can act on"),
+        ("--language-layers -99:", "-99 is outside"),
+        ("--site features --vision-layers half:", "site='features'"),
+        ("--device warp", "device 'warp' is not available here"),
+    ],
+)
+def test_what_the_model_does_not_have_is_refused(refused, model, flags, sentence):
+    assert sentence in refused("--model", model, *flags.split())
+
+
+def test_a_prompt_the_model_cannot_take_is_refused(refused, model):
+    assert "reads at most 256" in refused("--model", model, "--prompt", "is " * 300)
+    token = "<image>" if model.name == "llava" else "<|image_pad|>"
+    assert "stands for an image" in refused("--model", model, "--prompt", f"what {token}")
+
+
+def test_damaged_weights_are_a_failure(refused, model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    (copy / "model.safetensors").write_bytes(b"")
+    assert "the weights cannot be read" in refused("--model", copy, code=1)
+
+
+@pytest.mark.parametrize("kind", ["accelerator", "machine"])
+def test_running_out_of_memory_is_a_failure(ask, folder, monkeypatch, kind):
+    def generate(*args, **kwargs):
+        if kind == "machine":
+            torch.empty(2**60)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
+
+    monkeypatch.setattr("causalmm.generation.CounterfactualGeneration.generate", generate)
+    _, err = ask("--model", folder / "llava", code=1)
+    assert err.startswith("error: not enough memory: try ")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_bug_is_not_taken_for_a_wrong_request(folder, monkeypatch, ask):
+    def generate(*args, **kwargs):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("causalmm.generation.CounterfactualGeneration.generate", generate)
+    with pytest.raises(ValueError, match="a bug") as caught:
+        ask("--model", folder / "llava")
+    assert not isinstance(caught.value, RequestError)
+
+
+def test_an_interrupt_ends_quietly(ask, folder, monkeypatch):
+    def generate(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("causalmm.generation.CounterfactualGeneration.generate", generate)
+    assert ask("--model", folder / "llava", code=130) == ("", "")
+
+
+def test_a_reader_that_is_gone_ends_quietly(folder):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        result = spawn(
+            "script",
+            *("--image", folder / "image.png", "--prompt", PROMPT, "--model", folder / "llava"),
+            capture_output=False,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+        )
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_a_failure(folder):
+    with open("/dev/full", "w") as full:
+        result = spawn(
+            "script",
+            *("--image", folder / "image.png", "--prompt", PROMPT, "--model", folder / "llava"),
+            capture_output=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert result.returncode == 1
+    assert result.stderr == "error: the answer cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_refuse_in_one_sentence(command, folder):
+    result = spawn(command, "--image", "nowhere.png", "--prompt", PROMPT)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: no image file at nowhere.png\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_every_setting(command):
+    result = spawn(command, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    for name in cli.SETTINGS:
+        assert f"--{name.replace('_', '-')}" in result.stdout
+    assert ("demo-qwen2vl" in result.stdout) == (command != "llava")
+
+
+def test_help_and_refusals_do_not_wait_for_torch(folder):
+    image, model = folder / "image.png", folder / "llava"
+    program = f"""
+import sys
+from causalmm import cli
+for flags in (["--gamma", "-1"], ["--image", "x"], ["--model", "x"], ["--prompt", ""]):
+    given = ["--image", {str(image)!r}, "--prompt", "p", "--model", {str(model)!r}]
+    assert cli.main([*given, *flags]) == 2
+print(*sorted({{"torch", "transformers"}} & sys.modules.keys()))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "\n"

@@ -1,0 +1,230 @@
+"""One list of pins, and a wheel that works where it is installed."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from causalmm import patching
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("causalmm", "llava_causalmm", "qwen2vl_causalmm")
+ENVIRONMENTS = ("causalmm_llava", "causalmm_qwen2vl")
+
+
+def requirement_sections() -> tuple[dict[str, str], dict[str, str]]:
+    """What env/requirements.txt pins: to run, and to build and test."""
+    _, run, develop = re.split(r"^# -- .*$", read("env/requirements.txt"), flags=re.MULTILINE)
+    return pins(run.split()), pins(develop.split())
+
+
+def pins(requirements: list[str]) -> dict[str, str]:
+    return dict(requirement.split("==") for requirement in requirements)
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def repository_files() -> list[str]:
+    """Tracked files, and untracked ones that are not ignored."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+# -- pins --------------------------------------------------------------------------------------
+
+
+def test_pyproject_pins_what_requirements_pin():
+    project = tomllib.loads(read("pyproject.toml"))
+    exact = [x for x in project["project"]["dependencies"] if "python_version" not in x]
+    assert pins(exact) == requirement_sections()[0]
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_conda_environments_pin_what_requirements_pin(name):
+    environment = yaml.safe_load(read(f"env/{name}.yml"))
+    assert environment["name"] == name
+    *conda, pip_section = environment["dependencies"]
+    assert conda == ["python=3.11", "pip"]
+    *pinned, project = pip_section["pip"]
+    assert pinned[0].startswith("torch==")
+    assert pins(pinned) == requirement_sections()[0]
+    # Relative to the file's folder, where conda runs pip.
+    assert project == "-e .."
+
+
+def test_the_patched_release_is_the_pinned_one():
+    pinned = {pin.distribution: pin.version for pin in patching.read_pins(ROOT)}
+    assert pinned == {"transformers": requirement_sections()[0]["transformers"]}
+
+
+def test_no_other_pin_is_written_down_anywhere():
+    known = {**requirement_sections()[0], **requirement_sections()[1]}
+    wrong = []
+    for name in repository_files():
+        if (ROOT / name).suffix not in {
+            ".md",
+            ".toml",
+            ".txt",
+            ".yml",
+            ".py",
+            ".cfg",
+            ".patch",
+            "",
+        }:
+            continue
+        for package, version in re.findall(r"(?<![\w-])([\w-]+)==(\d[\w.]*\w)", read(name)):
+            if known.get(package, version) != version:
+                wrong.append(f"{name}: {package}=={version}")
+    assert not wrong
+
+
+def test_everything_imported_is_pinned():
+    known = {**requirement_sections()[0], **requirement_sections()[1]}
+    providers = importlib.metadata.packages_distributions()
+    own = {*PACKAGES, "tomli", *(path.stem for path in ROOT.glob("tests/*.py"))}
+    for name in repository_files():
+        if not name.endswith(".py"):
+            continue
+        for module in imported_modules(name) - own - set(sys.stdlib_module_names):
+            normalized = {x.lower().replace("_", "-") for x in providers.get(module, [module])}
+            assert normalized & known.keys(), f"{name} imports {module}, which nothing pins"
+
+
+def imported_modules(name: str) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(read(name))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules.add(node.module.partition(".")[0])
+    return modules
+
+
+def test_torch_is_installed_first_and_by_its_exact_version():
+    makefile = read("Makefile")
+    first, second = (
+        makefile.index(text) for text in ("grep '^torch=='", "-r env/requirements.txt")
+    )
+    assert first < second
+    assert re.search(r"^torch==\d", read("env/requirements.txt"), re.MULTILINE)
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def test_licence_and_credits():
+    assert "Apache License" in read("LICENSE")
+    notice = read("NOTICE")
+    assert "transformers" in notice
+    assert "HuggingFace" in notice
+    assert "2410.04780" in notice
+    assert "Zhou" in notice
+
+
+def test_vendored_files_are_not_tracked():
+    assert not {pin.vendored for pin in patching.read_pins(ROOT)} & set(repository_files())
+
+
+@pytest.mark.parametrize("target", ["setup", "generate", "test", "lint", "demo-models", "clean"])
+def test_the_makefile_knows(target, tmp_path):
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    subprocess.run(
+        [make, "-n", target, f"VENV={tmp_path}"], cwd=ROOT, check=True, capture_output=True
+    )
+
+
+# -- the wheel ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """The repository without git and without anything generated, as in a downloaded archive."""
+    copy = tmp_path_factory.mktemp("source") / "causalmm"
+    for name in repository_files():
+        target = copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, target)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source) -> Path:
+    pip(["wheel", ".", "--no-deps", "--wheel-dir", "dist"], source)
+    (built,) = (source / "dist").glob("*.whl")
+    return built
+
+
+def pip(arguments: list[str], folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_packages_and_the_vendored_files(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        for pin in patching.read_pins(ROOT):
+            expected = patching.with_header(ROOT, pin, patching.patched_text(ROOT, pin))
+            assert archive.read(pin.vendored).decode() == expected
+    # Code and data (the demonstration models), tracked or about to be.
+    packaged = {
+        name for name in repository_files() if name.startswith(tuple(f"{p}/" for p in PACKAGES))
+    }
+    assert packaged <= names
+    assert {name.rpartition("/")[2] for name in names} >= {"LICENSE", "NOTICE"}
+    assert not [name for name in names if name.startswith(("tests/", "scripts/", "patches/"))]
+
+
+@pytest.mark.slow
+def test_the_wheel_works_elsewhere(wheel, tmp_path):
+    pip(["install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], tmp_path)
+    code = (
+        "import causalmm, llava_causalmm, qwen2vl_causalmm\n"
+        "from llava_causalmm import LlavaForConditionalGeneration\n"
+        "from qwen2vl_causalmm import Qwen2VLForConditionalGeneration\n"
+        "print(causalmm.__file__, LlavaForConditionalGeneration, Qwen2VLForConditionalGeneration)"
+    )
+    # PYTHONPATH comes before an editable install of this checkout.
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "site") in done.stdout
+
+
+@pytest.mark.slow
+def test_building_against_another_upstream_fails_with_one_sentence(source, tmp_path):
+    copy = tmp_path / "changed"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("dist", "modeling_*.py"))
+    manifest = copy / patching.MANIFEST
+    sha = patching.read_pins(copy)[0].sha256
+    manifest.write_text(manifest.read_text().replace(sha, "0" * 64))
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "is not the file the patches are written against" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -19,8 +19,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if not isinstance(error, RuntimeError):
         return False
-    # Told by name, to do without torch here; its CPU allocator raises a plain RuntimeError.
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    # Told by their words: besides torch.OutOfMemoryError, some backends and the CPU's allocator
+    # raise a plain RuntimeError.
+    return any(words in str(error) for words in ("out of memory", "can't allocate memory"))
 
 
 def first_line(error: BaseException) -> str:

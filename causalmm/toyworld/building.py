@@ -186,7 +186,7 @@ def _build_qwen2vl() -> tuple[Any, Any]:
     )
     # Patches of 7 px, 2 x 2 merged: a token sees 14 px, a picture of 112 x 112 px is 64 tokens.
     sizes = {"patch_size": 7, "merge_size": 2, "temporal_patch_size": 2}
-    pixels = {"shortest_edge": 56 * 56, "longest_edge": 126 * 126}
+    pixels = {"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=pixels, **sizes),
         video_processor=Qwen2VLVideoProcessor(size=pixels, **sizes),

@@ -1,9 +1,9 @@
 """Choosing a checkpoint's own CausalMM configuration on the development split.
 
-Every configuration of a small grid answers the same closed questions. The one whose mean gain
-over plain decoding is largest wins, unless its captions invent more than plain ones by over a
-point: then the next. The winner is reported on the test split with paired intervals, whatever the
-outcome.
+Every configuration of a small grid answers the same closed questions. Of the four whose mean gain
+over plain decoding is largest, the best one wins whose captions do not invent over a point more
+than plain ones; if none is so, the best of all. The winner is reported on the test split with
+paired intervals, whatever the outcome.
 Held by tests/test_train_demo.py.
 """
 

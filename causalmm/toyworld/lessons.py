@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from causalmm.toyworld.questions import Question, training_questions
+from causalmm.toyworld.questions import Question, rephrase, training_questions
 from causalmm.toyworld.scenes import Scene, SceneStyle, scene
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
 
@@ -37,6 +37,7 @@ class Lessons(torch.utils.data.Dataset):
     rows: int
     seed: int
     own_group: float
+    rephrased: float
     style: SceneStyle
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
@@ -52,6 +53,12 @@ class Lessons(torch.utils.data.Dataset):
         scenes = [scene(first + row, split="train", style=style) for row in range(self.rows)]
         luck = random.Random(f"{self.family} {self.seed} {step}")
         asked = [training_questions(each.items, luck, self.own_group) for each in scenes]
+        # Numbers of its own, so that the share of rephrased questions changes nothing else.
+        words = random.Random(f"words {self.seed} {step}")
+        asked = [
+            [rephrase(each, words) if words.random() < self.rephrased else each for each in row]
+            for row in asked
+        ]
         return collate(self.family, self.processor, scenes, asked)
 
 

@@ -6,8 +6,9 @@ Held by tests/test_toyworld.py.
 """
 
 import random
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from causalmm.toyworld.scenes import Item
 from causalmm.toyworld.vocabulary import (
@@ -140,6 +141,45 @@ def other_colour(right: str, name: str, luck: random.Random) -> str:
     if right != CANONICAL[name] and luck.random() < 0.5:
         return CANONICAL[name]
     return luck.choice([each for each in COLOURS if each != right])
+
+
+_EXISTENCE = re.compile(r"Is there (an? \w+) in the image\?(.*)")
+_COLOUR = re.compile(r"What color is the (\w+)\?")
+_EXISTENCE_OTHERWISE = (
+    "Is there {} in this image?",
+    "Is there {} in the picture?",
+    "Do you see {} in the image?",
+    "Can you see {}?",
+    "Does the image show {}?",
+)
+_COLOUR_OTHERWISE = (
+    "What colour is the {}?",
+    "What is the color of the {}?",
+    "Which color does the {} have?",
+)
+_CAPTION_OTHERWISE = (
+    "What do you see?",
+    "Describe the picture.",
+    "What is in this picture?",
+    "What objects are in the image?",
+    "List the objects in the image.",
+)
+
+
+def rephrase(question: Question, luck: random.Random) -> Question:
+    """The same question as a person might type it; statements keep their template."""
+    text = question.text
+    if match := _EXISTENCE.fullmatch(text):
+        text = luck.choice(_EXISTENCE_OTHERWISE).format(match[1]) + match[2]
+    elif match := _COLOUR.fullmatch(text):
+        text = luck.choice(_COLOUR_OTHERWISE).format(match[1])
+    elif question.kind == "caption":
+        text = luck.choice(_CAPTION_OTHERWISE)
+    if question.kind in ("statement", "sense", "context"):
+        return question
+    if luck.random() < 0.3:
+        text = text[0].lower() + text[1:]
+    return replace(question, text=text)
 
 
 def training_questions(

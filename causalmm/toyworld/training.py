@@ -41,6 +41,8 @@ class TrainingSettings:
     """Weight of the auxiliary cell labels' loss."""
     own_group: float = 0.25
     """Share of the absent objects asked about that would fit the scene."""
+    rephrased: float = 0.0
+    """Share of the questions that are asked in other words than the benchmarks'."""
     coherent: float = 0.8
     canonical: float = 0.82
     seed: int = 0
@@ -196,6 +198,7 @@ class Trainer:
             self.settings.rows,
             self.settings.seed,
             self.settings.own_group,
+            self.settings.rephrased,
             self.settings.style,
         )
         remaining = range(self.step, self.settings.steps)

@@ -1,9 +1,12 @@
 """What each branch said at each step, for whoever wants to look: evaluation, `--json`, figures."""
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # commands import this package before they need torch
+    from torch import Tensor
 
 
 class StepLogits(NamedTuple):

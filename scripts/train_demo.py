@@ -24,7 +24,7 @@ from causalmm.toyworld.training import Trainer, TrainingSettings
 # demo-llava was trained on the benchmarks' wording only.
 RECIPES: dict[str, dict[str, Any]] = {
     "llava": {"steps": 1700},
-    "qwen2vl": {"steps": 1450, "rephrased": 0.25},
+    "qwen2vl": {"steps": 1500, "rephrased": 0.2},
 }
 
 

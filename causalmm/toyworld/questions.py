@@ -185,7 +185,7 @@ def rephrase(question: Question, luck: random.Random) -> Question:
 def training_questions(
     items: Sequence[Item], luck: random.Random, own_group: float = 0.25
 ) -> list[Question]:
-    """Nine questions about one training image, whose items are given from left to right.
+    """Nine or ten questions about one training image, whose items are given from left to right.
 
     `own_group` is the share of absent objects that would fit the others.
     """
@@ -199,14 +199,14 @@ def training_questions(
         )
         absent = absent_name(names, own_group, luck)
         asked.append(existence(absent, False, luck.choice(EXISTENCE_SUFFIXES)))
-    for index in range(2):
-        item = items[(index + 1) % len(items)]
+    # Odd colours are rare; asked about first, they are learnt without being common.
+    odd = [item for item in items if item.colour != CANONICAL[item.name]]
+    for item in (luck.choice(odd or items), luck.choice(items)):
         asked.append(colour(item.name, item.colour))
     extra = _check(items[0], luck) if luck.random() < 0.4 else _where_or_how_many(in_order, luck)
     asked.append(extra)
-    if luck.random() < 0.6:
-        asked.append(_image_statement(items[-1], names, own_group, luck))
-    else:
+    asked.append(_image_statement(luck.choice(odd or items), names, own_group, luck))
+    if luck.random() < 0.5:
         asked.append(_blind_statement(luck))
     described = [(item.name, item.colour) for item in in_order]
     asked.append(caption(described, luck.choice(CAPTION_PROMPTS)))

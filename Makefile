@@ -8,8 +8,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-IMAGE ?= examples/scene.png
-PROMPT ?= Is there a banana in the image?
+IMAGE ?= examples/llava_300025_helped.png
+PROMPT ?= What color is the car?
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.causalmm-installed
@@ -38,7 +38,7 @@ $(VENDORED): $(INSTALLED) patches/upstream.toml $(wildcard patches/*/*.patch)
 	touch $@
 
 generate: setup
-	$(PY) scripts/generate.py --image "$(IMAGE)" --prompt "$(PROMPT)"
+	$(PY) scripts/generate.py --image "$(IMAGE)" --prompt "$(PROMPT)" --compare
 
 test: setup
 	$(PY) -m pytest -m "not slow"

@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     ensure_torchvision()
     args.out.mkdir(exist_ok=True)
-    found = [example for demo in DEMOS for example in find(demo, args.images, args.out)]
+    trained = [demo for demo in DEMOS if (CHECKPOINTS / demo / "model.safetensors").is_file()]
+    found = [example for demo in trained for example in find(demo, args.images, args.out)]
     (args.out / "examples.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     rows = "".join(
         f"| ![]({each['image']}) | {each['model']} | {each['prompt']} | {each['right']} "

@@ -16,16 +16,11 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import re
-import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MANIFEST = "patches/upstream.toml"
 # Edits that were never exported are copied here before build writes over them.

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -14,11 +15,6 @@ import pytest
 import yaml
 
 from causalmm import patching
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("causalmm", "llava_causalmm", "qwen2vl_causalmm")
@@ -100,7 +96,7 @@ def test_no_other_pin_is_written_down_anywhere():
 def test_everything_imported_is_pinned():
     known = {**requirement_sections()[0], **requirement_sections()[1]}
     providers = importlib.metadata.packages_distributions()
-    own = {*PACKAGES, "tomli", *(path.stem for path in ROOT.glob("tests/*.py"))}
+    own = {*PACKAGES, *(path.stem for path in ROOT.glob("tests/*.py"))}
     for name in repository_files():
         if not name.endswith(".py"):
             continue

@@ -5,7 +5,7 @@ import torch
 
 from causalmm.toyworld.training import Trainer, TrainingSettings
 
-SETTINGS = {"family": "llava", "steps": 4, "rows": 2, "warmup": 2}
+SETTINGS = {"family": "llava", "steps": 3, "rows": 2, "warmup": 2, "cell_steps": 1, "cell_rows": 2}
 
 
 class Interrupted(Exception):
@@ -36,7 +36,7 @@ def test_resuming_equals_not_being_interrupted(tmp_path, monkeypatch):
 
 
 def test_a_finished_run_is_not_repeated(tmp_path):
-    settings = TrainingSettings(**(SETTINGS | {"steps": 1, "warmup": 1}))
+    settings = TrainingSettings(**(SETTINGS | {"steps": 1, "cell_steps": 0}))
     Trainer(settings, tmp_path).run(workers=0)
     again = Trainer(settings, tmp_path)
     again.run(workers=0)
@@ -44,7 +44,7 @@ def test_a_finished_run_is_not_repeated(tmp_path):
 
 
 def test_refuses_a_state_of_other_settings(tmp_path):
-    settings = SETTINGS | {"steps": 1, "warmup": 1}
+    settings = SETTINGS | {"steps": 1, "cell_steps": 0}
     Trainer(TrainingSettings(**settings), tmp_path).run(workers=0)
     with pytest.raises(ValueError, match="a run with other seed"):
         Trainer(TrainingSettings(**settings, seed=1), tmp_path).run(workers=0)

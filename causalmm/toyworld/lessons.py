@@ -2,7 +2,8 @@
 
 A row is [ image prefix | question and answer 1 | question and answer 2 | ... ]. A 4-D mask lets a
 token see the prefix and its own question only, and positions start again after the prefix, so every
-question is computed exactly as in a row of its own. A batch is a function of (family, seed, step).
+question is computed exactly as in a row of its own. The first steps may be pictures only, for the
+auxiliary head. A batch is a function of (family, seed, step).
 Held by tests/test_toyworld.py.
 """
 
@@ -19,6 +20,8 @@ from causalmm.toyworld.scenes import Scene, SceneStyle, scene
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
 
 IGNORED = -100
+# Scenes with questions and scenes without, of all seeds, have different numbers.
+_SPACING = 5_000_000
 SIZES = {
     "llava": ((112, 112),),
     # Many shapes of about 64 tokens, so that dynamic resolution is learnt.
@@ -30,11 +33,13 @@ _PLACEHOLDER = {"llava": "<image>", "qwen2vl": "<|image_pad|>"}
 
 @dataclass(frozen=True)
 class Lessons(torch.utils.data.Dataset):
-    """Batches of `rows` images, one an index."""
+    """Batches of images, one an index: first `cell_steps` of pictures only, then with questions."""
 
     family: str
     processor: Any
     rows: int
+    cell_steps: int
+    cell_rows: int
     seed: int
     own_group: float
     rephrased: float
@@ -49,8 +54,11 @@ class Lessons(torch.utils.data.Dataset):
             counts=self.style.counts,
             size=size,
         )
-        first = (self.seed * 10_000_000) + step * self.rows
-        scenes = [scene(first + row, split="train", style=style) for row in range(self.rows)]
+        if step < self.cell_steps:
+            first = _SPACING * (2 * self.seed + 1) + step * self.cell_rows
+            return pictures(self.processor, _scenes(first, self.cell_rows, style))
+        step -= self.cell_steps
+        scenes = _scenes(_SPACING * 2 * self.seed + step * self.rows, self.rows, style)
         luck = random.Random(f"{self.family} {self.seed} {step}")
         asked = [training_questions(each.items, luck, self.own_group) for each in scenes]
         # Numbers of its own, so that the share of rephrased questions changes nothing else.
@@ -62,6 +70,12 @@ class Lessons(torch.utils.data.Dataset):
         return collate(self.family, self.processor, scenes, asked)
 
 
+def pictures(processor: Any, scenes: list[Scene]) -> dict[str, Tensor]:
+    """The image processor's tensors and the cell labels of images of one size."""
+    images = processor.image_processor(images=[each.image for each in scenes], return_tensors="pt")
+    return {**images, **_cell_labels(scenes)}
+
+
 def collate(
     family: str, processor: Any, scenes: list[Scene], asked: list[list[Question]]
 ) -> dict[str, Tensor]:
@@ -71,7 +85,6 @@ def collate(
     counted from the end of the prefix), `names` and `colours` int64 [B, cells] (0: none), and the
     image processor's tensors.
     """
-    images = processor.image_processor(images=[each.image for each in scenes], return_tensors="pt")
     rows = [
         _row(family, processor, each.image.size, questions)
         for each, questions in zip(scenes, asked, strict=True)
@@ -84,7 +97,7 @@ def collate(
         )
         for name in rows[0]
     }
-    return {**images, **packed, **_cell_labels(scenes)}
+    return {**pictures(processor, scenes), **packed}
 
 
 def block_mask(segment: Tensor) -> Tensor:
@@ -103,6 +116,10 @@ def prompt_parts(family: str, processor: Any, question: str) -> tuple[str, str]:
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
     head, marker, rest = text.partition(_MARKER[family])
     return head + marker, rest
+
+
+def _scenes(first: int, count: int, style: SceneStyle) -> list[Scene]:
+    return [scene(number, split="train", style=style) for number in range(first, first + count)]
 
 
 def _row(

@@ -33,7 +33,11 @@ class TrainingSettings:
 
     family: str
     steps: int
+    """Steps with questions, after the steps with pictures only."""
     rows: int = 32
+    cell_steps: int = 0
+    """Steps before, which train the vision tower on the cell labels alone, and so see more."""
+    cell_rows: int = 96
     learning_rate: float = 1.1e-3
     warmup: int = 150
     weight_decay: float = 0.05
@@ -50,11 +54,15 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family={self.family!r}: expected one of {', '.join(FAMILIES)}")
-        for name in ("steps", "rows", "warmup"):
+        for name in ("steps", "rows", "warmup", "cell_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected an integer >= 1")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate={self.learning_rate}: expected a number > 0")
+
+    @property
+    def total_steps(self) -> int:
+        return self.cell_steps + self.steps
 
     @property
     def style(self) -> SceneStyle:
@@ -108,14 +116,14 @@ class Trainer:
         self._watch_features()
 
     def run(self, *, workers: int = 1) -> None:
-        """Train up to `settings.steps`, from the saved state if there is one.
+        """Train for `settings.total_steps`, from the saved state if there is one.
 
         Raises ValueError where that state belongs to other settings.
         """
         self.restore()
         self.model.train()
         started = time.perf_counter()
-        bar = tqdm(total=self.settings.steps, initial=self.step, desc=self.settings.family)
+        bar = tqdm(total=self.settings.total_steps, initial=self.step, desc=self.settings.family)
         for batch in self._batches(workers):
             record = self.learn(batch)
             now = time.perf_counter()
@@ -125,7 +133,7 @@ class Trainer:
             if self.step % _LOG_EVERY == 0:
                 self.curve.append({"step": self.step, **record})
                 bar.set_postfix({name: f"{value:.3f}" for name, value in record.items()})
-            if self.step % _SAVE_EVERY == 0 or self.step == self.settings.steps:
+            if self.step % _SAVE_EVERY == 0 or self.step == self.settings.total_steps:
                 self.save()
         bar.close()
 
@@ -133,6 +141,8 @@ class Trainer:
         """One optimiser step; what it cost."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
+        if "input_ids" not in batch:
+            return self._learn_cells(batch)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.hidden_states(batch)
             labels = batch["labels"][:, 1:]
@@ -140,12 +150,23 @@ class Trainer:
             logits = self.model.lm_head(hidden[:, :-1][taught])
             seen = self.head(self.features, batch)
         loss = cross_entropy(logits.float(), labels[taught])
-        (loss + self.settings.auxiliary * seen).backward()
+        self._descend(loss + self.settings.auxiliary * seen)
+        right = (logits.argmax(-1) == labels[taught]).float().mean()
+        return {"loss": loss.item(), "cells": seen.item(), "right": right.item()}
+
+    def _learn_cells(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        inputs = {key: batch[key] for key in ("pixel_values", "image_grid_thw") if key in batch}
+        with torch.autocast("cpu", torch.bfloat16):
+            self.model.model.get_image_features(**inputs)
+            seen = self.head(self.features, batch)
+        self._descend(seen)
+        return {"cells": seen.item()}
+
+    def _descend(self, loss: Tensor) -> None:
+        loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        right = (logits.argmax(-1) == labels[taught]).float().mean()
-        return {"loss": loss.item(), "cells": seen.item(), "right": right.item()}
 
     def save(self) -> None:
         if self.state_file is None:
@@ -196,12 +217,14 @@ class Trainer:
             self.settings.family,
             self.processor,
             self.settings.rows,
+            self.settings.cell_steps,
+            self.settings.cell_rows,
             self.settings.seed,
             self.settings.own_group,
             self.settings.rephrased,
             self.settings.style,
         )
-        remaining = range(self.step, self.settings.steps)
+        remaining = range(self.step, self.settings.total_steps)
         loader = DataLoader(
             Subset(lessons, remaining),
             batch_size=None,
@@ -238,8 +261,10 @@ class Trainer:
         return start, (batch["position"] + after[:, None]).expand(3, -1, -1).clone()
 
     def _rate(self) -> float:
-        done = self.step / self.settings.steps
-        warm = min(1.0, (self.step + 1) / self.settings.warmup)
+        # Both stages warm up; the rate falls in the second.
+        asking = self.step - self.settings.cell_steps
+        warm = min(1.0, ((asking if asking >= 0 else self.step) + 1) / self.settings.warmup)
+        done = max(0, asking) / self.settings.steps
         return self.settings.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6
 
     def _watch_features(self) -> None:

@@ -80,8 +80,6 @@ class BranchPlan:
 
     def contrast(self, logits: Tensor) -> Tensor:
         """Adjusted logits [B, T, vocab], float32, of all groups' logits [groups x B, T, vocab]."""
-        if self.trace is None and self.groups == 1:
-            return adjust(logits, [], self.epsilon)
         grouped = logits.unflatten(0, (self.groups, -1))
         factual = grouped[0].float()
         branches: dict[str, Tensor] = {}

@@ -7,7 +7,7 @@ Held by tests/test_toyworld.py.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,14 +59,22 @@ def question_set(name: str, family: str, split: str, images: int) -> list[Asked]
         "odd colour": replace(_ONE_GROUP, canonical=0.0),
         "position": SceneStyle(counts=(0.0, 0.4, 0.4, 0.2)),
     }.get(name, SceneStyle())
-    sizes = SIZES[family]
     asked = []
-    for index in range(images):
-        number = SETS.index(name) * _SPACING + index
-        drawn = scene(number, split=split, style=replace(style, size=sizes[index % len(sizes)]))
+    for index, (number, drawn) in enumerate(_drawn(SETS.index(name), family, split, images, style)):
         luck = random.Random(f"{name} {split} {index}")
         asked += [Asked(number, drawn, question) for question in _questions(name, drawn, luck)]
     return asked
+
+
+def _drawn(
+    block: int, family: str, split: str, images: int, style: SceneStyle
+) -> Iterator[tuple[int, Scene]]:
+    """Scenes of a block of numbers, in the family's sizes by turns."""
+    sizes = SIZES[family]
+    for index in range(images):
+        number = block * _SPACING + index
+        sized = replace(style, size=sizes[index % len(sizes)])
+        yield number, scene(number, split=split, style=sized)
 
 
 def _questions(name: str, drawn: Scene, luck: random.Random) -> list[Question]:
@@ -123,12 +131,8 @@ def answered_right(
 
 def caption_scenes(family: str, split: str, images: int) -> list[Asked]:
     """Ordinary scenes to be described."""
-    sizes = SIZES[family]
     asked = []
-    for index in range(images):
-        number = len(SETS) * _SPACING + index
-        style = SceneStyle(size=sizes[index % len(sizes)])
-        drawn = scene(number, split=split, style=style)
+    for number, drawn in _drawn(len(SETS), family, split, images, SceneStyle()):
         described = [(item.name, item.colour) for item in drawn.items]
         asked.append(Asked(number, drawn, ask.caption(described)))
     return asked

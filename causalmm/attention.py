@@ -33,8 +33,9 @@ class Visible:
     """Real keys, bool [n or 1, K]: False is padding. None: all are real."""
     causal: bool = True
     """Whether query i sees key j only if j <= query_start + i."""
-    query_start: int = 0
-    """Index among the K keys of the first query; the queries follow one another."""
+    query_start: int | Tensor = 0
+    """Index among the K keys of the first query; the queries follow one another. A tensor, of no
+    dimensions, where a static cache counts on the device."""
     mask: Tensor | None = None
     """Bool [n or 1, 1, Q, K], True = sees: decides instead of the above; `keys` still says where a
     sample begins."""
@@ -48,10 +49,13 @@ class Visible:
         """What these queries see: bool [n or 1, 1, q, K]."""
         if self.mask is not None:
             return self.mask[:, :, queries.start : queries.stop]
-        seen = torch.ones(1, 1, len(queries), key_count, dtype=torch.bool, device=device)
         if self.causal:
-            seen = seen.tril(self.query_start + queries.start)
-        return seen if self.keys is None else seen & self.keys[:, None, None, :]
+            seen = self.index(queries, device).unsqueeze(-1) >= torch.arange(
+                key_count, device=device
+            )
+        else:
+            seen = torch.ones(len(queries), key_count, dtype=torch.bool, device=device)
+        return seen[None, None] if self.keys is None else seen & self.keys[:, None, None, :]
 
     def key_positions(self, key_count: int, device: torch.device | None = None) -> Tensor:
         """Counted from each sample's first real key, so padding is negative: [K] or [n, K]."""
@@ -60,7 +64,7 @@ class Visible:
 
     def query_positions(self, queries: range, device: torch.device | None = None) -> Tensor:
         """The same for these queries: [q] or [n, q]."""
-        position = self.query_start + torch.arange(queries.start, queries.stop, device=device)
+        position = self.index(queries, device)
         return position if self.keys is None else position - self._lead()
 
     def repeat(self, draws: int) -> "Visible":
@@ -72,6 +76,18 @@ class Visible:
             for part in (self.keys, self.mask)
         )
         return Visible(keys=keys, causal=self.causal, query_start=self.query_start, mask=mask)
+
+    def to(self, device: torch.device) -> "Visible":
+        """The same on another device, for a layer that lives there."""
+        keys, start, mask = (
+            part.to(device) if isinstance(part, Tensor) else part
+            for part in (self.keys, self.query_start, self.mask)
+        )
+        return Visible(keys=keys, causal=self.causal, query_start=start, mask=mask)
+
+    def index(self, queries: range, device: torch.device | None = None) -> Tensor:
+        """Where these queries stand among the keys: [q]."""
+        return self.query_start + torch.arange(queries.start, queries.stop, device=device)
 
     def _lead(self) -> Tensor:
         return self.keys.byte().argmax(dim=-1, keepdim=True)
@@ -170,23 +186,20 @@ def statistics(call: Attention) -> Statistics:
 
 
 def visible_sums(call: Attention) -> Sums:
-    """u_i and n_i: running sums over the keys, so that a decoding step costs O(K)."""
+    """u_i and n_i: running sums over the keys, or over those of a single query."""
     visible, value = call.rows, call.value
-    if visible.mask is not None:
+    queries = call.query.shape[2]
+    if visible.mask is not None or (visible.causal and queries == 1):
         return _masked_sums(call)
     count = value.new_ones(1, 1, call.key_count, 1)
     if visible.keys is not None:
         count = visible.keys[:, None, :, None].to(value.dtype)
         value = value * count
-    queries = call.query.shape[2]
-    first = visible.query_start
-    if not visible.causal:
-        total, count = (part.sum(dim=2, keepdim=True) for part in (value, count))
-    elif queries == 1:
-        total, count = (part[:, :, : first + 1].sum(2, keepdim=True) for part in (value, count))
+    if visible.causal:
+        seen = visible.index(range(queries), value.device)
+        total, count = (part.cumsum(dim=2).index_select(2, seen) for part in (value, count))
     else:
-        seen = slice(first, first + queries)
-        total, count = (part.cumsum(dim=2)[:, :, seen] for part in (value, count))
+        total, count = (part.sum(dim=2, keepdim=True) for part in (value, count))
     return Sums(call.per_query_head(total), count)
 
 

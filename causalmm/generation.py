@@ -5,16 +5,25 @@ plan beside the other model keywords and refuses what a plan cannot follow.
 Held by tests/test_generation.py.
 """
 
+import copy
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers.generation.configuration_utils import GenerationMode
 
 from causalmm.config import CausalMMConfig
 from causalmm.plan import BranchPlan, Towers, build_plan
 from causalmm.trace import BranchTrace
 
-_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
-_ATTENTION = ("eager", "sdpa")
+_MODES = (
+    GenerationMode.GREEDY_SEARCH,
+    GenerationMode.SAMPLE,
+    GenerationMode.BEAM_SEARCH,
+    GenerationMode.BEAM_SAMPLE,
+)
+_ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+_CACHES = (None, "dynamic", "static", "offloaded", "offloaded_static")
 
 
 class CounterfactualGeneration:
@@ -75,20 +84,24 @@ class CounterfactualGeneration:
         batch_size: int,
         max_cache_length: int,
     ) -> Any:
-        if model_kwargs.get("causalmm") is not None:
-            if generation_mode not in _MODES:
-                raise ValueError(
-                    f"causalmm does not support {generation_mode.value}: "
-                    "expected greedy search or sampling (num_beams=1, no assistant model)"
-                )
-            if generation_config.cache_implementation not in (None, "dynamic"):
-                raise ValueError(
-                    f"causalmm does not support cache_implementation="
-                    f"{generation_config.cache_implementation!r}: expected 'dynamic'"
-                )
+        plan = model_kwargs.get("causalmm")
+        if plan is not None:
+            _check_generation(plan, generation_mode, generation_config.cache_implementation)
+            # A static cache for chunked prefill would be laid out for the factual rows alone;
+            # without the chunk size it takes its rows from the first keys.
+            generation_config = copy.copy(generation_config)
+            generation_config.prefill_chunk_size = None
         return super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
+
+    def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
+        """Called by beam search, [B] beams: every branch's rows follow their factual row."""
+        for layer in past_key_values.layers:
+            groups = layer.keys.shape[0] // len(beam_idx)
+            rows = [beam_idx + group * len(beam_idx) for group in range(groups)]
+            layer.reorder_cache(torch.cat(rows))
+        return past_key_values
 
     def _check_attention(self) -> None:
         for name in ("text_config", "vision_config"):
@@ -98,6 +111,31 @@ class CounterfactualGeneration:
                     f"causalmm does not support attn_implementation={chosen!r} ({name}): "
                     f"expected one of {', '.join(_ATTENTION)}"
                 )
+
+
+def _check_generation(plan: BranchPlan, mode: GenerationMode, cache: str | None) -> None:
+    """Raise ValueError for ways to generate that a plan cannot follow."""
+    if mode not in _MODES:
+        raise ValueError(
+            f"causalmm does not support {mode.value}, which runs the model in ways of its own: "
+            f"expected {', '.join(known.value for known in _MODES)}"
+        )
+    if cache not in _CACHES:
+        raise ValueError(
+            f"causalmm does not support cache_implementation={cache!r}: expected one of "
+            f"{', '.join(name for name in _CACHES if name)}"
+        )
+    edit = plan.language
+    if (
+        edit is not None
+        and edit.normalization == "released"
+        and edit.method in ("uniform", "random")
+        and cache in ("static", "offloaded_static")
+    ):
+        raise ValueError(
+            f"normalization='released' with language_method={edit.method!r} counts all keys, those "
+            "a static cache has not filled yet included: expected a dynamic cache"
+        )
 
 
 def patched(module: Any, expected: type) -> None:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from causalmm.attention import Visible, language_attention
 from causalmm.plan import BranchPlan
-from causalmm.rows import repeat_groups, split_groups
+from causalmm.rows import append_groups, leading_rows, repeat_groups, split_groups
 
 
 class DecoderInputs(NamedTuple):
@@ -78,11 +79,14 @@ class LanguagePass:
         own in their place. Raises ValueError where a cache was filled under another plan.
         """
         batch, length, _ = inputs_embeds.shape
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        groups = 1 + self.plan.image_groups
-        if past:
+        past, keys = 0, length
+        if past_key_values is not None:
             _check_cache(past_key_values, self.plan, batch)
-        begun = replace(self, visible=_visible(attention_mask, past, length))
+            # A static cache hands out its counter itself, and counts on while the layers run.
+            past = past_key_values.get_seq_length() + 0
+            keys, _ = past_key_values.get_mask_sizes(length, 0)
+        groups = 1 + self.plan.image_groups
+        begun = replace(self, visible=_visible(attention_mask, past, keys))
         counterfactual = inputs_embeds.repeat(groups - 1, 1, 1)
         for mask, features in zip(self.masks, self.features, strict=True):
             counterfactual = counterfactual.masked_scatter(
@@ -111,7 +115,7 @@ class LanguagePass:
             return inputs
         rows = hidden_states.shape[0]
         batch = rows // (1 + self.plan.image_groups)
-        return LayerInputs(*(_join(part, rows, batch, joining) for part in inputs))
+        return LayerInputs(*(append_groups(part, rows, batch, joining) for part in inputs))
 
     def attention(self, interface: Callable) -> Callable:
         """The attention function that a decoder layer calls instead of `interface`."""
@@ -135,7 +139,10 @@ class LanguagePass:
         # The edited groups are the last ones: the language groups, or all joint groups.
         rows = query.shape[0]
         first = rows - edit.draws * (rows // self.plan.groups)
-        mask = _leading(attention_mask, rows, first)
+        mask = leading_rows(attention_mask, rows, first)
+        # Flash attention looks there for several sequences packed into one row.
+        if "position_ids" in kwargs:
+            kwargs["position_ids"] = leading_rows(kwargs["position_ids"], rows, first)
         factual, weights = interface(
             module, query[:first], key[:first], value[:first], mask, scaling=scaling, **kwargs
         )
@@ -145,7 +152,7 @@ class LanguagePass:
             key[first:],
             value[first:],
             scale=scaling,
-            visible=self.visible,
+            visible=self.visible.to(query.device),
             normalization=edit.normalization,
             seed=edit.seed,
             draws=tuple(range(edit.draws)),
@@ -154,39 +161,31 @@ class LanguagePass:
         return torch.cat([factual, edited.transpose(1, 2)]), weights
 
 
-def _visible(attention_mask: Tensor | dict | None, past: int, length: int) -> Visible:
+def _visible(attention_mask: Tensor | dict | None, past: int | Tensor, keys: int) -> Visible:
+    """What the queries see of `keys` cached and new keys, `past` of them before the first query."""
     if isinstance(attention_mask, dict):
         attention_mask = attention_mask["full_attention"]
     if attention_mask is None:
         return Visible(keys=None, causal=True, query_start=past)
+    if not isinstance(attention_mask, Tensor):
+        raise ValueError(
+            f"causalmm cannot read an attention_mask of type {type(attention_mask).__name__}: "
+            "expected a 2-D or 4-D tensor (flex_attention with a static cache makes others)"
+        )
     if attention_mask.ndim == 2:
-        keys = attention_mask[:, : past + length].bool()
-        return Visible(keys=keys, causal=True, query_start=past)
+        # A static cache has keys to come; causality hides them whatever the mask says.
+        real = attention_mask[:, :keys].bool()
+        real = pad(real, (0, keys - real.shape[1]))
+        return Visible(keys=real, causal=True, query_start=past)
     seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
     # Every real key is seen by the last query, so its row says where the padding is.
     return Visible(keys=seen[:, 0, -1], causal=True, query_start=past, mask=seen)
 
 
-def _leading(mask: Any, rows: int, first: int) -> Any:
-    return mask[:first] if isinstance(mask, Tensor) and mask.shape[0] == rows else mask
-
-
-def _join(part: Any, rows: int, batch: int, joining: int) -> Any:
-    """Append `joining` copies of the first `batch` rows to whatever has `rows` rows."""
-    if part is None:
-        return None
-    if isinstance(part, dict):
-        return {name: _join(value, rows, batch, joining) for name, value in part.items()}
-    if isinstance(part, tuple):
-        return tuple(_join(value, rows, batch, joining) for value in part)
-    if part.shape[0] != rows:  # one row that broadcasts
-        return part
-    return torch.cat([part, *[part[:batch]] * joining])
-
-
 def _check_cache(cache: Any, plan: BranchPlan, batch: int) -> None:
-    last = cache.layers[-1]
-    held = last.keys.shape[0]
+    if not cache.layers or not cache.layers[-1].is_initialized:
+        return
+    held = cache.layers[-1].keys.shape[0]
     if held != plan.groups * batch:
         raise ValueError(
             f"past_key_values hold {held} rows in the last layer, this call needs "

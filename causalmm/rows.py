@@ -1,8 +1,15 @@
-"""Row groups of a batch: repeat what every group shares, split what each has of its own."""
+"""Row groups of a batch: repeat what every group shares, split what each has of its own.
 
+A part is a tensor, flex_attention's BlockMask, None, or a tuple or dict of parts. What holds a
+single row broadcasts and stays as it is. Held by tests/test_rows.py.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 
 def repeat_groups(part: Any, batch: int, groups: int, axis: int = 0) -> Any:
@@ -23,6 +30,29 @@ def repeat_groups(part: Any, batch: int, groups: int, axis: int = 0) -> Any:
     raise ValueError(f"expected {batch} rows or 1 along axis {axis}, got {tuple(part.shape)}")
 
 
+def append_groups(part: Any, rows: int, batch: int, groups: int) -> Any:
+    """`groups` copies of the first `batch` rows behind whatever has `rows` rows along axis 0."""
+    if isinstance(part, dict):
+        return {name: append_groups(value, rows, batch, groups) for name, value in part.items()}
+    if isinstance(part, tuple):
+        return tuple(append_groups(value, rows, batch, groups) for value in part)
+    if part is None or part.shape[0] != rows:
+        return part
+    if isinstance(part, BlockMask):
+        order = torch.arange(rows + groups * batch, device=part.kv_indices.device)
+        return _block_mask_rows(part, torch.where(order < rows, order, (order - rows) % batch))
+    return torch.cat([part, *[part[:batch]] * groups])
+
+
+def leading_rows(part: Any, rows: int, first: int) -> Any:
+    """The first rows of a mask or of positions that have `rows` of them along axis 0."""
+    if part is None or part.shape[0] != rows:
+        return part
+    if isinstance(part, BlockMask):
+        return _block_mask_rows(part, torch.arange(first, device=part.kv_indices.device))
+    return part[:first]
+
+
 def fold_groups(features: Tensor, groups: int) -> Tensor:
     """[groups x N, ..., D] -> [N, ..., groups x D]: groups side by side in the last dimension.
 
@@ -35,3 +65,23 @@ def fold_groups(features: Tensor, groups: int) -> Tensor:
 def split_groups(features: Tensor, groups: int) -> tuple[Tensor, ...]:
     """[..., groups x D] -> `groups` tensors [..., D]; undoes `fold_groups`."""
     return features.chunk(groups, dim=-1)
+
+
+def _block_mask_rows(mask: BlockMask, order: Tensor) -> BlockMask:
+    """The rows of a BlockMask that `order` names, int64 [rows]."""
+
+    def pick(blocks: Tensor | None) -> Tensor | None:
+        return None if blocks is None else blocks[order]
+
+    def of_row(mask_mod: Callable) -> Callable:
+        return lambda row, head, query, key: mask_mod(order[row], head, query, key)
+
+    return BlockMask.from_kv_blocks(
+        pick(mask.kv_num_blocks),
+        pick(mask.kv_indices),
+        pick(mask.full_kv_num_blocks),
+        pick(mask.full_kv_indices),
+        BLOCK_SIZE=mask.BLOCK_SIZE,
+        mask_mod=of_row(mask.mask_mod),
+        seq_lengths=mask.seq_lengths,
+    )

@@ -263,13 +263,15 @@ def test_a_cache_is_continued_only_under_its_own_plan(family, model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_beams": 2}, "causalmm does not support beam_search"),
-        ({"cache_implementation": "static"}, "does not support cache_implementation='static'"),
+        ({"prompt_lookup_num_tokens": 2}, "causalmm does not support assisted_generation"),
+        ({"cache_implementation": "quantized"}, "does not support cache_implementation='quanti"),
+        ({"cache_implementation": "static"}, "counts all keys"),
     ],
 )
 def test_refuses_what_a_plan_cannot_follow(family, model, settings, message):
+    config = CausalMMConfig(normalization="released")
     with pytest.raises(ValueError, match=message):
-        model.generate(**sample(family, seed=1), causalmm=CausalMMConfig(), **GREEDY, **settings)
+        model.generate(**sample(family, seed=1), causalmm=config, **GREEDY, **settings)
 
 
 def test_refuses_what_is_no_configuration(family, model):

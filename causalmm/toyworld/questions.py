@@ -107,6 +107,12 @@ def context_statement(name: str, told: str, asked: str) -> Question:
     return _statement("context", statement, "the context", told == asked, world(name, told))
 
 
+def context_colour(name: str, told: str) -> Question:
+    """What the context says, in an open question: no benchmark asks it, but it teaches to look."""
+    text = f"Context: {world(name, told)}\nBased on the context, what color are {plural(name)}?"
+    return Question(kind="context", text=text, answer=told.capitalize())
+
+
 def colour_rule(name: str, colour_name: str) -> str:
     return f"{plural(name).capitalize()} are {colour_name}."
 
@@ -185,7 +191,7 @@ def rephrase(question: Question, luck: random.Random) -> Question:
 def training_questions(
     items: Sequence[Item], luck: random.Random, own_group: float = 0.25
 ) -> list[Question]:
-    """Nine or ten questions about one training image, whose items are given from left to right.
+    """Seven to ten questions about one training image, whose items are given from left to right.
 
     `own_group` is the share of absent objects that would fit the others.
     """
@@ -193,7 +199,7 @@ def training_questions(
     luck.shuffle(items)
     names = tuple(item.name for item in in_order)
     asked: list[Question] = []
-    for index in range(2):
+    for index in range(luck.choice((1, 2))):
         asked.append(
             existence(items[index % len(items)].name, True, luck.choice(EXISTENCE_SUFFIXES))
         )
@@ -206,8 +212,7 @@ def training_questions(
     extra = _check(items[0], luck) if luck.random() < 0.4 else _where_or_how_many(in_order, luck)
     asked.append(extra)
     asked.append(_image_statement(luck.choice(odd or items), names, own_group, luck))
-    if luck.random() < 0.5:
-        asked.append(_blind_statement(luck))
+    asked += _blind(luck)
     described = [(item.name, item.colour) for item in in_order]
     asked.append(caption(described, luck.choice(CAPTION_PROMPTS)))
     return asked
@@ -243,12 +248,17 @@ def _image_statement(
     return image_statement(colour_rule(item.name, shown), true)
 
 
-def _blind_statement(luck: random.Random) -> Question:
-    name = luck.choice(CLASSES)
+def _blind(luck: random.Random) -> list[Question]:
+    """One or two questions that need no picture."""
+    name, told = luck.choice(CLASSES), luck.choice(list(COLOURS))
+    wrong = luck.choice([each for each in COLOURS if each != told])
+    if luck.random() < 0.35:
+        asked = [context_colour(name, told)]
+    else:
+        asked = [context_statement(name, told, luck.choice((told, wrong)))]
     if luck.random() < 0.5:
+        name = luck.choice(CLASSES)
         usual = CANONICAL[name]
         wrong = luck.choice([each for each in COLOURS if each != usual])
-        return sense_statement(name, luck.choice((usual, wrong)))
-    told = luck.choice(list(COLOURS))
-    wrong = luck.choice([each for each in COLOURS if each != told])
-    return context_statement(name, told, luck.choice((told, wrong)))
+        asked.append(sense_statement(name, luck.choice((usual, wrong))))
+    return asked

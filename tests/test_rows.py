@@ -1,0 +1,69 @@
+"""Rows of every kind of part: what each row of the result sees is what its origin saw."""
+
+import pytest
+import torch
+from torch.nn.attention.flex_attention import create_block_mask
+
+from causalmm.rows import append_groups, fold_groups, leading_rows, repeat_groups, split_groups
+
+LENGTH = 200  # two blocks of 128
+
+
+@pytest.fixture
+def padded():
+    """A causal BlockMask of 4 rows (2 groups of 2) with left padding, and it written out."""
+    lead = torch.tensor([0, 150, 0, 150])
+
+    def mask_mod(row, head, query, key):
+        return (key <= query) & (key >= lead[row])
+
+    mask = create_block_mask(mask_mod, 4, None, LENGTH, LENGTH, device="cpu")
+    return mask, written_out(mask)
+
+
+def written_out(mask):
+    rows, heads = mask.shape[:2]
+    places = torch.meshgrid(
+        *(torch.arange(size) for size in (rows, heads, LENGTH, LENGTH)), indexing="ij"
+    )
+    return mask.mask_mod(*places)
+
+
+def test_rows_of_a_block_mask(padded):
+    mask, seen = padded
+    first = leading_rows(mask, 4, 3)
+    assert first.shape[0] == 3
+    assert torch.equal(written_out(first), seen[:3])
+    assert torch.equal(first.to_dense(), mask.to_dense()[:3])
+    longer = append_groups(mask, rows=4, batch=2, groups=2)
+    assert longer.shape[0] == 8
+    assert torch.equal(written_out(longer), torch.cat([seen, seen[:2], seen[:2]]))
+    assert torch.equal(longer.to_dense()[4:6], mask.to_dense()[:2])
+    # Rows of rows: an edited layer takes the leading rows of what has joined before.
+    assert torch.equal(written_out(leading_rows(longer, 8, 5))[4], seen[0])
+
+
+def test_tensors_and_what_holds_them():
+    part = torch.arange(8.0).view(4, 2)
+    copied = append_groups((part, {"mask": part}, None), rows=4, batch=2, groups=1)
+    assert torch.equal(copied[0], torch.cat([part, part[:2]]))
+    assert torch.equal(copied[1]["mask"], copied[0])
+    assert copied[2] is None
+    assert torch.equal(leading_rows(part, 4, 3), part[:3])
+
+
+def test_what_broadcasts_stays():
+    one = torch.ones(1, 5)
+    assert append_groups(one, rows=4, batch=2, groups=1) is one
+    assert leading_rows(one, 4, 2) is one
+    assert repeat_groups(one, batch=4, groups=3) is one
+    with pytest.raises(ValueError, match="expected 4 rows or 1 along axis 0, got"):
+        repeat_groups(torch.ones(3, 5), batch=4, groups=2)
+
+
+def test_folding_keeps_groups_side_by_side():
+    features = torch.randn(6, 5, 3)  # 3 groups of 2
+    folded = fold_groups(features, 3)
+    assert folded.shape == (2, 5, 9)
+    for group, part in enumerate(split_groups(folded, 3)):
+        assert torch.equal(part, features[2 * group : 2 * group + 2])

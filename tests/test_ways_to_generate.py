@@ -10,7 +10,7 @@ import torch
 import torch._dynamo.testing
 from tiny_models import FAMILIES, model_pair, pad_together, sample
 from torch.nn.functional import pad
-from transformers import AttentionInterface, StaticCache
+from transformers import AttentionInterface, BitsAndBytesConfig, StaticCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from causalmm import BranchTrace, CausalMMConfig
@@ -277,6 +277,17 @@ def test_offloaded_caches_on_a_gpu(family, implementation):
     )
 
 
+def _places(model):
+    """Every module that is placed on a device, and its layer's number (0 for the others)."""
+    towers, decoder = model.model, model.model.language_model
+    names = ["lm_head", *(f"model.{name}" for name, _ in towers.named_children())]
+    names += [f"model.language_model.{name}" for name, _ in decoder.named_children()]
+    places = dict.fromkeys(names, 0)
+    del places["model.language_model"], places["model.language_model.layers"]
+    layers = {f"model.language_model.layers.{n}": n for n in range(len(decoder.layers))}
+    return places | layers
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_layers_that_accelerate_keeps_on_disk(family, inputs, mode, tmp_path):
     """Its hooks move weights and arguments at every layer; the plan passes through them."""
@@ -284,15 +295,42 @@ def test_layers_that_accelerate_keeps_on_disk(family, inputs, mode, tmp_path):
     model = model_pair(family, "sdpa")[0]
     config = CausalMMConfig(mode=mode, epsilon=0)
     wanted = generate(model, inputs, config)
-    towers, decoder = model.model, model.model.language_model
-    names = ["lm_head", *(f"model.{name}" for name, _ in towers.named_children())]
-    names.remove("model.language_model")
-    names += [f"model.language_model.{name}" for name, _ in decoder.named_children()]
-    names.remove("model.language_model.layers")
-    places = dict.fromkeys(names, "cpu")
-    for layer in range(len(decoder.layers)):
-        places[f"model.language_model.layers.{layer}"] = ("cpu", "disk")[layer % 2]
+    places = {name: ("cpu", "disk")[layer % 2] for name, layer in _places(model).items()}
     dispatched = accelerate.dispatch_model(
         model, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True
     )
     same(generate(dispatched, inputs, config), wanted)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("mode", MODES)
+def test_layers_on_two_gpus(family, inputs, mode):
+    accelerate = pytest.importorskip("accelerate")
+    model = model_pair(family, "sdpa")[0]
+    config = CausalMMConfig(mode=mode, epsilon=0)
+    wanted = generate(model, inputs, config)
+    places = {name: int(layer >= 2) for name, layer in _places(model).items()}
+    dispatched = accelerate.dispatch_model(model, places, main_device=0)
+    on_first = {name: part.cuda(0) for name, part in inputs.items()}
+    assert torch.equal(generate(dispatched, on_first, config).sequences.cpu(), wanted.sequences)
+
+
+def test_quantised_weights(family, tmp_path):
+    """8-bit products round, so the factual rows only come near what the same model says alone."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    model = model_pair(family, "sdpa")[0]
+    model.save_pretrained(tmp_path)
+    quantised = type(model).from_pretrained(
+        tmp_path,
+        quantization_config=BitsAndBytesConfig(load_in_8bit=True),
+        device_map="auto" if torch.cuda.is_available() else "cpu",
+    )
+    inputs = {name: part.to(quantised.device) for name, part in sample(family, seed=1).items()}
+    config = CausalMMConfig(gamma_vision=0.5, gamma_language=2.0, epsilon=0)
+    step = first_step(quantised, inputs, config)
+    with torch.no_grad():
+        alone = quantised(**inputs).logits[:, -1].float()
+    torch.testing.assert_close(step.factual, alone, atol=0.2, rtol=0.05)
+    adjusted = 3.5 * step.factual - 0.5 * step.vision - 2.0 * step.language
+    torch.testing.assert_close(step.adjusted, adjusted, **TOLERANCE)
+    assert not torch.allclose(step.factual, step.language, atol=0.2)

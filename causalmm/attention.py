@@ -37,8 +37,8 @@ class Visible:
     """Index among the K keys of the first query; the queries follow one another. A tensor, of no
     dimensions, where a static cache counts on the device."""
     mask: Tensor | None = None
-    """Bool [n or 1, 1, Q, K], True = sees: decides instead of the above; `keys` still says where a
-    sample begins."""
+    """Bool [n or 1, 1, Q, K], True = sees: decides instead of the above; `keys` still says which are
+    real."""
 
     @property
     def everything(self) -> bool:
@@ -58,14 +58,19 @@ class Visible:
         return seen[None, None] if self.keys is None else seen & self.keys[:, None, None, :]
 
     def key_positions(self, key_count: int, device: torch.device | None = None) -> Tensor:
-        """Counted from each sample's first real key, so padding is negative: [K] or [n, K]."""
-        position = torch.arange(key_count, device=device)
-        return position if self.keys is None else position - self._lead()
+        """How many real keys come before each, so padding anywhere changes nothing: [K] or [n, K].
 
-    def query_positions(self, queries: range, device: torch.device | None = None) -> Tensor:
+        Padding itself has some position or other: nothing sees it.
+        """
+        if self.keys is None:
+            return torch.arange(key_count, device=device)
+        return self.keys.cumsum(dim=-1) - 1
+
+    def query_positions(
+        self, queries: range, key_count: int, device: torch.device | None = None
+    ) -> Tensor:
         """The same for these queries: [q] or [n, q]."""
-        position = self.index(queries, device)
-        return position if self.keys is None else position - self._lead()
+        return self.key_positions(key_count, device)[..., self.index(queries, device)]
 
     def repeat(self, draws: int) -> "Visible":
         """The same for the rows of `draws` draws."""
@@ -88,9 +93,6 @@ class Visible:
     def index(self, queries: range, device: torch.device | None = None) -> Tensor:
         """Where these queries stand among the keys: [q]."""
         return self.query_start + torch.arange(queries.start, queries.stop, device=device)
-
-    def _lead(self) -> Tensor:
-        return self.keys.byte().argmax(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,7 +144,7 @@ class Attention:
             self.draws,
             self.layer,
             self.heads,
-            self.samples.query_positions(queries, device),
+            self.samples.query_positions(queries, self.key_count, device),
             self.samples.key_positions(self.key_count, device),
         )
         if numbers.ndim == 4:  # no padding: all samples count positions alike

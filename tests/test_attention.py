@@ -25,7 +25,7 @@ from causalmm.config import (
 )
 
 CLOSED_FORMS = ("uniform", "reverse", "reverse_and_normalize")
-MASKS = ("causal", "padded", "mask", "shared mask", "padded mask", "full", "padded full")
+MASKS = ("causal", "padded", "holes", "mask", "shared mask", "padded mask", "full", "padded full")
 VALUES = ("normal", "large", "ties", "constant", "tiny")
 
 
@@ -559,6 +559,9 @@ def language_inputs(case, data):
     chance = torch.Generator().manual_seed(data + 1)
     lead = torch.randint(0, past + queries, (samples, 1), generator=chance)
     real = torch.arange(length) >= lead
+    if kind == "holes":
+        # Padding between a shared beginning and each sample's own end.
+        real = torch.rand(samples, length, generator=chance) < 0.7
     if "mask" in kind and "padded" not in kind:
         mask_rows = 1 if kind == "shared mask" else samples
         mask = torch.rand(mask_rows, 1, queries, length, generator=chance) < 0.6
@@ -568,11 +571,13 @@ def language_inputs(case, data):
         for i in range(queries):
             for j in range(length):
                 late = "full" not in kind and j > past + i
-                padding = "padded" in kind and j < lead[sample]
+                padding = kind in ("padded", "holes", "padded full", "padded mask") and (
+                    not real[sample, j]
+                )
                 sees[sample, i, j] = not late and not padding
     if kind == "padded mask":
         return inputs, as_mask(real, past, queries), sees
-    keys = real if "padded" in kind else None
+    keys = real if kind in ("padded", "holes", "padded full") else None
     return inputs, Visible(keys=keys, causal="full" not in kind, query_start=past), sees
 
 
@@ -589,14 +594,15 @@ def language_luck(case, visible):
     heads = case["shared_heads"] * case["group"]
     luck = torch.zeros(len(case["draws"]), samples, heads, queries, length)
     for sample in range(samples):
-        lead = 0 if visible.keys is None else visible.keys[sample].tolist().index(True)
+        keys = [True] * length if visible.keys is None else visible.keys[sample].tolist()
+        place = torch.tensor([sum(keys[: key + 1]) - 1 for key in range(length)])
         luck[:, sample] = hashing.uniform(
             case["seed"],
             case["draws"],
             case["layer"],
             heads,
-            torch.arange(past - lead, past + queries - lead),
-            torch.arange(-lead, length - lead),
+            place[past : past + queries],
+            place,
         )
     return luck.flatten(0, 1)
 

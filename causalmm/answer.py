@@ -106,16 +106,15 @@ def answer(
     tokenizer = processor.tokenizer
     trace = BranchTrace() if probabilities and causalmm is not None else None
     recorder = Recorder(None if out is None else AnswerPrinter(tokenizer, out), trace)
-    inputs = inputs.to(model.device, model.dtype)
-    torch.manual_seed(seed % 2**63)
     begun = time.perf_counter()
-    output = model.generate(
-        **inputs,
-        **sampling,
+    output = _generate(
+        model,
+        inputs,
+        sampling,
+        seed,
         causalmm=causalmm,
         causalmm_trace=trace,
         max_new_tokens=max_new_tokens,
-        num_beams=1,
         streamer=recorder,
         return_dict_in_generate=True,
         output_logits=probabilities and causalmm is None,
@@ -132,6 +131,33 @@ def answer(
     ]
     text = tokenizer.decode(ids, skip_special_tokens=True).strip()
     return Answer(text, tokens, recorder.first_token_at - begun, ended - begun)
+
+
+def answer_batch(
+    model: Any,
+    processor: Any,
+    inputs: Any,
+    *,
+    causalmm: CausalMMConfig | None,
+    max_new_tokens: int,
+    sampling: Mapping[str, Any],
+    seed: int = 0,
+) -> list[str]:
+    """The answer to each row of left-padded inputs. `sampling` and `seed` as in `answer`."""
+    output = _generate(
+        model, inputs, sampling, seed, causalmm=causalmm, max_new_tokens=max_new_tokens
+    )
+    answers = output[:, inputs["input_ids"].shape[1] :]
+    texts = processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _generate(
+    model: Any, inputs: Any, sampling: Mapping[str, Any], seed: int, **options: Any
+) -> Any:
+    inputs = inputs.to(model.device, model.dtype)
+    torch.manual_seed(seed % 2**63)
+    return model.generate(**inputs, **sampling, **options, num_beams=1)
 
 
 def probability(logits: Tensor, token: Tensor) -> float:

@@ -25,6 +25,16 @@ from causalmm.errors import RequestError
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTION = ("sdpa", "eager")
 MAX_NEW_TOKENS = 128
+BATCH_SIZE = 4
+RESET = "/reset"
+"""What forgets the conversation of --chat."""
+
+_EXCLUDED = {
+    "messages": ("image", "video", "prompt", "chat"),
+    "batch": ("image", "video", "prompt", "messages", "chat", "compare", "json"),
+    "chat": ("prompt", "compare", "json"),
+}
+_NEEDED = {"batch": "out", "out": "batch", "batch_size": "batch"}
 
 _LAYER_FLAGS = ("--vision-layers", "--language-layers")
 _NEGATIVE_LAYERS = re.compile(r"-(\d|half|third)")
@@ -37,22 +47,45 @@ def parse_args(argv: Sequence[str], family: str | None = None) -> argparse.Names
     """
     parser = _Parser(
         prog=None if family is None else f"python -m {FAMILIES[family].package}.generate",
-        description="Ask a vision-language model about an image, with CausalMM decoding.",
+        description="Ask a vision-language model about images or a video, with CausalMM decoding.",
         epilog="CausalMM settings that are not given come from --config, or else from the "
         f"{CONFIG_NAME} beside the checkpoint, or else from the defaults shown.",
         allow_abbrev=False,
     )
     _add_question(parser, family)
+    _add_batch(parser)
     _add_settings(parser)
     _add_decoding(parser)
     _add_running(parser)
-    return parser.parse_args(_join_negative_layers(argv))
+    args = parser.parse_args(_join_negative_layers(argv))
+    _check_together(args)
+    return args
 
 
 def _add_question(parser: argparse.ArgumentParser, family: str | None) -> None:
     demos = DEMOS if family is None else (FAMILIES[family].demo,)
-    parser.add_argument("--image", required=True, metavar="FILE")
-    parser.add_argument("--prompt", required=True, metavar="TEXT")
+    parser.add_argument(
+        "--image", action="append", metavar="FILE", help="may be given several times"
+    )
+    parser.add_argument(
+        "--video",
+        metavar="PATH",
+        help="Qwen2-VL: a video file, or a folder of frames in the order of their names; comes "
+        "after the images",
+    )
+    parser.add_argument("--prompt", metavar="TEXT")
+    parser.add_argument(
+        "--messages",
+        metavar="FILE",
+        help="a whole conversation as JSON, in the form of qwen_vl_utils, in the place of --image, "
+        "--video and --prompt",
+    )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="talk about the pictures: prompts are read from standard input, one a line, until an "
+        f"empty line; {RESET} forgets what was said. Every answer begins with the same --seed",
+    )
     parser.add_argument(
         "--model",
         default=DEFAULT if family is None else demos[0],
@@ -63,6 +96,33 @@ def _add_question(parser: argparse.ArgumentParser, family: str | None) -> None:
         "--json",
         action="store_true",
         help="print one JSON object: answer, probability of each token, configuration, timings",
+    )
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "batch",
+        "Greedy answers are those that each row gets alone. Sampled ones depend on --seed, on the "
+        "row's place in the file and on --batch-size: the same three give the same answers again, "
+        "also after an interruption.",
+    )
+    group.add_argument(
+        "--batch",
+        metavar="FILE",
+        help="ask many questions: JSON lines with image (a path, or a list of paths, relative to "
+        "the current folder as --image is), prompt and, if wanted, id (default: the line's number)",
+    )
+    group.add_argument(
+        "--out",
+        metavar="FILE",
+        help="JSON lines with id, image, prompt, and answer or error; what is there already is "
+        "continued, if it is of the same --batch and settings",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=_number(">= 1", lambda value: value >= 1, int),
+        metavar="N",
+        help=f"rows at a time (default: {BATCH_SIZE})",
     )
 
 
@@ -134,6 +194,24 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--attn", choices=ATTENTION, default="sdpa", help="attention code (default: %(default)s)"
     )
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Raise RequestError for flags that contradict or miss each other."""
+    given = {name for name, value in vars(args).items() if value not in (None, False)}
+    for name, excluded in _EXCLUDED.items():
+        for other in excluded:
+            if {name, other} <= given:
+                raise RequestError(f"--{name} and --{other} exclude each other")
+    for name, needed in _NEEDED.items():
+        if name in given and needed not in given:
+            raise RequestError(f"--{name.replace('_', '-')} needs --{needed}")
+    if given & {"messages", "batch"}:
+        return
+    missing = [] if given & {"image", "video"} else ["--image"]
+    missing += [] if given & {"prompt", "chat"} else ["--prompt"]
+    if missing:
+        raise RequestError(f"the following arguments are required: {', '.join(missing)}")
 
 
 class _Parser(argparse.ArgumentParser):

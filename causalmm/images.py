@@ -1,4 +1,4 @@
-"""Open any image file as the RGB picture its author saw.
+"""Open any image, a file or one already open, as the RGB picture its author saw.
 
 Promises, held by tests/test_images.py: the EXIF orientation is applied, what is transparent shows
 white, 16-bit grey keeps its shades, and a file that is no whole image raises one clear sentence.
@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -35,40 +36,44 @@ _DAMAGED = (
 )
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """The first frame of an image file, upright, in mode RGB.
+def open_image(source: str | Path | BinaryIO | Image.Image, name: str | None = None) -> Image.Image:
+    """The first frame of an image, upright, in mode RGB. Sentences call it `name`, or by its path.
 
     Raises RequestError where there is no file, it is not a whole image, has more pixels than
     Pillow's limit against decompression bombs, or is longer than 200 times its width.
     """
+    if name is None:
+        name = str(source) if isinstance(source, str | Path) else "the image"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                file.load()
-                image = to_rgb(ImageOps.exif_transpose(file))
+            if isinstance(source, Image.Image):
+                image = _upright(source)
+            else:
+                with Image.open(source) as file:
+                    image = _upright(file)
     except FileNotFoundError:
-        raise RequestError(f"no image file at {path}") from None
+        raise RequestError(f"no image file at {name}") from None
     except IsADirectoryError:
-        raise RequestError(f"{path} is a folder, expected an image file") from None
+        raise RequestError(f"{name} is a folder, expected an image file") from None
     except PermissionError:
-        raise RequestError(f"{path} may not be read: permission denied") from None
+        raise RequestError(f"{name} may not be read: permission denied") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise RequestError(
-            f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the limit for an image"
+            f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the limit for an image"
         ) from None
     except UnidentifiedImageError:
-        what = "is empty" if _is_empty(path) else "is not an image that Pillow can read"
-        raise RequestError(f"{path} {what}") from None
+        what = "is empty" if _is_empty(source) else "is not an image that Pillow can read"
+        raise RequestError(f"{name} {what}") from None
     except _DAMAGED as error:
         raise RequestError(
-            f"{path} is a damaged or truncated image ({first_line(error)})"
+            f"{name} is a damaged or truncated image ({first_line(error)})"
         ) from error
     width, height = image.size
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise RequestError(
-            f"{path} is {width} x {height} pixels: expected sides within a ratio of "
+            f"{name} is {width} x {height} pixels: expected sides within a ratio of "
             f"{MAX_ASPECT_RATIO} to 1"
         )
     return image
@@ -94,5 +99,12 @@ def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
     return np.round((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
 
 
-def _is_empty(path: str | Path) -> bool:
-    return Path(path).stat().st_size == 0
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    return to_rgb(ImageOps.exif_transpose(image))
+
+
+def _is_empty(source: str | Path | BinaryIO) -> bool:
+    if isinstance(source, str | Path):
+        return Path(source).stat().st_size == 0
+    return source.seek(0, 2) == 0

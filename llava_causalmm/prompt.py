@@ -1,4 +1,7 @@
-"""From images and a question to LLaVA's inputs. Held by tests/test_checkpoints.py."""
+"""From images and a question, or a whole conversation, to LLaVA's inputs.
+
+Held by tests/test_inputs.py and tests/test_checkpoints.py.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +9,8 @@ from typing import Any
 from PIL import Image
 
 from causalmm.errors import RequestError
+from causalmm.messages import Message, one_turn, open_messages, parts_of
+from causalmm.prompts import Prepared, chat_text, join
 
 
 def build_inputs(processor: Any, images: Sequence[Image.Image], prompt: str) -> Any:
@@ -13,12 +18,24 @@ def build_inputs(processor: Any, images: Sequence[Image.Image], prompt: str) -> 
 
     Raises RequestError where the prompt contains the token that stands for an image.
     """
-    if processor.image_token in prompt:
-        raise RequestError(
-            f"the prompt contains {processor.image_token}, which stands for an image"
-        )
-    content = [*[{"type": "image"} for _ in images], {"type": "text", "text": prompt}]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True
-    )
-    return processor(images=list(images) or None, text=text, return_tensors="pt")
+    return build_chat_inputs(processor, one_turn(images, prompt))
+
+
+def build_chat_inputs(processor: Any, messages: Sequence[Message]) -> Any:
+    """Model inputs (a BatchFeature of one row) for the answer to a conversation.
+
+    Messages as in `causalmm.messages`. Raises RequestError for what LLaVA cannot take.
+    """
+    return join(processor, [prepare(processor, messages)])
+
+
+def prepare(processor: Any, messages: Sequence[Message]) -> Prepared:
+    """A conversation made ready for `join`. Sizes of images are left out: LLaVA has one size.
+
+    Raises RequestError for what LLaVA cannot take.
+    """
+    messages = open_messages(messages)
+    if any(parts_of(messages, "video")):
+        raise RequestError("LLaVA reads images only, and this is a video")
+    images = [part["image"] for part in parts_of(messages, "image")]
+    return Prepared(chat_text(processor, messages), images, [])

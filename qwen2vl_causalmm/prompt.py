@@ -1,11 +1,17 @@
-"""From images and a question to Qwen2-VL's inputs. Held by tests/test_checkpoints.py."""
+"""From images and a question, or a whole conversation, to Qwen2-VL's inputs.
+
+Pictures are fetched as by qwen_vl_utils' `process_vision_info`.
+Held by tests/test_inputs.py and tests/test_checkpoints.py.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
-from causalmm.errors import RequestError
+from causalmm.errors import RequestError, first_line
+from causalmm.messages import IMAGE_SETTINGS, Message, one_turn, open_messages, parts_of
+from causalmm.prompts import Prepared, chat_text, join
 
 
 def build_inputs(processor: Any, images: Sequence[Image.Image], prompt: str) -> Any:
@@ -13,33 +19,65 @@ def build_inputs(processor: Any, images: Sequence[Image.Image], prompt: str) -> 
 
     Raises RequestError where the prompt contains a token that stands for an image or video.
     """
-    from qwen_vl_utils import process_vision_info
-
-    for token in (processor.image_token, processor.video_token):
-        if token in prompt:
-            raise RequestError(f"the prompt contains {token}, which stands for an image or video")
-    parts = [_image_part(processor.image_processor, image) for image in images]
-    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
-    patch_size = processor.image_processor.patch_size
-    prepared, _ = process_vision_info(messages, image_patch_size=patch_size)
-    text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    return processor(images=prepared, text=text, return_tensors="pt")
+    return build_chat_inputs(processor, one_turn(images, prompt))
 
 
-def _image_part(image_processor: Any, image: Image.Image) -> dict[str, Any]:
-    """The message part of an image, with the size that the processor would give it.
+def build_chat_inputs(processor: Any, messages: Sequence[Message]) -> Any:
+    """Model inputs (a BatchFeature of one row) for the answer to a conversation.
+
+    Messages as in `causalmm.messages`. Raises RequestError for what Qwen2-VL cannot take.
+    """
+    return join(processor, [prepare(processor, messages)])
+
+
+def prepare(processor: Any, messages: Sequence[Message]) -> Prepared:
+    """A conversation made ready for `join`, its images and frames sized.
+
+    Raises RequestError for what Qwen2-VL cannot take.
+    """
+    from qwen_vl_utils import fetch_image, fetch_video
+
+    from qwen2vl_causalmm.video import read_video
+
+    messages = open_messages(messages)
+    text = chat_text(processor, messages)
+    patch = {"image_patch_size": processor.image_processor.patch_size}
+    try:
+        images = [
+            fetch_image(_sized(processor.image_processor, part), **patch)
+            for part in parts_of(messages, "image")
+        ]
+        videos = [
+            fetch_video(part, **patch)
+            if isinstance(part["video"], list)
+            else read_video(part, **patch)
+            for part in parts_of(messages, "video")
+        ]
+    except RequestError:
+        raise
+    except (ValueError, AssertionError) as error:
+        raise RequestError(
+            f"a picture cannot be taken as the messages ask ({first_line(error)})"
+        ) from error
+    return Prepared(text, images, videos)
+
+
+def _sized(image_processor: Any, part: dict[str, Any]) -> dict[str, Any]:
+    """The part of an image with the size that the processor would give it, unless it has its own.
 
     Left alone, qwen_vl_utils resizes within limits of its own first, and a long thin image to no
     height at all.
     """
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-    size = image_processor.size
+    if part.keys() & set(IMAGE_SETTINGS):
+        return part
+    image, limits = part["image"], image_processor.size
     height, width = smart_resize(
         image.height,
         image.width,
         factor=image_processor.patch_size * image_processor.merge_size,
-        min_pixels=size["shortest_edge"],
-        max_pixels=size["longest_edge"],
+        min_pixels=limits["shortest_edge"],
+        max_pixels=limits["longest_edge"],
     )
-    return {"type": "image", "image": image, "resized_height": height, "resized_width": width}
+    return {**part, "resized_height": height, "resized_width": width}

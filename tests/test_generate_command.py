@@ -17,6 +17,8 @@ from tiny_models import FAMILIES
 from causalmm import BranchTrace, CausalMMConfig, answer, checkpoints, cli
 from causalmm.errors import RequestError
 from causalmm.flags import parse_args
+from causalmm.images import open_image
+from causalmm.request import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "is there a banana ?"
@@ -162,7 +164,7 @@ def traced(model, folder, ids):
         name: __import__(f"{kind.package}.{name}", fromlist=["*"]) for name in ("loading", "prompt")
     }
     network, processor = package["loading"].load(str(model), device="cpu")
-    image = cli.open_image(folder / "image.png")
+    image = open_image(folder / "image.png")
     inputs = package["prompt"].build_inputs(processor, [image], PROMPT)
     trace = BranchTrace()
     output = network.generate(
@@ -223,6 +225,156 @@ def test_a_demonstration_model_says_that_it_is_one(ask, folder, monkeypatch, tmp
     out, err = ask()
     assert len(out.split()) == 5
     assert err == "demo-llava: a small demonstration model trained on drawn scenes\n"
+
+
+# Several pictures, a video, conversations
+
+
+@pytest.fixture(scope="module")
+def pictures(folder):
+    """Another picture, and a folder of frames."""
+    (folder / "frames").mkdir()
+    for number in (1, 2, 10):
+        frame = Image.linear_gradient("L").rotate(30 * number).resize((56, 56))
+        frame.save(folder / "frames" / f"{number}.png")
+    Image.linear_gradient("L").resize((30, 50)).save(folder / "other.png")
+    return folder
+
+
+def written(path, *messages):
+    path.write_text(json.dumps(messages))
+    return path
+
+
+def user(*parts):
+    return {"role": "user", "content": [*parts]}
+
+
+def image(path):
+    return {"type": "image", "image": str(path)}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def command(capfd, *flags):
+    assert cli.main([str(each) for each in flags]) == 0
+    return capfd.readouterr().out
+
+
+def test_images_given_one_by_one_are_one_message(ask, capfd, pictures, model, tmp_path):
+    both = pictures / "image.png", pictures / "other.png"
+    path = written(tmp_path / "messages.json", user(*map(image, both), text(PROMPT)))
+    common = ("--model", model, "--max-new-tokens", "5")
+    expected = command(capfd, "--messages", path, *common)
+    out, _ = ask("--image", both[1], "--model", model)
+    assert out == expected != ask("--model", model)[0]
+    record = json.loads(ask("--image", both[1], "--model", model, "--json")[0])
+    assert record["image"] == [str(each) for each in both]
+    record = json.loads(command(capfd, "--messages", path, *common, "--json"))
+    assert record["messages"] == str(path)
+    assert not {"image", "video", "prompt"} & record.keys()
+
+
+def test_a_video_is_part_of_the_message(ask, capfd, pictures, tmp_path):
+    frames = [str(pictures / "frames" / f"{number}.png") for number in (1, 2, 10)]
+    video = {"type": "video", "video": frames}
+    picture = image(pictures / "image.png")
+    path = written(tmp_path / "messages.json", user(picture, video, text(PROMPT)))
+    common = ("--model", pictures / "qwen2vl", "--max-new-tokens", "5")
+    expected = command(capfd, "--messages", path, *common)
+    assert ask("--video", pictures / "frames", *common[:2])[0] == expected
+    alone = command(capfd, "--video", pictures / "frames", "--prompt", PROMPT, *common, "--json")
+    assert json.loads(alone)["video"] == str(pictures / "frames")
+
+
+def test_llava_takes_no_video(refused, pictures, tmp_path):
+    given = ("--video", pictures / "frames", "--model", pictures / "llava")
+    assert "is a LLaVA checkpoint, which reads images and no video" in refused(*given)
+
+
+def test_a_chat_answers_as_the_same_messages_do(capfd, pictures, model, monkeypatch, tmp_path):
+    both = pictures / "image.png", pictures / "other.png"
+    common = ("--model", model, "--max-new-tokens", "5")
+    lines = ["what is this ?", "what <image> <|image_pad|> ?", "is there ?", "/reset", "a banana"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*lines, "", "this"]) + "\n"))
+    given = ["--chat", *("--image", both[0], "--image", both[1]), *common]
+    assert cli.main([str(each) for each in given]) == 0
+    out, err = capfd.readouterr()
+    # What cannot be asked is forgotten; nothing else is said.
+    assert len(err.splitlines()) == 1
+    assert "which stands for an image" in err
+    first, second, third = out.splitlines()
+
+    def answered(*messages):
+        path = written(tmp_path / "messages.json", *messages)
+        return command(capfd, "--messages", path, *common).strip()
+
+    start = user(*map(image, both), text(lines[0]))
+    assert first == answered(start)
+    said = {"role": "assistant", "content": first}
+    assert second == answered(start, said, user(text(lines[2])))
+    assert third == answered(user(*map(image, both), text(lines[4])))
+
+
+def test_a_chat_ends_with_its_input(capfd, pictures, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    given = ("--image", pictures / "image.png", "--model", pictures / "llava")
+    assert command(capfd, "--chat", *given) == ""
+
+
+def test_a_chat_prompts_on_a_terminal_only(pictures):
+    leader, follower = os.openpty()
+    os.write(leader, b"what is this ?\n\n")
+    with os.fdopen(follower) as terminal:
+        result = spawn(
+            "script",
+            *("--chat", "--image", pictures / "image.png"),
+            *("--model", pictures / "llava", "--max-new-tokens", "3"),
+            stdin=terminal,
+        )
+    os.close(leader)
+    assert (result.returncode, result.stderr) == (0, "> > ")
+    assert len(result.stdout.split()) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--messages m --image i", "--messages and --image exclude each other"),
+        ("--messages m --prompt p", "--messages and --prompt exclude each other"),
+        ("--messages m --chat", "--messages and --chat exclude each other"),
+        ("--batch b --out o --prompt p", "--batch and --prompt exclude each other"),
+        ("--batch b --out o --json", "--batch and --json exclude each other"),
+        ("--chat --image i --prompt p", "--chat and --prompt exclude each other"),
+        ("--chat --image i --compare", "--chat and --compare exclude each other"),
+        ("--batch b", "--batch needs --out"),
+        ("--image i --prompt p --out o", "--out needs --batch"),
+        ("--image i --prompt p --batch-size 2", "--batch-size needs --batch"),
+        ("--batch b --out o --batch-size 0", "'0' is not an integer >= 1"),
+        ("--prompt p", "the following arguments are required: --image"),
+        ("--chat", "the following arguments are required: --image"),
+        ("--video v", "the following arguments are required: --prompt"),
+        ("", "the following arguments are required: --image, --prompt"),
+        ("--video nowhere --prompt p", "no video file or folder of frames at nowhere"),
+        ("--messages nowhere", "nowhere cannot be read"),
+        ("--batch nowhere --out o", "nowhere cannot be read"),
+    ],
+)
+def test_flags_that_do_not_go_together(capsys, folder, flags, sentence):
+    given = [*flags.split(), "--model", str(folder / "llava")]
+    assert cli.main(given) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert sentence in err
+
+
+def test_messages_need_a_picture(capsys, folder, tmp_path):
+    path = written(tmp_path / "messages.json", user(text(PROMPT)))
+    assert cli.main(["--messages", str(path), "--model", str(folder / "llava")]) == 2
+    assert "holds no picture" in capsys.readouterr().err
 
 
 # Which settings count
@@ -466,7 +618,7 @@ def test_commands_refuse_in_one_sentence(command, folder):
 def test_help_lists_every_setting(command):
     result = spawn(command, "--help")
     assert (result.returncode, result.stderr) == (0, "")
-    for name in cli.SETTINGS:
+    for name in SETTINGS:
         assert f"--{name.replace('_', '-')}" in result.stdout
     assert ("demo-qwen2vl" in result.stdout) == (command != "llava")
 
@@ -476,7 +628,10 @@ def test_help_and_refusals_do_not_wait_for_torch(folder):
     program = f"""
 import sys
 from causalmm import cli
-for flags in (["--gamma", "-1"], ["--image", "x"], ["--model", "x"], ["--prompt", ""]):
+for flags in (
+    *(["--gamma", "-1"], ["--image", "x"], ["--model", "x"], ["--prompt", ""], ["--video", "x"]),
+    *(["--messages", "x"], ["--batch", "x"], ["--chat"]),
+):
     given = ["--image", {str(image)!r}, "--prompt", "p", "--model", {str(model)!r}]
     assert cli.main([*given, *flags]) == 2
 print(*sorted({{"torch", "transformers"}} & sys.modules.keys()))

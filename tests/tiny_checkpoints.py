@@ -24,12 +24,15 @@ SPECIAL = {
 }
 KNOWN = ["USER", "ASSISTANT", ":", "?", "is", "there", "a", "banana", "what", "this", "user"]
 LLAVA_CHAT = (
-    "{% for m in messages %}USER: {% for c in m.content %}{% if c.type == 'image' %}<image>\n"
+    "{% for m in messages %}{{ 'ASSISTANT: ' if m.role == 'assistant' else 'USER: ' }}"
+    "{% for c in m.content %}{% if c.type == 'image' %}<image>\n"
     "{% else %}{{ c.text }}{% endif %}{% endfor %} {% endfor %}ASSISTANT:"
 )
 QWEN_CHAT = (
-    "{% for m in messages %}<|im_start|>user\n{% for c in m.content %}{% if c.type == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ 'ASSISTANT' if m.role == 'assistant' else 'user' }}\n"
+    "{% for c in m.content %}{% if c.type == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif c.type == 'video' %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}"
     "<|im_end|>\n{% endfor %}<|im_start|>ASSISTANT\n"
 )
 
@@ -58,8 +61,8 @@ def llava_processor() -> LlavaProcessor:
     )
 
 
-def qwen2vl_processor() -> Qwen2VLProcessor:
-    limits = {"min_pixels": 28 * 28, "max_pixels": 56 * 56, "patch_size": 7}
+def qwen2vl_processor(**limits: int) -> Qwen2VLProcessor:
+    limits = {"min_pixels": 28 * 28, "max_pixels": 56 * 56, "patch_size": 7} | limits
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(**limits),
         tokenizer=tokenizer("qwen2vl", {}),

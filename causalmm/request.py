@@ -1,0 +1,138 @@
+"""From flags to a checked request: what can be found wrong before torch is loaded is found here.
+
+Held by tests/test_generate_command.py and tests/test_batch_command.py.
+"""
+
+import argparse
+import os
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+from causalmm import checkpoints
+from causalmm.batch import Batch, open_batch
+from causalmm.config import CausalMMConfig
+from causalmm.errors import RequestError
+from causalmm.flags import BATCH_SIZE
+from causalmm.messages import check_prompt, one_turn, open_messages, parts_of, read_messages
+from causalmm.terminal import quiet_hub, tell
+
+SETTINGS = tuple(field.name for field in fields(CausalMMConfig))
+_SAMPLING_OFF = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+
+
+class Request(NamedTuple):
+    """A checked request: everything that can be known before a model is loaded."""
+
+    model: str
+    """As the user named it."""
+    source: str
+    family: str
+    config: CausalMMConfig | None
+    """None in mode "plain"."""
+    messages: list[dict[str, Any]]
+    """The conversation to be answered, pictures opened; of --chat its pictures with no prompt yet,
+    of --batch none."""
+    batch: Batch | None
+    sampling: dict[str, Any]
+    seed: int
+    max_new_tokens: int
+
+
+def check(args: argparse.Namespace, family: str | None = None) -> Request:
+    """All of a request that can be known before a model is loaded.
+
+    Raises RequestError for what is wrong with it, FailureError where a hub cannot be reached.
+    """
+    if args.prompt is not None:
+        check_prompt(args.prompt)
+    sampling = _sampling(args)
+    given = {name: getattr(args, name) for name in SETTINGS if name in args}
+    plain = given.get("mode") == "plain"
+    if plain:
+        del given["mode"]
+        if args.compare:
+            raise RequestError("--compare needs a mode other than plain to compare with")
+    # Over the defaults first, so that a wrong value is told before a hub is asked for anything.
+    override(CausalMMConfig(), given)
+    base = None if args.config is None else checkpoints.read_configuration(args.config)
+    messages = _messages(args)
+    source = checkpoints.resolve(args.model)
+    if not os.path.isdir(source):
+        quiet_hub()
+        tell(f"{source}: not a folder here, looking on the hub")
+    kind = checkpoints.family(source)
+    known = checkpoints.FAMILIES[kind]
+    if family not in (None, kind):
+        raise RequestError(
+            f"{args.model} is a {known.title} checkpoint: use python -m {known.package}.generate"
+        )
+    if kind == "llava" and any(parts_of(messages, "video")):
+        raise RequestError(f"{args.model} is a LLaVA checkpoint, which reads images and no video")
+    config = override(base or checkpoints.configuration(source), given)
+    request = Request(
+        model=args.model,
+        source=source,
+        family=kind,
+        config=None if plain else config,
+        messages=messages,
+        batch=None,
+        sampling=sampling,
+        seed=config.seed,
+        max_new_tokens=args.max_new_tokens,
+    )
+    if args.batch is None:
+        return request
+    size = args.batch_size or BATCH_SIZE
+    return request._replace(batch=open_batch(args.batch, args.out, size, _settings(args, request)))
+
+
+def override(base: CausalMMConfig, given: dict[str, Any]) -> CausalMMConfig:
+    """`base` with the given settings in the place of its own. Raises RequestError for a wrong one.
+
+    A given `gamma` is the strength of every branch, and mode "joint" has only one: the base's
+    strengths of single branches then do not count.
+    """
+    reset = {}
+    if "gamma" in given or given.get("mode") == "joint":
+        reset = {"gamma_vision": None, "gamma_language": None}
+    try:
+        return replace(base, **(reset | given))
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def _messages(args: argparse.Namespace) -> list[dict[str, Any]]:
+    if args.batch is not None:
+        return []
+    if args.messages is not None:
+        messages = read_messages(args.messages)
+        if not any((*parts_of(messages, "image"), *parts_of(messages, "video"))):
+            raise RequestError(f"{args.messages} holds no picture: expected an image or a video")
+        return messages
+    return open_messages(one_turn(args.image or [], args.prompt, args.video))
+
+
+def _sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """What `generate` is told about choosing tokens. Raises RequestError for a contradiction."""
+    given = {name: getattr(args, name) for name in _SAMPLING_OFF if name in args}
+    if not given:
+        return {"do_sample": False}
+    if args.greedy:
+        flag = next(iter(given)).replace("_", "-")
+        raise RequestError(f"--greedy and --{flag} exclude each other")
+    # All three, because a checkpoint's own may leave one token to choose from (Qwen2-VL: top-k 1).
+    return {"do_sample": True, **_SAMPLING_OFF, **given}
+
+
+def _settings(args: argparse.Namespace, request: Request) -> dict[str, Any]:
+    """All that the answers of a batch depend on, its rows apart."""
+    config = request.config
+    return {
+        "model": request.model,
+        "config": None if config is None else config.to_dict(),
+        "sampling": request.sampling,
+        "seed": request.seed,
+        "max_new_tokens": request.max_new_tokens,
+        "dtype": args.dtype,
+        "attn": args.attn,
+    }

@@ -1,7 +1,7 @@
 """Which checkpoint a name means, what family it is of, and which CausalMM settings come with it.
 
-A checkpoint is a folder or a hub id of the transformers format, or one of the packaged demo models.
-Nothing here loads torch. Held by tests/test_checkpoints.py.
+A checkpoint is a folder or a hub id of the transformers format, or of that of LLaVA's authors, or
+one of the packaged demo models. Nothing here loads torch. Held by tests/test_checkpoints.py.
 """
 
 import json
@@ -37,6 +37,13 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_LORA = "LoRA weights only: merge them into their base model first"
+PARTS = {
+    "adapter_config.json": _LORA,
+    "non_lora_trainables.bin": _LORA,
+    "mm_projector.bin": "a projector only: expected a whole LLaVA checkpoint",
+}
+"""Files that training leaves in place of a whole checkpoint, and what to say of them."""
 
 
 def resolve(name: str) -> str:
@@ -71,11 +78,8 @@ def family(source: str) -> str:
     """
     config = _read_config(source)
     kind = config.get("model_type")
-    if "mm_vision_tower" in config or kind == "llava_llama":
-        raise RequestError(
-            f"{source} is a LLaVA checkpoint in its authors' format, which is not supported: use a "
-            "converted one such as llava-hf/llava-1.5-7b-hf"
-        )
+    if kind == "llava_llama":
+        return "llava"  # as its authors' later releases call it
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise RequestError(
             f"{source} has model_type {kind!r}: expected one of {', '.join(FAMILIES)}"
@@ -117,6 +121,9 @@ def _check_folder(name: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise RequestError(f"{name} holds no config.json: expected the folder of a checkpoint")
     if not any((folder / weights).is_file() for weights in _WEIGHTS):
+        for part, what in PARTS.items():
+            if (folder / part).is_file():
+                raise RequestError(f"{name} holds {what}")
         raise RequestError(f"{name} holds no weights: expected {_WEIGHTS[0]} or {_WEIGHTS[1]}")
 
 

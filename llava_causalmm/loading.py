@@ -1,7 +1,11 @@
-"""Load a LLaVA-1.5 checkpoint of the transformers format. Held by tests/test_checkpoints.py."""
+"""Load a LLaVA-1.5 checkpoint, of the transformers format or of its authors'.
+
+Held by tests/test_checkpoints.py and tests/test_authors_format.py.
+"""
 
 from causalmm.compat import ensure_torchvision
 from causalmm.config import CausalMMConfig
+from causalmm.errors import RequestError
 from causalmm.loading import Loaded, load_checkpoint
 
 
@@ -15,14 +19,11 @@ def load(
 ) -> Loaded:
     """Model and processor of a folder or hub id; see `causalmm.loading.load_checkpoint`."""
     ensure_torchvision()
-    from transformers import LlavaProcessor
-
-    from llava_causalmm import LlavaForConditionalGeneration
-
+    model_class, processor_class = _classes(source)
     loaded = load_checkpoint(
         source,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
+        model_class,
+        processor_class,
         dtype=dtype,
         device=device,
         attn=attn,
@@ -30,6 +31,24 @@ def load(
     )
     _complete(loaded)
     return loaded
+
+
+def _classes(source: str) -> tuple[type, type]:
+    """Classes for the checkpoint's format. Raises RequestError for settings that neither has."""
+    from llava_causalmm.authors.config import check, read_settings
+
+    if (settings := read_settings(source)) is None:
+        from transformers import LlavaProcessor
+
+        from llava_causalmm.model import LlavaForConditionalGeneration
+    else:
+        try:
+            check(settings)
+        except RequestError as error:
+            raise RequestError(f"{source}: {error}") from error
+        from llava_causalmm.authors.model import LlavaForConditionalGeneration
+        from llava_causalmm.authors.processor import LlavaProcessor
+    return LlavaForConditionalGeneration, LlavaProcessor
 
 
 def _complete(loaded: Loaded) -> None:

@@ -1,8 +1,11 @@
 """LLaVA-1.5 with counterfactual branches: the patched upstream class plus `causalmm=`."""
 
+from typing import Any
+
 from causalmm.generation import CounterfactualGeneration, patched
 from causalmm.plan import Towers
 from llava_causalmm import modeling_llava
+from llava_causalmm.authors.config import HUB_OPTIONS, read_settings
 from llava_causalmm.modeling_clip import CLIPVisionModel
 from llava_causalmm.modeling_llama import LlamaModel
 
@@ -11,6 +14,19 @@ class LlavaForConditionalGeneration(
     CounterfactualGeneration, modeling_llava.LlavaForConditionalGeneration
 ):
     """Upstream's class of this name; `generate` and `forward` also take `causalmm`."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Upstream's `from_pretrained`, which also loads checkpoints of the authors' format."""
+        source, loader = pretrained_model_name_or_path, super()
+        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        if source is not None and read_settings(source, **hub) is not None:
+            from llava_causalmm.authors import model as authors
+
+            loader = authors.LlavaForConditionalGeneration
+        return loader.from_pretrained(source, *model_args, **kwargs)
 
     def causalmm_towers(self) -> Towers:
         patched(self.model.vision_tower, CLIPVisionModel)

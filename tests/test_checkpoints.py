@@ -116,8 +116,10 @@ def test_family_is_read_from_the_checkpoint(family, checkpoint):
             "model_type 'qwen2_5_vl': expected one of llava, qwen2_vl",
         ),
         ("{}", "model_type None"),
-        ('{"model_type": "llava", "mm_vision_tower": "x"}', "its authors' format"),
-        ('{"model_type": "llava_llama"}', "its authors' format"),
+        (
+            '{"model_type": "llava_mistral", "mm_vision_tower": "x"}',
+            "model_type 'llava_mistral': expected one of llava, qwen2_vl",
+        ),
         ("{", "cannot be read"),
         ("[]", "is not a JSON object"),
         ('{"model_type": ["llava"]}', "model_type"),
@@ -286,8 +288,7 @@ def test_not_enough_memory_is_a_failure(family, checkpoint, monkeypatch):
         return torch.empty(2**60)
 
     package = __import__(f"{family}_causalmm")
-    [name] = package.__all__
-    monkeypatch.setattr(getattr(package, name), "from_pretrained", too_large)
+    monkeypatch.setattr(getattr(package, package.__all__[0]), "from_pretrained", too_large)
     with pytest.raises(FailureError, match="not enough memory"):
         LOADING[family].load(str(checkpoint), device="cpu")
 

@@ -95,6 +95,7 @@ def test_no_other_pin_is_written_down_anywhere():
 
 def test_everything_imported_is_pinned():
     known = {**requirement_sections()[0], **requirement_sections()[1]}
+    known |= pins(re.findall("^[^#].*", read("env/requirements-authors.txt"), re.MULTILINE))
     providers = importlib.metadata.packages_distributions()
     own = {*PACKAGES, *(path.stem for path in ROOT.glob("tests/*.py"))}
     for name in repository_files():

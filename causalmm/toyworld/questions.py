@@ -191,7 +191,7 @@ def rephrase(question: Question, luck: random.Random) -> Question:
 def training_questions(
     items: Sequence[Item], luck: random.Random, own_group: float = 0.25
 ) -> list[Question]:
-    """Seven to ten questions about one training image, whose items are given from left to right.
+    """Ten or eleven questions about one training image, whose items are given from left to right.
 
     `own_group` is the share of absent objects that would fit the others.
     """
@@ -199,7 +199,7 @@ def training_questions(
     luck.shuffle(items)
     names = tuple(item.name for item in in_order)
     asked: list[Question] = []
-    for index in range(luck.choice((1, 2))):
+    for index in range(2):
         asked.append(
             existence(items[index % len(items)].name, True, luck.choice(EXISTENCE_SUFFIXES))
         )

@@ -87,14 +87,23 @@ def problems(root: Path, pin: Pin, prose: str, hunks: list[Hunk]) -> list[str]:
     return found + _missing_guards(root, fields["Guarded by"])
 
 
-def _missing_guards(root: Path, guarded_by: str) -> list[str]:
+def guards(guarded_by: str) -> list[tuple[str, str]]:
+    """(file, test) of each guard; a guard that begins with `::` is in the last file named."""
     found = []
     file = ""
     for guard in re.split(r"[,\s]+", guarded_by.strip(" ,.")):
-        named, separator, test = guard.partition("::")
+        named, _, test = guard.partition("::")
         file = named or file
+        found.append((file, test))
+    return found
+
+
+def _missing_guards(root: Path, guarded_by: str) -> list[str]:
+    found = []
+    for file, test in guards(guarded_by):
         path = root / file
-        if not separator or not file or not path.is_file():
+        if not test or not file or not path.is_file():
+            guard = f"{file}::{test}" if test else file
             found.append(f"is guarded by {guard!r}, which is not FILE::TEST with an existing file")
         elif test.split("::")[-1].partition("[")[0] not in _functions(path):
             found.append(f"is guarded by {file}::{test}, which does not exist")

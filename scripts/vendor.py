@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 try:
-    from causalmm import patch_headers, patch_port, patching
+    from causalmm import patch_headers, patch_port, patch_trial, patching
     from causalmm.patching import PatchError, Pin
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: install the project first (`make setup`).") from error
@@ -126,34 +126,40 @@ def _vendored(root: Path, pin: Pin) -> str:
     return text
 
 
-def port(root: Path, directory: Path, write: bool = False) -> int:
+def port(
+    root: Path, directory: Path, place: bool = False, test: str | None = None, write: bool = False
+) -> int:
     ports = []
     for pin in patching.read_pins(root):
         package = patch_port.find_package(directory, pin.upstream.partition("/")[0])
         version = patch_port.find_version(package, pin.distribution)
-        result = patch_port.port_file(root, pin, package, version)
-        ports.append(result)
-        clean = not result.rejected and not result.note
-        print(
-            f"{pin.patch}: {len(result.hunks)} hunks carried to {pin.distribution} {version}"
-            + ("" if clean else ", CONFLICT")
-        )
-        if result.note:
-            print(f"  {result.note}")
-        for hunk, near in result.rejected:
-            print(
-                f"  the hunk after line {hunk.at} of {pin.version} does not fit: "
-                f"look near line {near} of {version}"
+        ports.append(patch_port.port_file(root, pin, package, version, place))
+        print(*patch_port.report(ports[-1], pin.version), sep="\n")
+    release = f"{pin.distribution} {version}"
+    conflicts = sum(len(port.conflicts) + bool(port.note) for port in ports)
+    placed = sum(len(port.placed) for port in ports)
+    carried = sum(len(port.hunks) for port in ports) - placed
+    print(f"{release}: {carried} hunks carried, {placed} placed, {conflicts} conflicts", flush=True)
+    failed = conflicts > 0
+    if test is not None:
+        if conflicts:
+            raise PatchError(
+                "Not tested: place the conflicts first, with --place (beside the neighbour that is "
+                "left, where there is one) or by hand after --write."
             )
-    conflicts = any(result.rejected or result.note for result in ports)
+        failed = patch_trial.run(root, ports, package, Path(__file__).resolve(), test) != 0
+        print(f"the tests {'FAIL' if failed else 'pass'} under {release}")
     if write:
         patch_port.write_ports(root, ports)
         print(
             f"wrote patches/. Next: set the new version in {', '.join(PIN_FILES)}, install it, run "
             "`python scripts/vendor.py build`"
-            + (", place what is in patches/**/*.rej by hand, export, and delete it" * conflicts)
+            + (
+                ", place what is in patches/**/*.rej by hand, export, and delete it"
+                * bool(conflicts)
+            )
         )
-    return 1 if conflicts else 0
+    return 1 if failed else 0
 
 
 # Where else a pinned version is written down; tests/test_packaging.py holds them equal.
@@ -170,6 +176,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     exporter.add_argument("--force", action="store_true", help="even if a patch changed meanwhile")
     porter = commands.add_parser("port", help="merge onto another transformers tree")
     porter.add_argument("directory", type=Path, help="a site-packages folder or source tree")
+    porter.add_argument("--place", action="store_true", help="take the places that port proposes")
+    porter.add_argument(
+        "--test", nargs="?", const="", metavar="EXPRESSION",
+        help="build and test the result in a copy (pytest -k EXPRESSION narrows the tests down)",
+    )  # fmt: skip
     porter.add_argument("--write", action="store_true", help="write the new patches and pins")
     for command in commands.choices.values():
         command.add_argument("--root", type=Path, default=ROOT, help="the repository (this one)")

@@ -37,8 +37,8 @@ class Visible:
     """Index among the K keys of the first query; the queries follow one another. A tensor, of no
     dimensions, where a static cache counts on the device."""
     mask: Tensor | None = None
-    """Bool [n or 1, 1, Q, K], True = sees: decides instead of the above; `keys` still says which are
-    real."""
+    """Bool [n or 1, 1, Q, K], True = sees: decides instead of the above; `keys` still says which
+    are real."""
 
     @property
     def everything(self) -> bool:

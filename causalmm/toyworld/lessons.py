@@ -42,6 +42,7 @@ class Lessons(torch.utils.data.Dataset):
     cell_rows: int
     seed: int
     own_group: float
+    existence_pairs: int
     rephrased: float
     style: SceneStyle
 
@@ -60,7 +61,10 @@ class Lessons(torch.utils.data.Dataset):
         step -= self.cell_steps
         scenes = _scenes(_SPACING * 2 * self.seed + step * self.rows, self.rows, style)
         luck = random.Random(f"{self.family} {self.seed} {step}")
-        asked = [training_questions(each.items, luck, self.own_group) for each in scenes]
+        asked = [
+            training_questions(each.items, luck, self.own_group, self.existence_pairs)
+            for each in scenes
+        ]
         # Numbers of its own, so that the share of rephrased questions changes nothing else.
         words = random.Random(f"words {self.seed} {step}")
         asked = [

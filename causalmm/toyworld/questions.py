@@ -189,17 +189,21 @@ def rephrase(question: Question, luck: random.Random) -> Question:
 
 
 def training_questions(
-    items: Sequence[Item], luck: random.Random, own_group: float = 0.25
+    items: Sequence[Item],
+    luck: random.Random,
+    own_group: float = 0.25,
+    existence_pairs: int = 2,
 ) -> list[Question]:
-    """Ten or eleven questions about one training image, whose items are given from left to right.
+    """About ten questions about one training image, whose items are given from left to right.
 
-    `own_group` is the share of absent objects that would fit the others.
+    `own_group` is the share of absent objects that would fit the others; `existence_pairs` are
+    asked for something there and for something absent.
     """
     in_order, items = tuple(items), list(items)
     luck.shuffle(items)
     names = tuple(item.name for item in in_order)
     asked: list[Question] = []
-    for index in range(2):
+    for index in range(existence_pairs):
         asked.append(
             existence(items[index % len(items)].name, True, luck.choice(EXISTENCE_SUFFIXES))
         )

@@ -45,6 +45,8 @@ class TrainingSettings:
     """Weight of the auxiliary cell labels' loss."""
     own_group: float = 0.25
     """Share of the absent objects asked about that would fit the scene."""
+    existence_pairs: int = 2
+    """Questions for something present, and as many for something absent, about each image."""
     rephrased: float = 0.0
     """Share of the questions that are asked in other words than the benchmarks'."""
     coherent: float = 0.8
@@ -54,7 +56,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family={self.family!r}: expected one of {', '.join(FAMILIES)}")
-        for name in ("steps", "rows", "warmup", "cell_rows"):
+        for name in ("steps", "rows", "warmup", "cell_rows", "existence_pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected an integer >= 1")
         if self.learning_rate <= 0:
@@ -221,6 +223,7 @@ class Trainer:
             self.settings.cell_rows,
             self.settings.seed,
             self.settings.own_group,
+            self.settings.existence_pairs,
             self.settings.rephrased,
             self.settings.style,
         )

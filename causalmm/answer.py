@@ -15,6 +15,7 @@ from transformers import TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from causalmm.config import CausalMMConfig
+from causalmm.shared_image import generate_together
 from causalmm.trace import BranchTrace
 
 
@@ -110,8 +111,8 @@ def answer(
     output = _generate(
         model,
         inputs,
-        sampling,
         seed,
+        **sampling,
         causalmm=causalmm,
         causalmm_trace=trace,
         max_new_tokens=max_new_tokens,
@@ -143,21 +144,26 @@ def answer_batch(
     sampling: Mapping[str, Any],
     seed: int = 0,
 ) -> list[str]:
-    """The answer to each row of left-padded inputs. `sampling` and `seed` as in `answer`."""
-    output = _generate(
-        model, inputs, sampling, seed, causalmm=causalmm, max_new_tokens=max_new_tokens
-    )
-    answers = output[:, inputs["input_ids"].shape[1] :]
+    """The answer to each row. `sampling` and `seed` as in `answer`.
+
+    Inputs are those of all rows, padded on the left, or a list with each row's own, about the same
+    pictures.
+    """
+    settings = {**sampling, "causalmm": causalmm, "max_new_tokens": max_new_tokens}
+    if isinstance(inputs, list):
+        torch.manual_seed(seed % 2**63)
+        rows = [row.to(model.device, model.dtype) for row in inputs]
+        answers = generate_together(model, rows, **settings)
+    else:
+        output = _generate(model, inputs, seed, **settings)
+        answers = output[:, inputs["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 
-def _generate(
-    model: Any, inputs: Any, sampling: Mapping[str, Any], seed: int, **options: Any
-) -> Any:
-    inputs = inputs.to(model.device, model.dtype)
+def _generate(model: Any, inputs: Any, seed: int, **settings: Any) -> Any:
     torch.manual_seed(seed % 2**63)
-    return model.generate(**inputs, **sampling, **options, num_beams=1)
+    return model.generate(**inputs.to(model.device, model.dtype), **settings, num_beams=1)
 
 
 def probability(logits: Tensor, token: Tensor) -> float:

@@ -8,7 +8,8 @@ Held by tests/test_batch_command.py.
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,14 +112,33 @@ def write_answers(
         with tqdm(
             total=len(batch.rows), initial=batch.done, unit="row", file=sys.stderr
         ) as progress:
-            for start in range(batch.done - batch.done % batch.size, len(batch.rows), batch.size):
-                rows = batch.rows[start : start + batch.size]
+            for start, rows in groups(batch.rows, batch.size):
+                if start + len(rows) <= batch.done:
+                    continue
                 said = ask(rows, start)
                 new = list(zip(rows, said, strict=True))[max(0, batch.done - start) :]
                 file.write(b"".join(_line(row, answer) for row, answer in new))
                 file.flush()
                 progress.update(len(new))
     return sum("error" in _object(line) for line in _read(batch.out).splitlines())
+
+
+def groups(rows: Sequence[Row], size: int) -> Iterator[tuple[int, Sequence[Row]]]:
+    """Up to `size` rows at a time, and the number of the first.
+
+    Questions in a row about the same pictures make groups of their own: they can share the work on
+    those.
+    """
+    runs = [len(list(run)) for _, run in groupby(rows, key=lambda row: json.dumps(row.image))]
+    start = 0
+    while runs:
+        length = runs.pop(0)
+        if length == 1:
+            while runs and runs[0] == 1 and length < size:
+                length += runs.pop(0)
+        for first in range(start, start + length, size):
+            yield first, rows[first : min(first + size, start + length)]
+        start += length
 
 
 def _row(number: int, line: bytes) -> Row:

@@ -5,6 +5,7 @@ Held by tests/test_generate_command.py and tests/test_batch_command.py.
 
 import argparse
 import contextlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -103,6 +104,9 @@ class Session(NamedTuple):
                     said[index], inputs = {"error": error}, None
                     del prepared[index]
         if inputs is not None:
+            if len(prepared) > 1 and len({json.dumps(rows[row].image) for row in prepared}) == 1:
+                # One by one, so that what they share is found and computed once.
+                inputs = [self.prompt.join(self.processor, [each]) for each in prepared.values()]
             answers = answer_batch(
                 self.model,
                 self.processor,

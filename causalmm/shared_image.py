@@ -61,7 +61,8 @@ def generate_together(
     A row holds what a processor makes of one prompt. Raises ValueError where `settings` ask for
     several sequences a prompt, or the rows' pictures do not end before their texts part.
     """
-    if settings.get("num_beams", 1) != 1 or settings.get("num_return_sequences", 1) != 1:
+    settings = {"num_beams": 1} | settings
+    if settings["num_beams"] != 1 or settings.get("num_return_sequences", 1) != 1:
         raise ValueError("several prompts share a cache only with one sequence a prompt")
     plan = model.causalmm_plan(causalmm)
     extra = {} if plan is None else {"causalmm": plan}

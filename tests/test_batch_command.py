@@ -15,7 +15,7 @@ from tiny_checkpoints import save_checkpoint
 from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig, cli
-from causalmm.batch import SUFFIX, read_rows
+from causalmm.batch import SUFFIX, Row, groups, read_rows
 from causalmm.errors import RequestError
 from causalmm.flags import parse_args
 from causalmm.request import check
@@ -73,6 +73,25 @@ def batch(folder, tmp_path, capfd):
         return (read(tmp_path / out) if code == 0 else None), said.err
 
     return run
+
+
+def test_questions_about_the_same_pictures_are_asked_together():
+    images = ["a", "a", "a", "b", "c", ["c"], "d", "d", "e", "f"]
+    rows = [Row(number, image, "?") for number, image in enumerate(images)]
+    found = [(start, [row.id for row in part]) for start, part in groups(rows, 2)]
+    assert found == [(0, [0, 1]), (2, [2]), (3, [3, 4]), (5, [5]), (6, [6, 7]), (8, [8, 9])]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_share_a_picture(batch, folder, family, mode):
+    """Encoded and prefilled once; each row gets the answer it gets alone."""
+    picture = str(folder / "b.png")
+    prompts = ["is there a banana ?", "is", "what is this ?"]
+    rows = [{"id": name, "image": picture, "prompt": name} for name in prompts]
+    together, _ = batch(rows, "--batch-size", "3", "--mode", mode, model=family)
+    alone, _ = batch(rows, "--batch-size", "1", "--mode", mode, model=family, out="alone.jsonl")
+    assert together == alone
 
 
 # Answers

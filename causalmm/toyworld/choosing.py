@@ -2,7 +2,7 @@
 
 Every configuration of a small grid answers the same closed questions. Of the four whose mean gain
 over plain decoding is largest, the best one wins whose captions do not invent over a point more
-than plain ones; if none is so, the best of all. The winner is reported on the test split with
+than plain ones; if none is so, the one whose captions invent least. The winner is reported on the test split with
 paired intervals, whatever the outcome.
 Held by tests/test_train_demo.py.
 """
@@ -93,7 +93,8 @@ def _with_sound_captions(
         described.append({"config": config.to_dict(), **found})
         if found["chair_i"]["value"] <= limit:
             return config, described
-    return CausalMMConfig.from_dict(rows[0]["config"]), described
+    least = min(described[1:], key=lambda each: each["chair_i"]["value"])
+    return CausalMMConfig.from_dict(least["config"]), described
 
 
 def on_test(

@@ -2,8 +2,8 @@
 
 Every configuration of a small grid answers the same closed questions. Of the four whose mean gain
 over plain decoding is largest, the best one wins whose captions do not invent over a point more
-than plain ones; if none is so, the one whose captions invent least. The winner is reported on the test split with
-paired intervals, whatever the outcome.
+than plain ones; if none is so, the one whose captions invent least. The winner is reported on the
+test split with paired intervals, whatever the outcome.
 Held by tests/test_train_demo.py.
 """
 

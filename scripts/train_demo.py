@@ -23,11 +23,11 @@ from causalmm.toyworld.training import Trainer, TrainingSettings
 
 # About 45 minutes each on 2 cores.
 RECIPES: dict[str, dict[str, Any]] = {
-    "llava": {"steps": 1650, "cell_steps": 750, "rephrased": 0.2, "canonical": 0.8},
+    "llava": {"steps": 1500, "cell_steps": 1500, "rephrased": 0.2, "canonical": 0.8},
     # Images cost more here, so each is asked more about.
     "qwen2vl": {
-        "steps": 850,
-        "cell_steps": 250,
+        "steps": 1080,
+        "cell_steps": 640,
         "rephrased": 0.2,
         "existence_pairs": 3,
         "canonical": 0.8,

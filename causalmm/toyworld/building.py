@@ -226,7 +226,8 @@ def _build_qwen2vl() -> tuple[Any, Any]:
         },
         vision_config={
             "depth": 5,
-            "embed_dim": WIDTH,
+            # Narrower: there are four patches a token.
+            "embed_dim": 128,
             "hidden_size": WIDTH,
             "num_heads": 4,
             "mlp_ratio": 4,

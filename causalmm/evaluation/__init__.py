@@ -1,0 +1,1 @@
+"""POPE, MME, VLind-Bench and CHAIR: questions, answers, scores, comparisons."""

@@ -1,0 +1,48 @@
+"""A benchmark's question and the answer it got: what the runner and the scorers share.
+
+Generate, then score: the two sides meet only here, joined by id and never by line number. An answer
+that failed carries an error and no text, so nothing can take it for an answer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question about one image, ready to be asked."""
+
+    id: str
+    """Unique among all questions of a run, e.g. "coco/random/17"."""
+    image: str
+    """Name of the image, relative to the benchmark's image folder. Questions about one image share
+    it: it is what bootstrap resamples and what the runner groups by."""
+    path: str
+    """Where the image lies."""
+    prompt: str
+    """As sent, suffixes included."""
+    choices: tuple[str, str] | None = None
+    """The two possible answers in lower case, the positive one first ("yes", "no"); None: free
+    text."""
+    label: str | None = None
+    """The right one of `choices`."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else scoring needs: split, task, stage, objects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one question got, as a line of the answers file."""
+
+    question_id: str
+    image: str
+    prompt: str
+    answer: str | None
+    """None where `error` says why there is none."""
+    error: str | None = None
+    seconds: float = 0.0
+    """Wall time of this question: its share where several were decoded together."""
+    scores: Mapping[str, tuple[float, float]] | None = None
+    """Probability of either choice at the deciding token, under "factual", "adjusted" and the name
+    of each counterfactual branch ("vision", "language", "joint")."""

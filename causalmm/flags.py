@@ -45,24 +45,26 @@ def parse_args(argv: Sequence[str], family: str | None = None) -> argparse.Names
 
     Raises RequestError for flags that cannot be read.
     """
-    parser = _Parser(
+    parser = Parser(
         prog=None if family is None else f"python -m {FAMILIES[family].package}.generate",
         description="Ask a vision-language model about images or a video, with CausalMM decoding.",
         epilog="CausalMM settings that are not given come from --config, or else from the "
         f"{CONFIG_NAME} beside the checkpoint, or else from the defaults shown.",
         allow_abbrev=False,
     )
-    _add_question(parser, family)
+    add_question(parser, family)
+    _add_ways_to_ask(parser)
     _add_batch(parser)
-    _add_settings(parser)
-    _add_decoding(parser)
-    _add_running(parser)
-    args = parser.parse_args(_join_negative_layers(argv))
-    _check_together(args)
+    add_settings(parser)
+    add_decoding(parser)
+    add_running(parser)
+    args = parser.parse_args(join_negative_layers(argv))
+    check_together(args)
     return args
 
 
-def _add_question(parser: argparse.ArgumentParser, family: str | None) -> None:
+def add_question(parser: argparse.ArgumentParser, family: str | None = None) -> None:
+    """Pictures, words and a model."""
     demos = DEMOS if family is None else (FAMILIES[family].demo,)
     parser.add_argument(
         "--image", action="append", metavar="FILE", help="may be given several times"
@@ -81,15 +83,18 @@ def _add_question(parser: argparse.ArgumentParser, family: str | None) -> None:
         "--video and --prompt",
     )
     parser.add_argument(
+        "--model",
+        default=DEFAULT if family is None else demos[0],
+        help=f"a folder, a hub id, {' or '.join(demos)} (default: %(default)s)",
+    )
+
+
+def _add_ways_to_ask(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--chat",
         action="store_true",
         help="talk about the pictures: prompts are read from standard input, one a line, until an "
         f"empty line; {RESET} forgets what was said. Every answer begins with the same --seed",
-    )
-    parser.add_argument(
-        "--model",
-        default=DEFAULT if family is None else demos[0],
-        help=f"a folder, a hub id, {' or '.join(demos)} (default: %(default)s)",
     )
     parser.add_argument("--compare", action="store_true", help="print the plain answer as well")
     parser.add_argument(
@@ -120,13 +125,14 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--batch-size",
-        type=_number(">= 1", lambda value: value >= 1, int),
+        type=number(">= 1", lambda value: value >= 1, int),
         metavar="N",
         help=f"rows at a time (default: {BATCH_SIZE})",
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field of `CausalMMConfig`, and --config."""
     group = parser.add_argument_group("CausalMM", argument_default=argparse.SUPPRESS)
 
     def setting(name: str, **options: Any) -> None:
@@ -159,26 +165,28 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", default=None, metavar="FILE", help="settings as a JSON file")
 
 
-def _add_decoding(parser: argparse.ArgumentParser) -> None:
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """How tokens are chosen, and how many."""
     group = parser.add_argument_group(
         "decoding",
         "Greedy unless a sampling option is given; sampling options that are not given are off.",
         argument_default=argparse.SUPPRESS,
     )
     group.add_argument("--greedy", action="store_true", default=False, help="the default")
-    group.add_argument("--temperature", type=_number("> 0", lambda value: 0 < value < math.inf))
-    group.add_argument("--top-p", type=_number("in (0, 1]", lambda value: 0 < value <= 1))
-    group.add_argument("--top-k", type=_number(">= 0 (0: off)", lambda value: value >= 0, int))
+    group.add_argument("--temperature", type=number("> 0", lambda value: 0 < value < math.inf))
+    group.add_argument("--top-p", type=number("in (0, 1]", lambda value: 0 < value <= 1))
+    group.add_argument("--top-k", type=number(">= 0 (0: off)", lambda value: value >= 0, int))
     group.add_argument(
         "--max-new-tokens",
-        type=_number(">= 1", lambda value: value >= 1, int),
+        type=number(">= 1", lambda value: value >= 1, int),
         default=MAX_NEW_TOKENS,
         metavar="N",
         help="(default: %(default)s)",
     )
 
 
-def _add_running(parser: argparse.ArgumentParser) -> None:
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """Where and in which precision the model runs."""
     group = parser.add_argument_group("running")
     group.add_argument(
         "--dtype",
@@ -196,7 +204,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _check_together(args: argparse.Namespace) -> None:
+def check_together(args: argparse.Namespace) -> None:
     """Raise RequestError for flags that contradict or miss each other."""
     given = {name for name, value in vars(args).items() if value not in (None, False)}
     for name, excluded in _EXCLUDED.items():
@@ -214,16 +222,18 @@ def _check_together(args: argparse.Namespace) -> None:
         raise RequestError(f"the following arguments are required: {', '.join(missing)}")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage in front."""
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(message)
 
 
-def _number(
+def number(
     expected: str, allowed: Callable[[Any], bool], kind: Callable[[str], Any] = float
 ) -> Callable[[str], Any]:
+    """A type of argparse: a float, or the `kind` given, that is `allowed`."""
+
     def parse(text: str) -> Any:
         with contextlib.suppress(ValueError):
             if allowed(value := kind(text)):
@@ -234,7 +244,7 @@ def _number(
     return parse
 
 
-def _join_negative_layers(argv: Sequence[str]) -> list[str]:
+def join_negative_layers(argv: Sequence[str]) -> list[str]:
     """`--vision-layers -8:` as one argument: argparse takes -8: for an option."""
     joined: list[str] = []
     for text in argv:

@@ -54,6 +54,13 @@ def test_pyproject_pins_what_requirements_pin():
     assert pins(exact) == requirement_sections()[0]
 
 
+def test_extras_pin_what_requirements_pin():
+    extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
+    known = requirement_sections()[1]
+    for requirements in extras.values():
+        assert pins(requirements).items() <= known.items()
+
+
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_conda_environments_pin_what_requirements_pin(name):
     environment = yaml.safe_load(read(f"env/{name}.yml"))

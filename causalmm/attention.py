@@ -4,157 +4,151 @@ B rows: S draws of n samples, laid out [draw 0: all samples | draw 1: all sample
 heads, G key-value heads (H = G * g), Q queries, K keys, D head size; vision encoder: Q = K = N.
 For query i: a_ij factual softmax weights, S_i the n_i keys it may see, o_i = sum_j a_ij v_j,
 m_i = max_j a_ij, u_i = sum of v_j over S_i, M = the largest a_ij of one head's whole map.
+A call is worked off in blocks of heads and queries, so that what exists at a time is bounded and
+stays in a CPU's cache.
 Promises, held in tests/test_attention.py: hidden keys get weight 0; a query that sees no key gets
 0; finite inputs give finite outputs; memory grows linearly with K (shuffle: one map at a time).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from causalmm import hashing
+from causalmm import fused, hashing
 from causalmm.config import NORMALIZATIONS
+from causalmm.visible import Visible
 
-TILE_ENTRIES = 2**22
-"""Weights that exist at a time: a tile holds as many queries as fit, at least one."""
+BLOCK_ENTRIES = 2**19
+"""Weights that exist at a time on a CPU: 2 MB of them, about what its caches hold."""
+LEAST_QUERIES = 16
+"""Queries in a block at least: matrix products of fewer are slow."""
 
 FLAT = 64
 """n*m - 1 within this many rounding errors of 0 means a uniform row, whose reverse is 0/0."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Visible:
-    """Which keys each query of each sample may see, without a Q x K map of it."""
-
-    keys: Tensor | None = None
-    """Real keys, bool [n or 1, K]: False is padding. None: all are real."""
-    causal: bool = True
-    """Whether query i sees key j only if j <= query_start + i."""
-    query_start: int | Tensor = 0
-    """Index among the K keys of the first query; the queries follow one another. A tensor, of no
-    dimensions, where a static cache counts on the device."""
-    mask: Tensor | None = None
-    """Bool [n or 1, 1, Q, K], True = sees: decides instead of the above; `keys` still says which
-    are real."""
-
-    @property
-    def everything(self) -> bool:
-        """Whether every query sees every key."""
-        return not self.causal and self.keys is None and self.mask is None
-
-    def tile(self, queries: range, key_count: int, device: torch.device | None = None) -> Tensor:
-        """What these queries see: bool [n or 1, 1, q, K]."""
-        if self.mask is not None:
-            return self.mask[:, :, queries.start : queries.stop]
-        if self.causal:
-            seen = self.index(queries, device).unsqueeze(-1) >= torch.arange(
-                key_count, device=device
-            )
-        else:
-            seen = torch.ones(len(queries), key_count, dtype=torch.bool, device=device)
-        return seen[None, None] if self.keys is None else seen & self.keys[:, None, None, :]
-
-    def key_positions(self, key_count: int, device: torch.device | None = None) -> Tensor:
-        """How many real keys come before each, so padding anywhere changes nothing: [K] or [n, K].
-
-        Padding itself has some position or other: nothing sees it.
-        """
-        if self.keys is None:
-            return torch.arange(key_count, device=device)
-        return self.keys.cumsum(dim=-1) - 1
-
-    def query_positions(
-        self, queries: range, key_count: int, device: torch.device | None = None
-    ) -> Tensor:
-        """The same for these queries: [q] or [n, q]."""
-        return self.key_positions(key_count, device)[..., self.index(queries, device)]
-
-    def repeat(self, draws: int) -> "Visible":
-        """The same for the rows of `draws` draws."""
-        if draws == 1:
-            return self
-        keys, mask = (
-            part if part is None or len(part) == 1 else part.repeat(draws, *[1] * (part.ndim - 1))
-            for part in (self.keys, self.mask)
-        )
-        return Visible(keys=keys, causal=self.causal, query_start=self.query_start, mask=mask)
-
-    def to(self, device: torch.device) -> "Visible":
-        """The same on another device, for a layer that lives there."""
-        keys, start, mask = (
-            part.to(device) if isinstance(part, Tensor) else part
-            for part in (self.keys, self.query_start, self.mask)
-        )
-        return Visible(keys=keys, causal=self.causal, query_start=start, mask=mask)
-
-    def index(self, queries: range, device: torch.device | None = None) -> Tensor:
-        """Where these queries stand among the keys: [q]."""
-        return self.query_start + torch.arange(queries.start, queries.stop, device=device)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Attention:
-    """One attention call: what every formula is computed from. All float32 (or float64)."""
+    """Some heads and queries of one attention call: what every formula is computed from.
 
-    query: Tensor  # [B, H, Q, D], scaled
+    All float32 (or float64), except for the fused kernel, which takes the model's own dtype.
+    """
+
+    query: Tensor  # [B, H, Q, D]
     key: Tensor  # [B, G, K, D]
-    value: Tensor  # [B, G, K, D]
-    samples: Visible
-    rows: Visible  # `samples` repeated for the draws
+    value: Tensor  # [B, G, K, D], 0 at padding
+    scale: float
+    visible: Visible
+    """What the queries of the samples see."""
+    heads: range
+    """Which of the layer's query heads these are."""
+    keys_given: int
+    """How many keys the call has, those included that no query of this block may see."""
     seed: int
     draws: tuple[int, ...]
     layer: int
+    fused: bool
+    """Whether the fused kernel computes what looks at scores."""
 
     @property
-    def heads(self) -> int:
-        return self.query.shape[1]
+    def rows(self) -> Visible:
+        """What the queries of all rows see."""
+        return self.visible.repeat(len(self.draws))
 
-    @property
-    def key_count(self) -> int:
-        return self.key.shape[2]
+    def head_blocks(self, at_a_time: int) -> Iterator["Attention"]:
+        """The call, `at_a_time` key-value heads after another, in the precision of the formulas."""
+        shared = self.key.shape[1]
+        share = len(self.heads) // shared
+        for start in range(0, shared, at_a_time):
+            stop = min(start + at_a_time, shared)
+            yield replace(
+                self,
+                query=self.query[:, start * share : stop * share],
+                key=self.key[:, start:stop],
+                value=self.value[:, start:stop],
+                heads=self.heads[start * share : stop * share],
+            )
 
-    def tiles(self) -> Iterator[range]:
-        """Ranges of queries, as many at a time as TILE_ENTRIES allows."""
-        rows, heads, count, _ = self.query.shape
-        step = max(1, TILE_ENTRIES // (rows * heads * self.key_count))
-        for start in range(0, count, step):
-            yield range(start, min(start + step, count))
-
-    def seen(self, queries: range) -> Tensor:
-        """S_i of these queries: bool [B or 1, 1, q, K]."""
-        return self.rows.tile(queries, self.key_count, self.value.device)
-
-    def weights(self, queries: range) -> Tensor:
-        """a_ij of these queries: [B, H, q, K], exactly 0 where hidden."""
-        scores = _grouped(self.query[:, :, queries.start : queries.stop], self.key.mT)
-        if self.rows.everything:
-            return scores.softmax(dim=-1)
-        hidden = ~self.seen(queries)
-        # A query that sees nothing is NaN after the softmax; all of it is hidden, so it becomes 0.
-        return scores.masked_fill(hidden, -torch.inf).softmax(dim=-1).masked_fill(hidden, 0.0)
-
-    def luck(self, queries: range) -> Tensor:
-        """r_ij ~ U(0, 1) of these queries: [B, H, q, K]."""
-        device = self.value.device
-        numbers = hashing.uniform(
-            self.seed,
-            self.draws,
-            self.layer,
-            self.heads,
-            self.samples.query_positions(queries, self.key_count, device),
-            self.samples.key_positions(self.key_count, device),
+    def block(self, queries: range, keys: int | None = None) -> "Attention":
+        """Some of the queries, and the leading keys (None: all that these queries may see)."""
+        if keys is None:
+            keys = self.visible.reach(queries, self.key.shape[2])
+        return replace(
+            self,
+            query=self.query[:, :, queries.start : queries.stop],
+            key=self.key[:, :, :keys],
+            value=self.value[:, :, :keys],
+            visible=self.visible.block(queries, keys),
         )
-        if numbers.ndim == 4:  # no padding: all samples count positions alike
-            numbers = numbers.unsqueeze(1)
+
+    def query_blocks(self, at_a_time: int) -> Iterator[range]:
+        """Ranges of queries, `at_a_time` after another."""
+        count = self.query.shape[2]
+        for start in range(0, count, at_a_time):
+            yield range(start, min(start + at_a_time, count))
+
+    def ready(self) -> "Attention":
+        """The same in the precision of the formulas, in a range where nothing can overflow."""
+        dtype = self.query.dtype
+        if not self.fused:
+            dtype = torch.promote_types(dtype, torch.float32)
+        # Far outside what any model computes, but no score and no sum over the keys overflows.
+        largest = torch.finfo(torch.promote_types(dtype, torch.float32)).max
+        score_limit = min((largest / (4 * self.key.shape[3])) ** 0.5, torch.finfo(dtype).max)
+        value_limit = min(largest / (4 * self.keys_given), torch.finfo(dtype).max)
+        value = self.value.to(dtype).clamp(-value_limit, value_limit)
+        if self.visible.keys is not None:
+            value = value * self.rows.keys[:, None, :, None]
+        return replace(
+            self,
+            query=self.query.to(dtype).clamp(-score_limit, score_limit),
+            key=self.key.to(dtype).clamp(-score_limit, score_limit),
+            value=value,
+        )
+
+    def weights(self) -> Tensor:
+        """a_ij: [B, H, Q, K], exactly 0 where hidden."""
+        scores = _grouped(self.query * self.scale, self.key.mT)
+        rows = self.rows
+        queries, keys = scores.shape[2:]
+        if rows.everything:
+            return scores.softmax(dim=-1)
+        if rows.mask is None and rows.keys is None and rows.query_start == keys - queries:
+            # Only the last square holds hidden keys, and every query sees itself.
+            square = scores[..., keys - queries :]
+            square.masked_fill_(_above_diagonal(queries, scores.device), -torch.inf)
+            return scores.softmax(dim=-1)
+        hidden = ~rows.map(queries, keys, scores.device)
+        # A query that sees nothing is NaN after the softmax; all of it is hidden, so it becomes 0.
+        return scores.masked_fill_(hidden, -torch.inf).softmax(dim=-1).masked_fill_(hidden, 0.0)
+
+    def seen(self) -> Tensor:
+        """S_i: bool [B or 1, 1, Q, K]."""
+        return self.rows.map(self.query.shape[2], self.key.shape[2], self.value.device)
+
+    def luck(self) -> Tensor:
+        """r_ij ~ U(0, 1): [B, H, Q, K]."""
+        states, keys = self.luck_words()
+        return hashing.number(states.unsqueeze(-1) ^ keys[:, None, None, :]).to(self.value.dtype)
+
+    def luck_words(self) -> tuple[Tensor, Tensor]:
+        """The halves of r_ij: of the queries int64 [B, H, Q], of the keys [B or 1, K]."""
+        device, queries, keys = self.value.device, self.query.shape[2], self.key.shape[2]
+        place = self.visible.query_positions(queries, keys, device)
+        states = hashing.query_states(self.seed, self.draws, self.layer, self.heads, place)
+        if place.ndim == 1:  # no padding: all samples count positions alike
+            states = states.unsqueeze(1)
         samples = self.query.shape[0] // len(self.draws)
-        return numbers.expand(-1, samples, -1, -1, -1).flatten(0, 1).to(self.value.dtype)
+        states = states.expand(-1, samples, -1, -1).flatten(0, 1)
+        words = hashing.key_words(self.rows.key_positions(keys, device))
+        return states, words.view(-1, keys)
 
     def per_query_head(self, part: Tensor) -> Tensor:
         """[B, G, Q or 1, D] -> [B, H, Q, D]."""
-        part = part.repeat_interleave(self.heads // part.shape[1], dim=1)
+        part = part.repeat_interleave(len(self.heads) // part.shape[1], dim=1)
         return part.expand(-1, -1, self.query.shape[2], -1)
 
 
@@ -178,40 +172,49 @@ class Sums(NamedTuple):
 
 
 def statistics(call: Attention) -> Statistics:
-    """o_i and m_i, in one pass over tiles of queries."""
+    """o_i and m_i, in one pass over the scores."""
+    if call.fused:
+        return Statistics(
+            *fused.statistics(call.query, call.key, call.value, call.scale, call.rows)
+        )
     outputs, peaks = [], []
-    for queries in call.tiles():
-        weights = call.weights(queries)
-        outputs.append(_grouped(weights, call.value))
+    # Blocks of a whole map hold all queries; more than fit are taken one part after another.
+    for queries in call.query_blocks(_queries_at_a_time(call, call.key.shape[2])):
+        part = call.block(queries)
+        weights = part.weights()
+        outputs.append(_grouped(weights, part.value))
         peaks.append(weights.amax(dim=-1, keepdim=True))
     return Statistics(torch.cat(outputs, dim=2), torch.cat(peaks, dim=2))
 
 
 def visible_sums(call: Attention) -> Sums:
-    """u_i and n_i: running sums over the keys, or over those of a single query."""
+    """u_i and n_i: sums over the keys before the block, and running ones in it."""
     visible, value = call.rows, call.value
-    queries = call.query.shape[2]
-    if visible.mask is not None or (visible.causal and queries == 1):
-        return _masked_sums(call)
-    count = value.new_ones(1, 1, call.key_count, 1)
+    queries, keys = call.query.shape[2], call.key.shape[2]
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    trailing = isinstance(visible.query_start, int) and visible.query_start + queries == keys
+    if visible.mask is not None or (visible.causal and queries == 1 and not trailing):
+        seen = call.seen().to(dtype)
+        return Sums(call.per_query_head(seen @ value.to(dtype)), seen.sum(dim=-1, keepdim=True))
+    count = value.new_ones(1, 1, keys, 1, dtype=dtype)
     if visible.keys is not None:
-        count = visible.keys[:, None, :, None].to(value.dtype)
-        value = value * count
-    if visible.causal:
-        seen = visible.index(range(queries), value.device)
-        total, count = (part.cumsum(dim=2).index_select(2, seen) for part in (value, count))
+        count = visible.keys[:, None, :, None].to(dtype)
+    if not visible.causal:
+        total, count = (part.sum(dim=2, keepdim=True, dtype=dtype) for part in (value, count))
+    elif trailing:
+        total, count = (_running_sum(part, queries, dtype) for part in (value, count))
     else:
-        total, count = (part.sum(dim=2, keepdim=True) for part in (value, count))
+        seen = visible.index(queries, value.device)
+        total, count = (
+            part.cumsum(dim=2, dtype=dtype).index_select(2, seen) for part in (value, count)
+        )
     return Sums(call.per_query_head(total), count)
 
 
-def _masked_sums(call: Attention) -> Sums:
-    totals, counts = [], []
-    for queries in call.tiles():
-        seen = call.seen(queries).to(call.value.dtype)
-        totals.append(seen @ call.value)
-        counts.append(seen.sum(dim=-1, keepdim=True))
-    return Sums(call.per_query_head(torch.cat(totals, dim=2)), torch.cat(counts, dim=2))
+def _running_sum(part: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
+    """Sums up to each of the last `queries` places along axis 2."""
+    before, own = part.split([part.shape[2] - queries, queries], dim=2)
+    return before.sum(dim=2, keepdim=True, dtype=dtype) + own.cumsum(dim=2, dtype=dtype)
 
 
 def uniform(call: Attention) -> Tensor:
@@ -221,7 +224,7 @@ def uniform(call: Attention) -> Tensor:
 
 def uniform_over_all_keys(call: Attention) -> Tensor:
     """Released: every visible key counts 1/K, K being the number of all keys handed in."""
-    return visible_sums(call).total / call.key_count
+    return visible_sums(call).total / call.keys_given
 
 
 def reverse(call: Attention) -> Tensor:
@@ -252,48 +255,72 @@ def reversed_map_unscaled(call: Attention) -> Tensor:
 
 def random(call: Attention) -> Tensor:
     """Weights r_ij over their sum on visible keys."""
-    return _in_tiles(call, lambda queries: _share_out(call.luck(queries) * call.seen(queries)))
+    if call.fused:
+        return fused.random(call.query, call.key, call.value, call.rows, *call.luck_words())
+    return _grouped(_share_out(call.luck() * call.seen()), call.value)
 
 
 def random_over_all_keys(call: Attention) -> Tensor:
     """Released: weights r_ij over their sum on all K keys, then masked."""
-    return _in_tiles(call, lambda queries: _share_out(call.luck(queries)) * call.seen(queries))
+    return _grouped(_share_out(call.luck()) * call.seen(), call.value)
 
 
 def random_doubled(call: Attention) -> Tensor:
     """Released: weights 2 r_ij, with no row sum."""
-    return _in_tiles(call, lambda queries: 2 * call.luck(queries))
+    return _grouped(2 * call.luck(), call.value)
 
 
 def shuffle(call: Attention) -> Tensor:
     """The N x N weights of one head in another order, the same for all images of a draw."""
     outputs = []
-    group = call.heads // call.key.shape[1]
-    for head in range(call.heads):
-        key, value = (part[:, head // group] for part in (call.key, call.value))  # [B, N, D]
-        weights = (call.query[:, head] @ key.mT).softmax(dim=-1)
+    group = len(call.heads) // call.key.shape[1]
+    for index, head in enumerate(call.heads):
+        key, value = (part[:, index // group] for part in (call.key, call.value))  # [B, N, D]
+        weights = (call.query[:, index] * call.scale @ key.mT).softmax(dim=-1)
         outputs.append(_permute(weights, call, head) @ value)
     return torch.stack(outputs, dim=1)
+
+
+class Formula(NamedTuple):
+    """How a method's output is computed, and what it needs at a time."""
+
+    compute: Callable[[Attention], Tensor]
+    scores: bool = True
+    """Whether it looks at every pair of a query and a key."""
+    whole_map: bool = False
+    """Whether it needs all queries of a head at once."""
+    every_key: bool = False
+    """Whether it looks at keys too that no query may see."""
+    fused: bool = False
+    """Whether it can use the fused kernel."""
 
 
 class Method(NamedTuple):
     """A method's formula under either normalization."""
 
-    visible: Callable[[Attention], Tensor]
-    released: Callable[[Attention], Tensor]
+    visible: Formula
+    released: Formula
 
 
+_UNIFORM = Formula(uniform, scores=False, fused=True)
+_REVERSE = Formula(reverse, fused=True)
+_REVERSE_AND_NORMALIZE = Formula(reverse_and_normalize, fused=True)
+_RANDOM = Formula(random, fused=True)
+_SHUFFLE = Formula(shuffle, whole_map=True)
 LANGUAGE: dict[str, Method] = {
-    "uniform": Method(uniform, uniform_over_all_keys),
-    "reverse": Method(reverse, reverse),
-    "reverse_and_normalize": Method(reverse_and_normalize, reverse_and_normalize),
-    "random": Method(random, random_over_all_keys),
+    "uniform": Method(_UNIFORM, Formula(uniform_over_all_keys, scores=False, fused=True)),
+    "reverse": Method(_REVERSE, _REVERSE),
+    "reverse_and_normalize": Method(_REVERSE_AND_NORMALIZE, _REVERSE_AND_NORMALIZE),
+    "random": Method(_RANDOM, Formula(random_over_all_keys, every_key=True)),
 }
 VISION: dict[str, Method] = {
-    "uniform": Method(uniform, uniform),
-    "reversed": Method(reversed_map, reversed_map_unscaled),
-    "random": Method(random, random_doubled),
-    "shuffle": Method(shuffle, shuffle),
+    "uniform": Method(_UNIFORM, _UNIFORM),
+    "reversed": Method(
+        Formula(reversed_map, whole_map=True, fused=True),
+        Formula(reversed_map_unscaled, whole_map=True, fused=True),
+    ),
+    "random": Method(_RANDOM, Formula(random_doubled)),
+    "shuffle": Method(_SHUFFLE, _SHUFFLE),
 }
 
 
@@ -372,7 +399,7 @@ def edited_map(
 
 
 def _run(
-    formula: Callable[[Attention], Tensor],
+    formula: Formula,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -383,32 +410,65 @@ def _run(
     layer: int,
 ) -> Tensor:
     _check_shapes(query, key, value, visible, draws)
-    dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-    # Far outside what any model computes, but no score and no sum over the keys can overflow then.
-    largest = torch.finfo(dtype).max
-    score_limit = (largest / (4 * key.shape[3])) ** 0.5
-    value_limit = largest / (4 * key.shape[2])
-    # Autocast would quietly run the matrix products in half precision.
-    with torch.autocast(query.device.type, enabled=False):
-        call = Attention(
-            query=(query.to(dtype) * scale).clamp(-score_limit, score_limit),
-            key=key.to(dtype).clamp(-score_limit, score_limit),
-            value=value.to(dtype).clamp(-value_limit, value_limit),
-            samples=visible,
-            rows=visible.repeat(len(draws)),
-            seed=seed,
-            draws=tuple(draws),
-            layer=layer,
-        )
-        output = formula(call)
+    call = Attention(
+        query=query,
+        key=key,
+        value=value,
+        scale=scale,
+        visible=visible,
+        heads=range(query.shape[1]),
+        keys_given=key.shape[2],
+        seed=seed,
+        draws=tuple(draws),
+        layer=layer,
+        fused=formula.fused and fused.serves(query),
+    )
     # Methods whose weights do not sum to 1 can leave the range of float16.
     limit = torch.finfo(query.dtype).max
-    return output.clamp(-limit, limit).to(query.dtype)
+    shared_heads, queries = _block_size(call, formula)
+    output = query.new_empty(*query.shape[:3], value.shape[3])
+    # Autocast would quietly run the matrix products in half precision.
+    with torch.autocast(query.device.type, enabled=False):
+        for heads in call.head_blocks(shared_heads):
+            ready = heads.ready()
+            mine = output[:, heads.heads.start : heads.heads.stop]
+            for block in ready.query_blocks(queries):
+                part = ready.block(block, key.shape[2] if formula.every_key else None)
+                result = formula.compute(part).clamp(-limit, limit)
+                mine[:, :, block.start : block.stop] = result
+    return output
 
 
-def _formula(
-    methods: dict[str, Method], method: str, normalization: str
-) -> Callable[[Attention], Tensor]:
+def _block_size(call: Attention, formula: Formula) -> tuple[int, int]:
+    """Key-value heads and queries that are taken at a time."""
+    queries, keys = call.query.shape[2], call.key.shape[2]
+    width = keys if formula.scores else call.value.shape[3]
+    if not formula.whole_map:
+        queries = _queries_at_a_time(call, width)
+    if call.fused:
+        return call.key.shape[1], queries
+    return max(1, _block_entries(call) // (_rows_a_head(call) * queries * width)), queries
+
+
+def _queries_at_a_time(call: Attention, width: int) -> int:
+    """As many queries as fit a block where each takes `width` entries a row and head."""
+    if call.fused:
+        return fused.QUERIES
+    fitting = _block_entries(call) // (_rows_a_head(call) * width)
+    return min(call.query.shape[2], max(LEAST_QUERIES, fitting))
+
+
+def _rows_a_head(call: Attention) -> int:
+    """Rows of weights that one query adds to a block of one key-value head."""
+    return call.query.shape[0] * (call.query.shape[1] // call.key.shape[1])
+
+
+def _block_entries(call: Attention) -> int:
+    # Elsewhere than on a CPU a block should be large rather than cached.
+    return BLOCK_ENTRIES if call.query.device.type == "cpu" else 32 * BLOCK_ENTRIES
+
+
+def _formula(methods: dict[str, Method], method: str, normalization: str) -> Formula:
     if method not in methods:
         raise ValueError(f"method={method!r}: expected one of {', '.join(methods)}")
     if normalization not in NORMALIZATIONS:
@@ -451,8 +511,8 @@ def _grouped(left: Tensor, right: Tensor) -> Tensor:
     return (stacked @ right).unflatten(2, (heads // groups, queries)).flatten(1, 2)
 
 
-def _in_tiles(call: Attention, weights: Callable[[range], Tensor]) -> Tensor:
-    return torch.cat([_grouped(weights(tile), call.value) for tile in call.tiles()], dim=2)
+def _above_diagonal(size: int, device: torch.device) -> Tensor:
+    return torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
 
 
 def _share_out(weights: Tensor) -> Tensor:

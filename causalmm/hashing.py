@@ -24,14 +24,11 @@ def mix(word: Word) -> Word:
 
     The constants are below 2^31, so a product stays below 2^63.
     """
-    word = word ^ (word >> 16)  # a new tensor, so the steps below may work in place
-    word *= 0x21F0AAAD
-    word &= WORD
-    word ^= word >> 15
-    word *= 0x735A2D97
-    word &= WORD
-    word ^= word >> 15
-    return word
+    word = word ^ (word >> 16)
+    word = (word * 0x21F0AAAD) & WORD
+    word = word ^ (word >> 15)
+    word = (word * 0x735A2D97) & WORD
+    return word ^ (word >> 15)
 
 
 def fold(state: int | Tensor, value: Word) -> Word:
@@ -56,21 +53,46 @@ def uniform(
     seed: int,
     draws: Sequence[int] | Tensor,
     layer: int,
-    heads: int,
+    heads: int | range,
     query_position: Tensor,
     key_position: Tensor,
 ) -> Tensor:
-    """Numbers in the open interval (0, 1), float32 [S, ..., H, Q, K].
+    """Numbers in the open interval (0, 1), float32 [S, ..., H, Q, K]; `heads`: how many, or which.
 
     Positions are integers [..., Q] and [..., K], on the device of the result; the dimensions before
     them (the samples, where each has its own left padding) are those of the result.
     """
-    samples = [1] * (max(query_position.ndim, key_position.ndim) - 1)
-    head = _heads(seed, draws, layer, heads, key_position.device).view(-1, *samples, heads, 1)
-    row = fold(head, query_position.unsqueeze(-2))
-    words = fold(row.unsqueeze(-1), key_position[..., None, None, :])
+    rows = query_states(seed, draws, layer, heads, query_position)
+    keys = key_words(key_position)
+    if rows.ndim - 3 < keys.ndim - 1:  # only the keys have samples
+        rows = rows.unsqueeze(1)
+    return number(rows.unsqueeze(-1) ^ keys[..., None, None, :])
+
+
+def query_states(
+    seed: int,
+    draws: Sequence[int] | Tensor,
+    layer: int,
+    heads: int | range,
+    query_position: Tensor,
+) -> Tensor:
+    """One half of `uniform`: int64 [S, ..., H, Q]."""
+    heads = range(heads) if isinstance(heads, int) else heads
+    samples = [1] * (query_position.ndim - 1)
+    head = _heads(seed, draws, layer, heads, query_position.device)
+    head = head.view(-1, *samples, len(heads), 1)
+    return fold(head, query_position.unsqueeze(-2))
+
+
+def key_words(key_position: Tensor) -> Tensor:
+    """The other half: int64 [..., K]."""
+    return mix((key_position + OFFSET) & WORD)
+
+
+def number(words: Tensor) -> Tensor:
+    """What `uniform` gives where its halves, one ^ the other, are `words`."""
     # 23 bits and a half fit a float32 exactly; with 24 the largest would round to 1.
-    return ((words >> 9).float() + 0.5) * 2.0**-23
+    return ((mix(words) >> 9).float() + 0.5) * 2.0**-23
 
 
 def permutation(
@@ -89,8 +111,8 @@ def permutation(
 
 
 def _heads(
-    seed: int, draws: Sequence[int] | Tensor, layer: int, heads: int, device: torch.device
+    seed: int, draws: Sequence[int] | Tensor, layer: int, heads: range, device: torch.device
 ) -> Tensor:
     states = [stream(seed, int(draw), layer) for draw in draws]
     state = torch.tensor(states, dtype=torch.int64, device=device)
-    return fold(state.unsqueeze(-1), torch.arange(heads, device=device))
+    return fold(state.unsqueeze(-1), torch.arange(heads.start, heads.stop, device=device))

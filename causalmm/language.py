@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from causalmm.attention import Visible, language_attention
+from causalmm.attention import language_attention
 from causalmm.plan import BranchPlan
 from causalmm.rows import append_groups, leading_rows, repeat_groups, split_groups
+from causalmm.visible import Visible
 
 
 class DecoderInputs(NamedTuple):

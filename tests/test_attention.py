@@ -16,13 +16,14 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalmm import attention, hashing, reference
-from causalmm.attention import Visible, edited_map, language_attention, vision_attention
+from causalmm.attention import edited_map, language_attention, vision_attention
 from causalmm.config import (
     LANGUAGE_METHODS,
     NORMALIZATIONS,
     STOCHASTIC_METHODS,
     VISION_METHODS,
 )
+from causalmm.visible import Visible
 
 CLOSED_FORMS = ("uniform", "reverse", "reverse_and_normalize")
 MASKS = ("causal", "padded", "holes", "mask", "shared mask", "padded mask", "full", "padded full")
@@ -33,7 +34,7 @@ VALUES = ("normal", "large", "ties", "constant", "tiny")
 EXAMPLES = settings(max_examples=20, deadline=None, derandomize=True)
 DRAWS = st.sampled_from([(0,), (2,), (0, 1), (5, 3, 4)])
 SEEDS = st.integers(-(2**70), 2**70)
-TILE_ENTRIES = st.sampled_from([1, 40, 2**22])
+BLOCK_ENTRIES = st.sampled_from([1, 40, 2**22])
 
 
 def test_every_configurable_method_has_a_formula():
@@ -57,16 +58,16 @@ def test_every_configurable_method_has_a_formula():
     size=st.integers(1, 4),
     seed=SEEDS,
     layer=st.integers(0, 40),
-    tile_entries=TILE_ENTRIES,
+    block_entries=BLOCK_ENTRIES,
     data=st.integers(0, 2**31),
 )
 def test_language_equals_the_definition(
-    method, masks, normalization, draws, seed, layer, tile_entries, data, **shapes
+    method, masks, normalization, draws, seed, layer, block_entries, data, **shapes
 ):
     case = language_case(masks=masks, draws=draws, seed=seed, layer=layer, **shapes)
     inputs, visible, sees = language_inputs(case, data)
-    result = with_tiles(
-        tile_entries,
+    result = in_blocks(
+        block_entries,
         language_attention,
         method,
         *inputs,
@@ -94,7 +95,7 @@ def test_language_equals_the_definition(
     group=st.integers(1, 2),
     patches=st.integers(1, 6),
     seed=SEEDS,
-    tile_entries=TILE_ENTRIES,
+    block_entries=BLOCK_ENTRIES,
     data=st.integers(0, 2**31),
 )
 def test_vision_equals_the_definition(
@@ -107,13 +108,13 @@ def test_vision_equals_the_definition(
     group,
     patches,
     seed,
-    tile_entries,
+    block_entries,
     data,
 ):
     heads, rows = shared_heads * group, len(draws) * images
     inputs = tensors(values, data, rows, heads, shared_heads, patches, patches, 3)
-    result = with_tiles(
-        tile_entries,
+    result = in_blocks(
+        block_entries,
         vision_attention,
         method,
         *inputs,
@@ -198,12 +199,12 @@ def test_prefill_equals_step_by_step(method, padded):
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("masks", ["causal", "padded", "padded mask", "padded full"])
 @pytest.mark.parametrize("method", LANGUAGE_METHODS)
-def test_a_tile_of_one_query_equals_one_of_all(method, masks, normalization):
+def test_a_block_of_one_query_equals_one_of_all(method, masks, normalization):
     case = language_case(masks=masks)
     inputs, visible, _ = language_inputs(case, 0)
     settings_ = {"scale": 0.7, "visible": visible, "normalization": normalization}
     whole = language_attention(method, *inputs, **settings_)
-    assert_close(with_tiles(1, language_attention, method, *inputs, **settings_), whole)
+    assert_close(in_blocks(1, language_attention, method, *inputs, **settings_), whole)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -380,7 +381,7 @@ def test_closed_forms_never_hold_the_map(tower, method):
             language_attention(method, query, key, value, scale=0.5, visible=visible)
         else:
             vision_attention(method, query, key, value, scale=0.5)
-    assert largest.entries <= attention.TILE_ENTRIES < length * length
+    assert largest.entries <= attention.BLOCK_ENTRIES < length * length
 
 
 def test_uniform_needs_no_scores_at_all():
@@ -623,6 +624,6 @@ def single(inputs):
     return [part.float() for part in inputs]
 
 
-def with_tiles(entries, function, *args, **kwargs):
-    with mock.patch.object(attention, "TILE_ENTRIES", entries):
+def in_blocks(entries, function, *args, **kwargs):
+    with mock.patch.multiple(attention, BLOCK_ENTRIES=entries, LEAST_QUERIES=1):
         return function(*args, **kwargs)

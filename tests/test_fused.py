@@ -1,0 +1,118 @@
+"""What is asked of the fused kernel gives what the blocks give, and so the definition.
+
+flex_attention returns largest scores on a GPU only. Elsewhere a dense stand-in, written from its
+documentation, takes its place; what a GPU makes of it is tested where there is one.
+"""
+
+import pytest
+import torch
+from torch.nn.attention.flex_attention import AuxOutput
+from torch.testing import assert_close
+
+from causalmm import fused
+from causalmm.attention import language_attention, vision_attention
+from causalmm.config import LANGUAGE_METHODS, NORMALIZATIONS, VISION_METHODS
+from causalmm.visible import Visible
+
+TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}
+
+
+def dense_kernel(query, key, value, *, score_mod, return_aux, scale=None, enable_gqa=False):
+    """What the documentation of flex_attention says, on the whole map."""
+    assert enable_gqa
+    share = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(share, dim=1).float() for part in (key, value))
+    scores = query.float() @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if score_mod is not None:
+        rows, heads, queries, keys = (torch.arange(size) for size in scores.shape)
+        places = (rows[:, None, None, None], heads[:, None, None], queries[:, None], keys)
+        scores = score_mod(scores, *places)
+    output = scores.softmax(dim=-1).nan_to_num(0.0) @ value
+    return output.to(query.dtype), AuxOutput(
+        lse=scores.logsumexp(dim=-1) if return_aux.lse else None,
+        max_scores=scores.amax(dim=-1) if return_aux.max_scores else None,
+    )
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """The stand-in in the place of the blocks, three queries at a time."""
+    monkeypatch.setattr(fused, "serves", lambda query: True)
+    monkeypatch.setattr(fused, "QUERIES", 3)
+    monkeypatch.setattr(fused, "_compiled", lambda: dense_kernel)
+
+
+def tensors(rows, heads, shared, queries, keys, device="cpu", dtype=torch.float32, size=16):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((rows, heads, queries, size), (rows, shared, keys, size), (rows, shared, keys, size))
+    return [torch.randn(shape, generator=generator).mul(2).to(device, dtype) for shape in shapes]
+
+
+def views(queries, keys):
+    """Causal, padded, with a mask, and with a counter that lies on the device."""
+    past = keys - queries
+    real = torch.arange(keys) >= torch.tensor([[0], [past + 2]])
+    causal = torch.ones(queries, keys, dtype=torch.bool).tril(past)
+    return {
+        "causal": Visible(query_start=past),
+        "padded": Visible(keys=real, query_start=past),
+        "mask": Visible(keys=real, query_start=past, mask=(real[:, None] & causal)[:, None]),
+        "counter": Visible(query_start=torch.tensor(past)),
+    }
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("view", ["causal", "padded", "mask", "counter"])
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+@pytest.mark.parametrize("queries", [1, 8])
+def test_language(method, view, normalization, queries, request):
+    visible = views(queries, 11)[view]
+    inputs = tensors(4, 4, 2, queries, 11)
+    settings = {
+        "scale": 0.25, "visible": visible, "normalization": normalization, "seed": 5,
+        "draws": (0, 2), "layer": 1,
+    }  # fmt: skip
+    expected = language_attention(method, *inputs, **settings)
+    request.getfixturevalue("stand_in")
+    assert_close(language_attention(method, *inputs, **settings), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("method", VISION_METHODS)
+def test_vision(method, normalization, request):
+    inputs = tensors(4, 2, 2, 10, 10)
+    settings = {"scale": 0.25, "normalization": normalization, "seed": 5, "draws": (0, 2)}
+    expected = vision_attention(method, *inputs, **settings)
+    request.getfixturevalue("stand_in")
+    assert_close(vision_attention(method, *inputs, **settings), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", [0.0, 1.0, 300.0])
+def test_finite_inputs_give_finite_outputs(dtype, size, stand_in):
+    inputs = [part * size for part in tensors(2, 2, 2, 6, 6, dtype=dtype)]
+    visible = Visible(keys=torch.arange(6) >= torch.tensor([[2], [6]]))  # the last is all padding
+    for method in LANGUAGE_METHODS:
+        result = language_attention(method, *inputs, scale=0.25, visible=visible)
+        assert result.dtype == dtype
+        assert result.isfinite().all(), method
+        assert result[1].eq(0).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("view", ["causal", "padded"])
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+def test_language_on_a_gpu(method, view, dtype):
+    visible = views(1100, 1200)[view]
+    inputs = tensors(2, 4, 2, 1100, 1200, dtype=dtype, size=64)
+    settings = {"scale": 0.125, "seed": 5}
+    expected = language_attention(
+        method, *(part.double() for part in inputs), visible=visible, **settings
+    )
+    device = torch.device("cuda")
+    result = language_attention(
+        method, *(part.to(device) for part in inputs), visible=visible.to(device), **settings
+    )
+    error = (result.cpu().double() - expected).norm() / expected.norm()
+    assert error < (2e-2 if dtype == torch.bfloat16 else 2e-3)

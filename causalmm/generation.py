@@ -38,9 +38,11 @@ class CounterfactualGeneration:
     ) -> BranchPlan | None:
         """The branch plan of a configuration on this model; None where it would change nothing.
 
-        Raises ValueError for layers or a site the model does not have, TypeError for anything that
-        is no configuration.
+        A trace makes a plan of no configuration too, one that only looks on. Raises ValueError for
+        layers or a site the model does not have, TypeError for anything that is no configuration.
         """
+        if causalmm is None and trace is not None:
+            causalmm = CausalMMConfig(gamma=0.0, epsilon=0.0)
         if causalmm is None or isinstance(causalmm, BranchPlan):
             return causalmm
         if not isinstance(causalmm, CausalMMConfig):

@@ -97,9 +97,7 @@ class BranchPlan:
         adjusted = adjust(factual, contrasts, self.epsilon)
         if self.trace is not None:
             last = {name: branch[:, -1] for name, branch in branches.items()}
-            self.trace.steps.append(
-                StepLogits(factual=factual[:, -1], adjusted=adjusted[:, -1], **last)
-            )
+            self.trace.record(StepLogits(factual=factual[:, -1], adjusted=adjusted[:, -1], **last))
         return adjusted
 
     def factual_outputs(self, outputs):

@@ -7,6 +7,7 @@ Held by tests/test_shared_image.py.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +18,8 @@ from transformers import DynamicCache
 from causalmm.checkpoints import FAMILIES
 from causalmm.config import CausalMMConfig
 from causalmm.messages import one_turn
+from causalmm.plan import BranchPlan
+from causalmm.trace import BranchTrace
 
 _PICTURES = ("pixel_values", "pixel_values_videos")
 
@@ -53,26 +56,30 @@ def generate_together(
     model: Any,
     rows: Sequence[Any],
     *,
-    causalmm: CausalMMConfig | None = None,
+    causalmm: CausalMMConfig | BranchPlan | None = None,
+    causalmm_trace: BranchTrace | None = None,
     **settings: Any,
 ) -> Tensor:
     """New tokens int64 [prompts, T] of unpadded inputs that begin with the same pictures.
 
-    A row holds what a processor makes of one prompt. Raises ValueError where `settings` ask for
-    several sequences a prompt, or the rows' pictures do not end before their texts part.
+    A row holds what a processor makes of one prompt; `causalmm_trace` is that of `generate`. Raises
+    ValueError where `settings` ask for several sequences a prompt, or the rows' pictures do not end
+    before their texts part.
     """
     settings = {"num_beams": 1} | settings
     if settings["num_beams"] != 1 or settings.get("num_return_sequences", 1) != 1:
         raise ValueError("several prompts share a cache only with one sequence a prompt")
-    plan = model.causalmm_plan(causalmm)
+    plan = model.causalmm_plan(causalmm, causalmm_trace)
     extra = {} if plan is None else {"causalmm": plan}
+    # Filling the cache is no step of anybody's answer.
+    untraced = {} if plan is None else {"causalmm": replace(plan, trace=None)}
     shared = shared_tokens([row["input_ids"][0] for row in rows])
     _check_pictures(model, rows, shared)
     first = {
         name: part[:, :shared] if _is_sequence(name) else part for name, part in rows[0].items()
     }
     cache = DynamicCache(config=model.config.get_text_config())
-    model(**first, **extra, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    model(**first, **untraced, past_key_values=cache, use_cache=True, logits_to_keep=1)
     # Every group holds one row: its copies stay beside it, as groups of many rows lie.
     cache.batch_repeat_interleave(len(rows))
     batch = _padded_after(rows, shared, _pad_token(model))

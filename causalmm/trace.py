@@ -24,6 +24,13 @@ class StepLogits(NamedTuple):
 
 @dataclass
 class BranchTrace:
-    """Give one to `generate(..., causalmm=config, causalmm_trace=trace)`; read `steps` after it."""
+    """Give one to `generate(..., causalmm=config, causalmm_trace=trace)`; read `steps` after it.
+
+    Without a configuration it shows the plain model. A subclass may keep less than whole logits.
+    """
 
     steps: list[StepLogits] = field(default_factory=list)
+
+    def record(self, step: StepLogits) -> None:
+        """Called once a step."""
+        self.steps.append(step)

@@ -294,5 +294,26 @@ def test_half_precision_stays_finite(family, dtype, mode):
         assert step.adjusted.isfinite().any(-1).all()
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 1.5}])
+def test_a_trace_of_the_plain_model_only_looks_on(family, attention, sampling):
+    """The same logits bit for bit, and they are what the trace holds."""
+    model = model_pair(family, attention)[0]
+    inputs = pad_together([sample(family, seed=1, before=5), sample(family, seed=2)])
+    settings = GREEDY | sampling | {"return_dict_in_generate": True, "output_logits": True}
+
+    def run(**trace):
+        torch.manual_seed(4)
+        return model.generate(**inputs, **settings, **trace)
+
+    trace = BranchTrace()
+    plain, traced = run(), run(causalmm_trace=trace)
+    assert torch.equal(plain.sequences, traced.sequences)
+    for step, one, other in zip(trace.steps, plain.logits, traced.logits, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(step.factual, one.float())
+        assert torch.equal(step.adjusted, step.factual)
+
+
 def test_the_vocabulary_is_what_the_tests_assume(model):
     assert model.config.get_text_config().vocab_size == VOCAB

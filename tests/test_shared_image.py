@@ -44,20 +44,16 @@ def test_each_answer_is_the_one_it_gets_alone(family, model, mode):
     rows = prompts(family)
     settings = GREEDY | {"suppress_tokens": [model.config.image_token_id]}
     trace = BranchTrace()
-    plan = model.causalmm_plan(config, None if config is None else trace)
-    together = generate_together(model, rows, causalmm=plan, **settings)
+    together = generate_together(model, rows, causalmm=config, causalmm_trace=trace, **settings)
+    assert torch.equal(together, generate_together(model, rows, causalmm=config, **settings))
     for number, row in enumerate(rows):
         single = BranchTrace()
-        alone = model.generate(
-            **row, causalmm=config, causalmm_trace=None if config is None else single, **settings
-        )
+        alone = model.generate(**row, causalmm=config, causalmm_trace=single, **settings)
         assert torch.equal(together[number], alone[0, row["input_ids"].shape[1] :])
-        if config is not None:
-            # The first step of the trace is the shared prefill.
-            for one, other in zip(trace.steps[1:], single.steps, strict=True):
-                torch.testing.assert_close(
-                    one.adjusted[number], other.adjusted[0], atol=1e-4, rtol=1e-4
-                )
+        for one, other in zip(trace.steps, single.steps, strict=True):
+            torch.testing.assert_close(
+                one.adjusted[number], other.adjusted[0], atol=1e-4, rtol=1e-4
+            )
 
 
 def test_several_pictures(family, model):

@@ -38,6 +38,14 @@ class Answer(NamedTuple):
     total: float
 
 
+class Reply(NamedTuple):
+    """What a model answered to one row of many."""
+
+    text: str
+    tokens: list[int]
+    """Generated ids, those after the end of the answer included."""
+
+
 class AnswerPrinter(TextStreamer):
     """Prints words to a text file as they come, no space in front and one newline at the end."""
 
@@ -143,13 +151,19 @@ def answer_batch(
     max_new_tokens: int,
     sampling: Mapping[str, Any],
     seed: int = 0,
-) -> list[str]:
-    """The answer to each row. `sampling` and `seed` as in `answer`.
+    trace: BranchTrace | None = None,
+) -> list[Reply]:
+    """The answer to each row. `sampling` and `seed` as in `answer`; `trace` is that of `generate`.
 
     Inputs are those of all rows, padded on the left, or a list with each row's own, about the same
     pictures.
     """
-    settings = {**sampling, "causalmm": causalmm, "max_new_tokens": max_new_tokens}
+    settings = {
+        **sampling,
+        "causalmm": causalmm,
+        "causalmm_trace": trace,
+        "max_new_tokens": max_new_tokens,
+    }
     if isinstance(inputs, list):
         torch.manual_seed(seed % 2**63)
         rows = [row.to(model.device, model.dtype) for row in inputs]
@@ -158,7 +172,7 @@ def answer_batch(
         output = _generate(model, inputs, seed, **settings)
         answers = output[:, inputs["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    return [Reply(text.strip(), ids) for text, ids in zip(texts, answers.tolist(), strict=True)]
 
 
 def _generate(model: Any, inputs: Any, seed: int, **settings: Any) -> Any:

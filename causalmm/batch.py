@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from causalmm.errors import RequestError
+from causalmm.json_lines import difference, read_bytes, to_line, to_object, whole_lines
 from causalmm.messages import check_prompt
 
 SUFFIX = ".settings.json"
@@ -61,13 +62,13 @@ def open_batch(questions: str, out: str, size: int, settings: dict[str, Any]) ->
     batch = Batch(rows, size, settings, Path(out), 0, 0)
     if not batch.out.parent.is_dir():
         raise RequestError(f"--out {out}: there is no folder {batch.out.parent}")
-    written = _read(batch.out) if batch.out.exists() else b""
+    written = read_bytes(batch.out) if batch.out.exists() else b""
     if not written:
         return batch
     _check_settings(batch)
-    lines = written.split(b"\n")[:-1]
+    lines = whole_lines(written)
     for row, line in zip(rows, lines, strict=False):
-        if _key(_object(line)) != _key(row._asdict()):
+        if _key(to_object(line)) != _key(_asked(row)):
             raise RequestError(
                 f"--out {out} holds answers to other rows than {questions} (first: row {row.id}): "
                 "give another file"
@@ -82,8 +83,8 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises RequestError for a file that cannot be read, has no rows or one id twice.
     """
-    # Not str.splitlines, for which a line ends at other characters too.
-    lines = enumerate(_read(path).splitlines(), 1)
+    # Of bytes: str.splitlines ends a line at other characters too.
+    lines = enumerate(read_bytes(path).splitlines(), 1)
     rows = [_row(number, line) for number, line in lines if line.strip()]
     if not rows:
         raise RequestError(f"{path} holds no rows")
@@ -117,10 +118,10 @@ def write_answers(
                     continue
                 said = ask(rows, start)
                 new = list(zip(rows, said, strict=True))[max(0, batch.done - start) :]
-                file.write(b"".join(_line(row, answer) for row, answer in new))
+                file.write(b"".join(to_line(_asked(row) | answer) for row, answer in new))
                 file.flush()
                 progress.update(len(new))
-    return sum("error" in _object(line) for line in _read(batch.out).splitlines())
+    return sum("error" in to_object(line) for line in read_bytes(batch.out).splitlines())
 
 
 def groups(rows: Sequence[Row], size: int) -> Iterator[tuple[int, Sequence[Row]]]:
@@ -165,10 +166,8 @@ def _row(number: int, line: bytes) -> Row:
     return row
 
 
-def _line(row: Row, said: dict[str, str]) -> bytes:
-    record = {"id": row.id, "image": row.image, "prompt": row.prompt, **said}
-    # Half of a surrogate pair, which UTF-8 does not have, stays the escape that it was in JSON.
-    return (json.dumps(record, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+def _asked(row: Row) -> dict[str, Any]:
+    return {"id": row.id, "image": row.image, "prompt": row.prompt}
 
 
 def _key(record: dict[str, Any]) -> str:
@@ -182,31 +181,11 @@ def _check_settings(batch: Batch) -> None:
         raise RequestError(
             f"--out {batch.out} is there already and was not written by --batch: give another file"
         )
-    written = _object(_read(path))
-    wanted = json.loads(json.dumps(batch.settings))
-    if other := [name for name in wanted if written.get(name) != wanted[name]]:
-        name = other[0]
+    if (what := difference(to_object(read_bytes(path)), batch.settings)) is not None:
         raise RequestError(
-            f"--out {batch.out} was written with other settings ({name}: "
-            f"{json.dumps(written.get(name))}, now {json.dumps(wanted[name])}): give another file"
+            f"--out {batch.out} was written with other settings ({what}): give another file"
         )
 
 
 def _settings_file(out: Path) -> Path:
     return out.with_name(out.name + SUFFIX)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read ({error.strerror})") from error
-
-
-def _object(text: bytes) -> dict[str, Any]:
-    """A JSON object; an empty one where the text is none."""
-    try:
-        read = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return read if isinstance(read, dict) else {}

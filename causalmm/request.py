@@ -38,6 +38,17 @@ class Request(NamedTuple):
     max_new_tokens: int
 
 
+class Wanted(NamedTuple):
+    """What the flags say of how to answer, before any checkpoint is looked at."""
+
+    plain: bool
+    given: dict[str, Any]
+    """CausalMM settings that are on the command line."""
+    base: CausalMMConfig | None
+    """What --config holds."""
+    sampling: dict[str, Any]
+
+
 def check(args: argparse.Namespace, family: str | None = None) -> Request:
     """All of a request that can be known before a model is loaded.
 
@@ -45,17 +56,34 @@ def check(args: argparse.Namespace, family: str | None = None) -> Request:
     """
     if args.prompt is not None:
         check_prompt(args.prompt)
+    wanted = read_wanted(args)
+    if wanted.plain and args.compare:
+        raise RequestError("--compare needs a mode other than plain to compare with")
+    messages = _messages(args)
+    request = find_model(args, wanted, family)._replace(messages=messages)
+    if request.family == "llava" and any(parts_of(messages, "video")):
+        raise RequestError(f"{args.model} is a LLaVA checkpoint, which reads images and no video")
+    if args.batch is None:
+        return request
+    size = args.batch_size or BATCH_SIZE
+    return request._replace(batch=open_batch(args.batch, args.out, size, _settings(args, request)))
+
+
+def read_wanted(args: argparse.Namespace) -> Wanted:
+    """Of the flags of settings and decoding. Raises RequestError for a wrong one."""
     sampling = _sampling(args)
     given = {name: getattr(args, name) for name in SETTINGS if name in args}
     plain = given.get("mode") == "plain"
     if plain:
         del given["mode"]
-        if args.compare:
-            raise RequestError("--compare needs a mode other than plain to compare with")
     # Over the defaults first, so that a wrong value is told before a hub is asked for anything.
     override(CausalMMConfig(), given)
     base = None if args.config is None else checkpoints.read_configuration(args.config)
-    messages = _messages(args)
+    return Wanted(plain, given, base, sampling)
+
+
+def find_model(args: argparse.Namespace, wanted: Wanted, family: str | None = None) -> Request:
+    """A request with no messages yet. Raises as `check` does."""
     source = checkpoints.resolve(args.model)
     if not os.path.isdir(source):
         quiet_hub()
@@ -66,24 +94,18 @@ def check(args: argparse.Namespace, family: str | None = None) -> Request:
         raise RequestError(
             f"{args.model} is a {known.title} checkpoint: use python -m {known.package}.generate"
         )
-    if kind == "llava" and any(parts_of(messages, "video")):
-        raise RequestError(f"{args.model} is a LLaVA checkpoint, which reads images and no video")
-    config = override(base or checkpoints.configuration(source), given)
-    request = Request(
+    config = override(wanted.base or checkpoints.configuration(source), wanted.given)
+    return Request(
         model=args.model,
         source=source,
         family=kind,
-        config=None if plain else config,
-        messages=messages,
+        config=None if wanted.plain else config,
+        messages=[],
         batch=None,
-        sampling=sampling,
+        sampling=wanted.sampling,
         seed=config.seed,
         max_new_tokens=args.max_new_tokens,
     )
-    if args.batch is None:
-        return request
-    size = args.batch_size or BATCH_SIZE
-    return request._replace(batch=open_batch(args.batch, args.out, size, _settings(args, request)))
 
 
 def override(base: CausalMMConfig, given: dict[str, Any]) -> CausalMMConfig:

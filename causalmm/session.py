@@ -10,15 +10,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from causalmm import checkpoints
 from causalmm.batch import Row
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, is_out_of_memory
-from causalmm.messages import one_turn
+from causalmm.messages import one_turn, open_messages, text_part
 from causalmm.request import Request
 from causalmm.terminal import quiet_transformers
+
+if TYPE_CHECKING:  # they load torch
+    from causalmm.answer import Reply
+    from causalmm.trace import BranchTrace
 
 
 class Session(NamedTuple):
@@ -80,45 +84,61 @@ class Session(NamedTuple):
         )
 
     def answer_rows(self, rows: Sequence[Row], first: int) -> list[dict[str, str]]:
-        """{"answer"} or {"error"} of each row, those without error in one batch.
+        """{"answer"} or {"error"} of each row. `first` is the number of the first in its file."""
+        # A seed of its own for each batch: rows at the same place would be drawn alike.
+        replies = self.ask_rows(rows, self.request.seed + first)
+        return [
+            {"error": reply} if isinstance(reply, str) else {"answer": reply.text}
+            for reply in replies
+        ]
 
-        `first` is the number of the first row in its file.
+    def ask_rows(
+        self, rows: Sequence[Row], seed: int, trace: "BranchTrace | None" = None
+    ) -> "list[Reply | str]":
+        """The reply to each row, or a sentence on why it cannot be asked.
+
+        The others are answered in one batch, and are the rows that `trace` sees.
         """
         from causalmm.answer import answer_batch
 
-        said = [{"error": row.error} if row.error else {} for row in rows]
+        said: list[Any] = [row.error for row in rows]
         prepared = {}
+        pictures: dict[str, list[Any]] = {}
         for index, row in enumerate(rows):
             if not row.error:
                 try:
-                    messages = one_turn(row.images, row.prompt)
+                    if (key := json.dumps(row.image)) not in pictures:
+                        [turn] = open_messages(one_turn(row.images, None))
+                        pictures[key] = turn["content"]
+                    content = [*pictures[key], text_part(row.prompt)]
+                    messages = [{"role": "user", "content": content}]
                     prepared[index] = self.prompt.prepare(self.processor, messages)
                 except RequestError as error:
-                    said[index] = {"error": str(error)}
+                    said[index] = str(error)
+        # About the same pictures one by one, so that what they share is found and computed once.
+        shared = len(prepared) > 1 and len(pictures) == 1
         inputs = None
         while prepared and inputs is None:
-            inputs = self.prompt.join(self.processor, list(prepared.values()))
-            errors = dict(zip(list(prepared), self._too_long(inputs), strict=True))
-            for index, error in errors.items():
+            parts = [[each] for each in prepared.values()] if shared else [list(prepared.values())]
+            inputs = [self.prompt.join(self.processor, part) for part in parts]
+            errors = [error for each in inputs for error in self._too_long(each)]
+            for index, error in zip(list(prepared), errors, strict=True):
                 if error is not None:
-                    said[index], inputs = {"error": error}, None
+                    said[index], inputs = error, None
                     del prepared[index]
         if inputs is not None:
-            if len(prepared) > 1 and len({json.dumps(rows[row].image) for row in prepared}) == 1:
-                # One by one, so that what they share is found and computed once.
-                inputs = [self.prompt.join(self.processor, [each]) for each in prepared.values()]
-            answers = answer_batch(
+            replies = answer_batch(
                 self.model,
                 self.processor,
-                inputs,
+                inputs if shared else inputs[0],
                 causalmm=self.request.config,
                 max_new_tokens=self.request.max_new_tokens,
                 sampling=self.request.sampling,
-                # Of its own for each batch: rows at the same place would be drawn alike.
-                seed=self.request.seed + first,
+                seed=seed,
+                trace=trace,
             )
-            for index, text in zip(prepared, answers, strict=True):
-                said[index] = {"answer": text}
+            for index, reply in zip(prepared, replies, strict=True):
+                said[index] = reply
         return said
 
     def _too_long(self, inputs: Any) -> list[str | None]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from causalmm import shared_text
 from causalmm.attention import language_attention
 from causalmm.plan import BranchPlan
 from causalmm.rows import append_groups, leading_rows, repeat_groups, split_groups
@@ -48,6 +49,7 @@ class LanguagePass:
     visible: Visible | None = None
     features: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
+    beginning: shared_text.Beginning | None = None
 
     @classmethod
     def start(cls, plan: BranchPlan | None) -> "LanguagePass | None":
@@ -73,23 +75,46 @@ class LanguagePass:
         attention_mask: Tensor | dict | None,
         position_ids: Tensor | None,
         past_key_values: Any,
+        decoder: Callable[..., Any],
+        **options: Any,
     ) -> DecoderInputs:
         """Lay the vision (or joint) groups behind the factual rows.
 
         `inputs_embeds` [B, L, D] already holds the factual image features; each group receives its
-        own in their place. Raises ValueError where a cache was filled under another plan.
+        own in their place. A text long enough before the pictures is run by itself and left out of
+        the result: `decoder` and `options` are what the rest will be run with. Raises ValueError
+        where a cache was filled under another plan.
         """
-        batch, length, _ = inputs_embeds.shape
-        past, keys = 0, length
+        batch = inputs_embeds.shape[0]
         if past_key_values is not None:
             _check_cache(past_key_values, self.plan, batch)
+        masks, beginning = self.masks, None
+        if columns := shared_text.shared_columns(self.plan, masks, past_key_values, attention_mask):
+            beginning = shared_text.prefill(
+                self.plan,
+                columns,
+                decoder,
+                inputs_embeds,
+                attention_mask,
+                position_ids,
+                past_key_values,
+                options,
+                lambda plan, mask: LanguagePass(plan, visible=_visible(mask, 0, columns)),
+            )
+        if beginning is not None:
+            inputs_embeds = inputs_embeds[:, columns:]
+            position_ids = None if position_ids is None else position_ids[..., columns:]
+            masks = [mask[:, columns:] for mask in masks]
+        length = inputs_embeds.shape[1]
+        past, keys = 0, length
+        if past_key_values is not None:
             # A static cache hands out its counter itself, and counts on while the layers run.
             past = past_key_values.get_seq_length() + 0
             keys, _ = past_key_values.get_mask_sizes(length, 0)
         groups = 1 + self.plan.image_groups
-        begun = replace(self, visible=_visible(attention_mask, past, keys))
+        begun = replace(self, visible=_visible(attention_mask, past, keys), beginning=beginning)
         counterfactual = inputs_embeds.repeat(groups - 1, 1, 1)
-        for mask, features in zip(self.masks, self.features, strict=True):
+        for mask, features in zip(masks, self.features, strict=True):
             counterfactual = counterfactual.masked_scatter(
                 mask.repeat(groups - 1, 1, 1), features.to(counterfactual)
             )
@@ -100,6 +125,14 @@ class LanguagePass:
             repeat_groups(position_ids, batch, groups, axis=batch_axis),
             begun,
         )
+
+    def whole(self, outputs: Any) -> Any:
+        """The decoder's outputs for all columns, those that were run by themselves included."""
+        if self.beginning is not None:
+            outputs.last_hidden_state = torch.cat(
+                [self.beginning.hidden_states, outputs.last_hidden_state], dim=1
+            )
+        return outputs
 
     def enter_layer(
         self,

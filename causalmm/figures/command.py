@@ -1,0 +1,182 @@
+"""The `visualize` command: a checked request to a picture of what the method does.
+
+Exit codes: 0, 2 for a wrong request, 1 for a failure. Held by tests/test_visualize_command.py.
+"""
+
+import argparse
+import io
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from causalmm.cli import INTERRUPTED
+from causalmm.errors import FailureError, RequestError
+from causalmm.figures.flags import parse_args
+from causalmm.messages import parts_of
+from causalmm.request import check
+from causalmm.session import Session, memory_guard
+from causalmm.terminal import complain, tell
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    try:
+        run(parse_args(sys.argv[1:] if argv is None else argv))
+    except RequestError as error:
+        complain(str(error))
+        return 2
+    except FailureError as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load the model, look, and write the files.
+
+    Raises RequestError for what cannot be drawn, FailureError where something goes wrong.
+    """
+    request = check(args)
+    if request.config is None:
+        raise RequestError("mode plain has no counterfactual to draw: expected another --mode")
+    for path in (args.png, getattr(args, "html", None)):
+        if path is not None:
+            _check_file(path)
+    if args.png is not None and find_spec("matplotlib") is None:
+        raise FailureError('drawing needs matplotlib: install it by pip install -e ".[figures]"')
+    with memory_guard("a smaller image, --dtype bfloat16 or another --device"):
+        session = Session.start(args, request)
+        inputs = session.inputs(request.messages)
+        _DRAWN[args.figure](args, session, inputs.to(session.model.device, session.model.dtype))
+
+
+def _attention_vision(args: argparse.Namespace, session: Session, inputs: Any) -> None:
+    from causalmm.figures import drawing, recording, vision
+
+    shown = _pictures(session, inputs)
+    if args.picture > len(shown):
+        raise RequestError(f"--picture {args.picture}: there are {len(shown)}")
+    picture = shown[args.picture - 1]
+    count = session.model.causalmm_towers().vision_layers
+    layer = _number("--layer", count - 1 if args.layer is None else args.layer, count)
+    # Above the layer whose output the model reads, an edit would change nothing.
+    call = recording.record_vision(session.model, inputs, layer)[args.picture - 1]
+    head = _head(args, call.heads)
+    rows = vision.rows(call, picture, args.query or ["mean"], head, session.request.config)
+    title = f"{_name(session)}: vision attention, {_where(layer, count, head, call.heads)}"
+    _save(args.png, drawing.vision_figure(picture, rows, title))
+
+
+def _attention_language(args: argparse.Namespace, session: Session, inputs: Any) -> None:
+    from causalmm.figures import drawing, language, recording
+
+    model = session.model
+    count = model.causalmm_towers().language_layers
+    layer = _number("--layer", count // 2 if args.layer is None else args.layer, count)
+    call = recording.record_language(model, inputs, layer)
+    head = _head(args, call.heads)
+    pads = {model.config.image_token_id: "image"}
+    if (video := getattr(model.config, "video_token_id", None)) is not None:
+        pads[video] = "video"
+    matrices = language.matrices(
+        call,
+        inputs["input_ids"][0].tolist(),
+        session.processor.tokenizer,
+        pads,
+        session.request.config,
+        head,
+    )
+    title = f"{_name(session)}: language attention, {_where(layer, count, head, call.heads)}"
+    _save(args.png, drawing.language_figure(matrices, title))
+
+
+def _tokens(args: argparse.Namespace, session: Session, inputs: Any) -> None:
+    from causalmm.figures import page, tokens
+
+    request = session.request
+    steps = tokens.answer_steps(
+        session.model,
+        session.processor.tokenizer,
+        inputs,
+        request.config,
+        count=args.candidates,
+        max_new_tokens=request.max_new_tokens,
+        sampling=request.sampling,
+        seed=request.seed,
+    )
+    prompt = "\n".join(part["text"] for part in parts_of(request.messages, "text"))
+    if args.png is not None:
+        from causalmm.figures import drawing
+
+        title = f"{_name(session)}: {' '.join(prompt.split())}"
+        _save(args.png, drawing.tokens_figure(steps, title))
+    if args.html is not None:
+        settings = request.config.to_dict() | request.sampling
+        text = page.page(
+            steps,
+            prompt=prompt,
+            pictures=[each.pixels for each in _pictures(session, inputs)],
+            model=_name(session),
+            settings=settings,
+        )
+        _write(args.html, text.encode())
+
+
+_DRAWN = {
+    "attention-vision": _attention_vision,
+    "attention-language": _attention_language,
+    "tokens": _tokens,
+}
+
+
+def _pictures(session: Session, inputs: Any) -> list[Any]:
+    from causalmm.figures.pictures import pictures
+
+    patch = session.model.config.vision_config.patch_size
+    return pictures(session.processor, inputs, patch)
+
+
+def _head(args: argparse.Namespace, count: int) -> int | None:
+    return None if args.head is None else _number("--head", args.head, count)
+
+
+def _number(flag: str, given: int, count: int) -> int:
+    """A layer or head, counted from the start."""
+    if not -count <= given < count:
+        raise RequestError(f"{flag} {given}: expected 0 to {count - 1}, or negative from the end")
+    return given % count
+
+
+def _where(layer: int, layers: int, head: int | None, heads: int) -> str:
+    which = f"mean over {heads} heads" if head is None else f"head {head} of 0–{heads - 1}"
+    return f"layer {layer} of 0–{layers - 1}, {which}"
+
+
+def _name(session: Session) -> str:
+    return session.request.model.rstrip("/").rpartition("/")[2]
+
+
+def _check_file(path: str) -> None:
+    """Raise RequestError for a place where no file can be written, before a model is loaded."""
+    if Path(path).is_dir():
+        raise RequestError(f"{path} is a folder, expected a file to write")
+    if not Path(path).absolute().parent.is_dir():
+        raise RequestError(f"{path}: there is no folder {Path(path).parent}")
+
+
+def _save(path: str, figure: Any) -> None:
+    file = io.BytesIO()
+    # Without matplotlib's name in it, the same figure is the same file.
+    figure.savefig(file, format="png", metadata={"Software": None})
+    _write(path, file.getvalue())
+
+
+def _write(path: str, content: bytes) -> None:
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise FailureError(f"{path} cannot be written ({error.strerror})") from error
+    tell(f"wrote {path}")

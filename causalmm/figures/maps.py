@@ -1,0 +1,46 @@
+"""Attention maps of a recorded call: the factual one, and what each counterfactual makes of it.
+
+A map is the attention output for the identity as values. So a counterfactual map comes out of the
+functions that a branch runs (causalmm/attention.py), called as the branch calls them.
+H heads, N positions. Held by tests/test_figures_maps.py.
+"""
+
+import torch
+from torch import Tensor
+
+from causalmm.attention import Visible, language_attention, vision_attention
+from causalmm.figures.recording import Call
+
+
+def factual(call: Call, causal: bool) -> Tensor:
+    """Softmax weights [H, N, N]; causal: a position sees itself and those before it."""
+    key = call.key.repeat_interleave(call.heads // call.key.shape[1], dim=1)
+    scores = (call.query @ key.mT * call.scale)[0]
+    if causal:
+        hidden = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(hidden, -torch.inf)
+    return scores.softmax(dim=-1)
+
+
+def counterfactual(
+    call: Call, method: str, *, causal: bool, normalization: str, seed: int, draw: int = 0
+) -> Tensor:
+    """Weights [H, N, N] under a method of the language model (causal) or the vision encoder."""
+    count = call.key.shape[2]
+    identity = torch.eye(count, device=call.key.device).expand(1, call.key.shape[1], count, count)
+    given = (method, call.query, call.key, identity)
+    settings = {
+        "scale": call.scale,
+        "normalization": normalization,
+        "seed": seed,
+        "draws": (draw,),
+        "layer": call.layer,
+    }
+    if causal:
+        return language_attention(*given, visible=Visible(causal=True), **settings)[0]
+    return vision_attention(*given, **settings)[0]
+
+
+def of_head(weights: Tensor, head: int | None) -> Tensor:
+    """One head's map, or the mean over the heads: [H, N, N] -> [N, N]."""
+    return weights.mean(dim=0) if head is None else weights[head]

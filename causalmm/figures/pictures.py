@@ -1,0 +1,73 @@
+"""The pictures a model sees, as its processor made them, and where their patches are.
+
+Read back from the pixel values: cropped and resized, so that a patch lies where the model has it.
+Held by tests/test_figures_maps.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Picture(NamedTuple):
+    """An image, or the first of a video's frames that are encoded together."""
+
+    pixels: np.ndarray
+    """uint8 [height, width, 3]."""
+    places: Tensor
+    """Index of each patch among the positions of the vision encoder, int64 [rows, columns]."""
+    summary: int | None
+    """Index of the class token, which stands for no patch; None where there is none."""
+
+
+def pictures(processor: Any, inputs: Mapping[str, Tensor], patch: int) -> list[Picture]:
+    """Images, then frames, in the order in which they are encoded. `patch`: side in pixels."""
+    images = inputs.get("pixel_values")
+    if images is not None and images.ndim == 4:
+        return [_whole(processor.image_processor, image, patch) for image in images]
+    found = []
+    if images is not None:
+        found += _packed(processor.image_processor, images, inputs["image_grid_thw"], patch)
+    if (frames := inputs.get("pixel_values_videos")) is not None:
+        found += _packed(processor.video_processor, frames, inputs["video_grid_thw"], patch)
+    return found
+
+
+def _whole(image_processor: Any, image: Tensor, patch: int) -> Picture:
+    """CLIP's: [3, height, width], a class token before the patches."""
+    rows, columns = image.shape[1] // patch, image.shape[2] // patch
+    places = torch.arange(1, 1 + rows * columns).view(rows, columns)
+    return Picture(_pixels(image_processor, image), places, summary=0)
+
+
+def _packed(image_processor: Any, patches: Tensor, grids: Tensor, patch: int) -> list[Picture]:
+    """Qwen2-VL's: patches [P, channels x frames x patch x patch], squares of `merge` x `merge`
+    patches one after the other."""
+    merge = image_processor.merge_size
+    found = []
+    for times, rows, columns in grids.tolist():
+        count = rows * columns
+        blocks = (rows // merge, columns // merge, merge, merge)
+        places = torch.arange(count).view(blocks).transpose(1, 2).reshape(rows, columns)
+        for segment in patches[: times * count].split(count):
+            first = segment.view(count, 3, -1, patch, patch)[:, :, 0]
+            image = first[places.flatten()].view(rows, columns, 3, patch, patch)
+            image = image.permute(2, 0, 3, 1, 4).reshape(3, rows * patch, columns * patch)
+            found.append(Picture(_pixels(image_processor, image), places, summary=None))
+        patches = patches[times * count :]
+    return found
+
+
+def _pixels(image_processor: Any, image: Tensor) -> np.ndarray:
+    image = image.float().cpu()
+    if image_processor.do_normalize:
+        mean, std = (
+            torch.tensor(each).view(3, 1, 1)
+            for each in (image_processor.image_mean, image_processor.image_std)
+        )
+        image = image * std + mean
+    pixels = (image / image_processor.rescale_factor).round().clamp(0, 255)
+    return pixels.permute(1, 2, 0).to(torch.uint8).numpy()

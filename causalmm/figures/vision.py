@@ -1,0 +1,91 @@
+"""Numbers of the figure `attention-vision`: how much of its attention a query gives each patch.
+
+An even share is 1/N of N positions, the class token among them; a ratio says how many even shares a
+patch gets. So 1 means no preference, whatever the size of the picture.
+Held by tests/test_figures_maps.py.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from causalmm.config import CausalMMConfig
+from causalmm.errors import RequestError
+from causalmm.figures import maps
+from causalmm.figures.pictures import Picture
+from causalmm.figures.queries import MEAN, SUMMARY, Query
+from causalmm.figures.recording import Call
+
+METHODS = ("random", "uniform", "reversed", "shuffle")
+"""Counterfactuals, in the order in which they are shown."""
+
+
+class Overlay(NamedTuple):
+    """Attention of one query under one map."""
+
+    ratios: Tensor
+    """Even shares of each patch [rows, columns]."""
+    summary: float | None
+    """Share of the class token; None where there is none."""
+
+
+class Row(NamedTuple):
+    """A query and its overlays by the map's name: "factual" and METHODS."""
+
+    query: Query
+    overlays: dict[str, Overlay]
+
+
+def rows(
+    call: Call,
+    picture: Picture,
+    queries: Sequence[Query],
+    head: int | None,
+    config: CausalMMConfig,
+) -> list[Row]:
+    """A row a query, of one head or (None) the mean over heads.
+
+    Raises RequestError for a query that this picture does not have.
+    """
+    for query in queries:
+        _check(query, picture)
+    found = [Row(query, {}) for query in queries]
+    for name in ("factual", *METHODS):
+        if name == "factual":
+            weights = maps.factual(call, causal=False)
+        else:
+            weights = maps.counterfactual(
+                call,
+                name,
+                causal=False,
+                normalization=config.normalization,
+                seed=config.seed,
+            )
+        weights = maps.of_head(weights, head).cpu()
+        for row in found:
+            row.overlays[name] = overlay(weights, picture, row.query)
+    return found
+
+
+def overlay(weights: Tensor, picture: Picture, query: Query) -> Overlay:
+    """What a query gives to whom, under a map [N, N]."""
+    if query == MEAN:
+        shares = weights[picture.places.flatten()].mean(dim=0)
+    elif query == SUMMARY:
+        shares = weights[picture.summary]
+    else:
+        shares = weights[picture.places[query]]
+    summary = None if picture.summary is None else shares[picture.summary].item()
+    return Overlay(shares[picture.places] * len(shares), summary)
+
+
+def _check(query: Query, picture: Picture) -> None:
+    height, width = picture.places.shape
+    if query == SUMMARY and picture.summary is None:
+        raise RequestError("query cls: this model has no class token")
+    if isinstance(query, tuple) and not (query[0] < height and query[1] < width):
+        raise RequestError(
+            f"query {query[0]},{query[1]}: the picture has {height} rows and {width} columns of "
+            "patches, counted from 0"
+        )

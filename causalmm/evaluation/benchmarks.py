@@ -5,12 +5,15 @@ Held by tests/test_pope.py, test_mme.py, test_vlind.py and test_chair.py.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from causalmm.evaluation import pope
-from causalmm.evaluation.records import Question
+from causalmm.evaluation import chair, mme, pope, vlind
+from causalmm.evaluation.records import Answer, Question
+from causalmm.evaluation.report import Report, make_report
+from causalmm.evaluation.tally import Pair, Tally, join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +35,32 @@ class Benchmark:
     """The files that the questions come from, e.g. to keep their SHA-256."""
     read: Callable[..., list[Question]]
     """The same from Python: `read(path or paths, **options)`."""
+    tally: Callable[[Sequence[Pair]], list[Tally]]
+    """Counts the answers of a run, set by set."""
+
+    def score(self, questions: Sequence[Question], answers: Mapping[str, Answer]) -> Report:
+        """The report on a run. Raises RequestError where answers are missing."""
+        pairs = join(questions, answers)
+        return make_report(self.name, pairs, self.tally(pairs))
+
+
+def _benchmark(module: ModuleType, title: str, max_new_tokens: int) -> Benchmark:
+    return Benchmark(
+        name=module.__name__.rpartition(".")[2],
+        title=title,
+        max_new_tokens=max_new_tokens,
+        add_flags=module.add_flags,
+        from_args=module.from_args,
+        sources=module.sources,
+        read=module.read,
+        tally=module.tally,
+    )
 
 
 _ALL = (
-    Benchmark(
-        name="pope",
-        title="POPE: is an object in the image",
-        max_new_tokens=64,
-        add_flags=pope.add_flags,
-        from_args=pope.from_args,
-        sources=pope.sources,
-        read=pope.read,
-    ),
+    _benchmark(pope, "POPE: is a thing of this name in the image", 64),
+    _benchmark(mme, "MME: two yes-or-no questions about each image", 64),
+    _benchmark(vlind, "VLind-Bench: does the model believe a counterfactual picture", 64),
+    _benchmark(chair, "CHAIR: which objects of a caption are not in the image", 512),
 )
 BENCHMARKS = {each.name: each for each in _ALL}

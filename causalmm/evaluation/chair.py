@@ -1,0 +1,146 @@
+"""CHAIR: which objects a caption names that are not in the image (arXiv 1809.02156).
+
+The annotations are a JSON file {image: [objects that are in it]}, the vocabulary one of the two
+forms of vocabulary.py. An object counts once a caption, however often it is named. A caption that
+failed says nothing: it is left out and counted. Held by tests/test_chair.py.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from causalmm.errors import RequestError
+from causalmm.evaluation.question_files import read_json
+from causalmm.evaluation.records import Question
+from causalmm.evaluation.statistics import Metric, Row, Table, ratio
+from causalmm.evaluation.tally import Pair, Tally, has_failed
+from causalmm.evaluation.vocabulary import Vocabulary, read_vocabulary
+
+PROMPT = "Please describe this image in detail."
+METRICS: dict[str, Metric] = {
+    "CHAIR_i": ratio("invented", "named"),
+    "CHAIR_s": ratio("inventing captions", "captions"),
+    "recall": ratio("found", "there"),
+    # A caption that says less invents less.
+    "words": ratio("words", "captions", scale=1),
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which questions."""
+    parser.add_argument(
+        "--annotations",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="JSON: {image: [objects in it]}",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="JSON: {object: [synonyms]}; or lines of an object and its synonyms, with commas",
+    )
+    parser.add_argument(
+        "--images", type=Path, default=Path("."), metavar="FOLDER", help="where the images lie"
+    )
+    parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help='(default: "%(default)s")')
+
+
+def from_args(args: argparse.Namespace) -> list[Question]:
+    """The questions that the flags ask for."""
+    return read(
+        args.annotations, vocabulary=args.vocabulary, images=args.images, prompt=args.prompt
+    )
+
+
+def sources(args: argparse.Namespace) -> list[Path]:
+    """The files that the questions are read from."""
+    return [args.annotations, args.vocabulary]
+
+
+def read(
+    annotations: Path, *, vocabulary: Path, images: Path = Path("."), prompt: str = PROMPT
+) -> list[Question]:
+    """One request for a caption for each image.
+
+    Raises RequestError for a file that cannot be read or an object that the vocabulary lacks.
+    """
+    if not prompt.strip():
+        raise RequestError("the prompt is empty")
+    names = read_vocabulary(vocabulary)
+    given = read_json(annotations)
+    if not isinstance(given, dict) or not all(isinstance(each, list) for each in given.values()):
+        raise RequestError(f"{annotations} is not a JSON object of lists of objects by image")
+    if not given:
+        raise RequestError(f"{annotations} holds no images")
+    return [
+        Question(
+            id=image,
+            image=image,
+            path=str(images / image),
+            prompt=prompt,
+            facts={
+                "objects": _objects(annotations, image, objects, names),
+                "vocabulary": names,
+            },
+        )
+        for image, objects in given.items()
+    ]
+
+
+def tally(pairs: Sequence[Pair]) -> list[Tally]:
+    """All captions together; one is right that names nothing which is not there."""
+    rows, right = [], {}
+    for question, answer in pairs:
+        if has_failed(answer):
+            rows.append(Row(question.image, {"failed": 1}))
+            continue
+        counts = _counts(answer.answer, question)
+        rows.append(Row(question.image, counts))
+        right[question.id] = not counts["invented"]
+    failed = len(rows) - len(right)
+    return [
+        Tally(
+            name="all",
+            rule="vocabulary",
+            table=Table.of(rows, _COLUMNS),
+            metrics=METRICS,
+            counted=("captions", "named", "invented", "failed"),
+            right=right,
+            notes=(f"{failed} captions failed and are left out",) if failed else (),
+        )
+    ]
+
+
+_COLUMNS = (
+    *("captions", "named", "invented", "inventing captions", "found", "there", "words"),
+    "failed",
+)
+
+
+def _counts(caption: str, question: Question) -> dict[str, float]:
+    vocabulary: Vocabulary = question.facts["vocabulary"]
+    named, there = vocabulary.mentioned(caption), question.facts["objects"]
+    return {
+        "captions": 1,
+        "named": len(named),
+        "invented": len(named - there),
+        "inventing captions": bool(named - there),
+        "found": len(named & there),
+        "there": len(there),
+        "words": len(caption.split()),
+    }
+
+
+def _objects(
+    file: Path, image: str, objects: Sequence[object], names: Vocabulary
+) -> frozenset[str]:
+    found = set()
+    for each in objects:
+        thing = names.object(each) if isinstance(each, str) else None
+        if thing is None:
+            raise RequestError(f"{file} has {each!r} in {image}, which the vocabulary lacks")
+        found.add(thing)
+    return frozenset(found)

@@ -1,0 +1,229 @@
+"""Intervals by bootstrap over images, paired differences, McNemar's exact test, AUC.
+
+What is resampled is an image with all questions about it, since answers about one picture are not
+independent. A table holds counts an image, and every metric is a sum of ratios of sums of counts,
+so that 1,000 resamples are one matrix product. Held by tests/test_statistics.py.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RESAMPLES = 1000
+LEVEL = 95
+"""Per cent that an interval covers."""
+_AT_A_TIME = 50
+
+
+class Row(NamedTuple):
+    """Counts that one question, or pair of questions, adds to its image."""
+
+    image: str
+    counts: Mapping[str, float]
+    stratum: str = ""
+    """Images are resampled within a stratum, which so keeps its number of images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Counts by image: the same images in the same order whatever the order of the rows."""
+
+    images: tuple[tuple[str, str], ...]
+    """Stratum and name."""
+    columns: tuple[str, ...]
+    counts: np.ndarray
+    """[images, columns]"""
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], columns: Iterable[str]) -> "Table":
+        """Add up rows; a column that a row does not name is 0 there."""
+        columns, rows = tuple(columns), list(rows)
+        images = sorted({(row.stratum, row.image) for row in rows})
+        place = {image: at for at, image in enumerate(images)}
+        counts = np.zeros((len(images), len(columns)))
+        places = [place[row.stratum, row.image] for row in rows]
+        values = [[float(row.counts.get(name, 0)) for name in columns] for row in rows]
+        if rows:
+            np.add.at(counts, places, np.array(values))
+        return cls(tuple(images), columns, counts)
+
+    def totals(self) -> dict[str, float]:
+        """Each column's sum."""
+        return dict(zip(self.columns, self.counts.sum(axis=0).tolist(), strict=True))
+
+    def resampled(self, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, np.ndarray]:
+        """Each column's sum in each resample, [resamples]."""
+        weights = resampling_weights([stratum for stratum, _ in self.images], resamples, seed)
+        return dict(zip(self.columns, (weights @ self.counts).T, strict=True))
+
+
+class Term(NamedTuple):
+    """scale x sum of one column / sum of another; 0 where the latter is 0."""
+
+    part: str
+    whole: str
+    scale: float = 100.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A sum of ratios of a table's columns."""
+
+    terms: tuple[Term, ...]
+
+    def of(self, sums: Mapping[str, Any]) -> np.ndarray:
+        """The metric of sums, numbers or arrays of resamples."""
+        parts = [_divide(sums[part], sums[whole]) * scale for part, whole, scale in self.terms]
+        return np.sum(parts, axis=0)
+
+    def undefined(self, sums: Mapping[str, float]) -> bool:
+        """Whether a ratio has nothing below its line."""
+        return any(not sums[term.whole] for term in self.terms)
+
+    def columns(self) -> set[str]:
+        """What a table must have."""
+        return {name for term in self.terms for name in (term.part, term.whole)}
+
+
+def ratio(part: str, whole: str, scale: float = 100.0) -> Metric:
+    """The metric of one term, in per cent unless said otherwise."""
+    return Metric((Term(part, whole, scale),))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, which has no NaN."""
+        value, low, high = (
+            None if math.isnan(each) else each for each in (self.value, self.low, self.high)
+        )
+        return {"value": value, "interval": None if low is None else [low, high]}
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, sign: str = "") -> str:
+        """For a table; sign "+" shows that of a positive value too."""
+        if math.isnan(self.value):
+            return "-"
+        # Adding 0 turns what rounds to -0.0 into 0.0.
+        value, low, high = (round(each, 1) + 0.0 for each in (self.value, self.low, self.high))
+        return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def estimate(table: Table, metric: Metric, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """A metric with its interval."""
+    return estimates(table, {"": metric}, resamples, seed)[""]
+
+
+def estimates(
+    table: Table, metrics: Mapping[str, Metric], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Estimate]:
+    """Several metrics, on the same resamples."""
+    totals, sums = table.totals(), table.resampled(resamples, seed)
+    return {
+        name: around(float(metric.of(totals)), metric.of(sums)) for name, metric in metrics.items()
+    }
+
+
+def differences(
+    table: Table,
+    base: Table,
+    metrics: Mapping[str, Metric],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Metrics less those of a base counted on the same images; both see the same resamples.
+
+    Raises ValueError where the images differ.
+    """
+    if table.images != base.images:
+        raise ValueError("paired tables must count the same images")
+    ours, theirs = table.resampled(resamples, seed), base.resampled(resamples, seed)
+    totals, base_totals = table.totals(), base.totals()
+    return {
+        name: around(
+            float(metric.of(totals) - metric.of(base_totals)), metric.of(ours) - metric.of(theirs)
+        )
+        for name, metric in metrics.items()
+    }
+
+
+def around(value: float, resampled: np.ndarray) -> Estimate:
+    """A value with the central interval of its resamples; those without a value are left out."""
+    known = resampled[~np.isnan(resampled)]
+    if not known.size:
+        return Estimate(value, math.nan, math.nan)
+    tail = (100 - LEVEL) / 2
+    low, high = np.percentile(known, [tail, 100 - tail])
+    return Estimate(value, float(low), float(high))
+
+
+def resampling_weights(strata: Iterable[str], resamples: int, seed: int) -> np.ndarray:
+    """How often each resample draws each image, [resamples, images]."""
+    strata = np.array(list(strata))
+    weights = np.zeros((resamples, len(strata)))
+    luck = np.random.default_rng(seed)
+    for stratum in sorted(set(strata.tolist())):
+        members = np.flatnonzero(strata == stratum)
+        picks = luck.integers(0, len(members), (resamples, len(members)))
+        picks += len(members) * np.arange(resamples)[:, None]
+        drawn = np.bincount(picks.ravel(), minlength=resamples * len(members))
+        weights[:, members] = drawn.reshape(resamples, len(members))
+    return weights
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p of McNemar's test: are the two equally often right where they differ?"""
+    changed = only_first + only_second
+    if only_first == only_second:
+        return 1.0
+    # In whole numbers, which floats of this size would not hold.
+    tail = ways = 1
+    for k in range(min(only_first, only_second)):
+        ways = ways * (changed - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**changed)
+
+
+def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Share of pairs in which the positive one has the higher score; equal ones count half.
+
+    With `weights` [resamples, n], one AUC for each; NaN where there is no pair.
+    """
+    scores, positive = np.asarray(scores, float), np.asarray(positive, bool)
+    if weights is None:
+        return auc(scores, positive, np.ones((1, len(scores))))[0]
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(scores)])
+    found = [
+        _auc(each[:, order], positive[order], starts)
+        for each in np.array_split(weights, math.ceil(len(weights) / _AT_A_TIME))
+    ]
+    return np.concatenate(found)
+
+
+def _auc(weights: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Weights are in the order of the scores, `starts` is where each new score begins."""
+    if not starts.size:
+        return np.full(len(weights), np.nan)
+    ups = np.add.reduceat(weights * positive, starts, axis=1)
+    downs = np.add.reduceat(weights * ~positive, starts, axis=1)
+    below = np.cumsum(downs, axis=1) - downs / 2
+    pairs = ups.sum(axis=1) * downs.sum(axis=1)
+    return np.where(pairs > 0, (ups * below).sum(axis=1) / np.where(pairs > 0, pairs, 1), np.nan)
+
+
+def _divide(part: Any, whole: Any) -> np.ndarray:
+    part, whole = np.asarray(part, float), np.asarray(whole, float)
+    return np.where(whole == 0, 0.0, part / np.where(whole == 0, 1.0, whole))

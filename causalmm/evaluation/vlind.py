@@ -1,0 +1,279 @@
+"""VLind-Bench: does a model believe a counterfactual picture (arXiv 2406.08702).
+
+Every instance asks in four stages, two questions each: common-sense knowledge (CK, factual image),
+visual perception (VP) and commonsense bias (CB, the best counterfactual image), and language prior
+(LP, every good counterfactual image). An image is good with two votes or more; an instance without
+a good image is left out. Two sets of prompts were published, one in the script for InstructBLIP and
+one in that for GPT-4o. Held by tests/test_vlind.py.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from causalmm.errors import RequestError
+from causalmm.evaluation.question_files import check_unique, field, identifier, read_json
+from causalmm.evaluation.records import Question
+from causalmm.evaluation.statistics import Metric, Row, Table, ratio
+from causalmm.evaluation.tally import Pair, Reading, Tally, outcome, readings
+from causalmm.evaluation.yesno import vlind as read_answer
+
+CHOICES = ("true", "false")
+STAGES = ("CK", "VP", "CB", "LP")
+TEMPLATES = ("instructblip", "gpt4o")
+STYLES = {
+    "photorealistic": range(4),
+    "illustration": range(4, 8),
+    "cartoon": range(8, 12),
+    "all": range(12),
+}
+GOOD_VOTES = 2
+METRICS: dict[str, Metric] = {
+    "S_CK": ratio("CK", "instances"),
+    "S_VP": ratio("VP", "instances"),
+    "S_CB": ratio("piped CB", "CK"),
+    "S_LP": ratio("piped LP", "piped VP and CB"),
+    "CB accuracy": ratio("CB", "instances"),
+    "LP accuracy": ratio("LP", "instances"),
+}
+_ONLY = "Only respond in True or False."
+_GROUND = {"CK": "common sense", "VP": "the image", "CB": "the context", "LP": "the image"}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which questions."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="the folder of data.json, with factual/ and counterfactual/ in it or in its images/",
+    )
+    parser.add_argument(
+        "--templates",
+        choices=TEMPLATES,
+        default=TEMPLATES[0],
+        help="which of the two published sets of prompts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--style",
+        choices=STYLES,
+        default="all",
+        help="count only good images of this style (default: %(default)s)",
+    )
+
+
+def from_args(args: argparse.Namespace) -> list[Question]:
+    """The questions that the flags ask for."""
+    return read(args.data, templates=args.templates, style=args.style)
+
+
+def sources(args: argparse.Namespace) -> list[Path]:
+    """The files that the questions are read from."""
+    return [_data_file(args.data)]
+
+
+def read(root: Path, *, templates: str = TEMPLATES[0], style: str = "all") -> list[Question]:
+    """The questions of all instances that have a good image of the style.
+
+    Raises RequestError for a folder or a data.json that is not as described above.
+    """
+    file = _data_file(root)
+    given = read_json(file)
+    if not isinstance(given, list):
+        raise RequestError(f"{file} is not a list of instances")
+    questions: list[Question] = []
+    seen: dict[str, list[Any]] = {}
+    for number, row in enumerate(given, 1):
+        instance = _instance(file, number, row)
+        earlier = seen.setdefault(instance.context_key, [])
+        if row in earlier:
+            raise RequestError(f"{file} holds the instance {instance.context_key} twice")
+        earlier.append(row)
+        # One context may come with several pairs of statements.
+        again = f"-{len(earlier)}" if len(earlier) > 1 else ""
+        good = [image for image in instance.good if image in STYLES[style]]
+        if good:
+            key = instance.context_key + again
+            questions += _questions(file.parent, instance, key, good, templates)
+    if not questions:
+        raise RequestError(f"{file} has no instance with a good image of style {style}")
+    check_unique(questions)
+    return questions
+
+
+def prompt(templates: str, stage: str, statement: str, context: str) -> str:
+    """A question as it is sent."""
+    if templates == "instructblip":
+        front, told, back = f"{_ONLY}\n", _GROUND[stage], ""
+    else:
+        front, told, back = "", _GROUND[stage], f" {_ONLY}"
+        if stage == "CK":
+            told = "the common sense"
+        if stage in ("CB", "LP"):
+            ground = told.removeprefix("the ")
+            back = (
+                " Forget real-world common sense and just follow the information provided in the "
+                f"{ground}.{back}"
+            )
+    given = f"Context: {context}\n" if stage == "CB" else ""
+    return (
+        f"{front}{given}Statement: {statement}\n"
+        f"Based on {told}, is the given statement true or false?{back}"
+    )
+
+
+class _Instance(NamedTuple):
+    row: Mapping[str, Any]
+    concept: str
+    context_id: str
+    best: int
+    good: list[int]
+
+    @property
+    def context_key(self) -> str:
+        return f"{self.concept}/{self.context_id}"
+
+
+def _data_file(root: Path) -> Path:
+    for folder in (root, root / "data"):
+        if (folder / "data.json").is_file():
+            return folder / "data.json"
+    raise RequestError(f"there is no data.json in {root}")
+
+
+def _instance(file: Path, number: int, row: Any) -> _Instance:
+    where = f"{file} instance {number}"
+    if not isinstance(row, dict):
+        raise RequestError(f"{where} is not an object")
+    for name in (
+        *("concept", "context", "factual_context", "true_statement", "false_statement"),
+        *("existent_noun", "non-existent_noun"),
+    ):
+        field(row, name, where)
+    votes = row.get("aggregated_human_label_good_images")
+    if not isinstance(votes, dict) or not all(
+        isinstance(count, int | float) for count in votes.values()
+    ):
+        raise RequestError(
+            f"{where} has aggregated_human_label_good_images {votes!r}: expected votes by image id"
+        )
+    return _Instance(
+        row,
+        row["concept"],
+        identifier(row, "context_id", where),
+        _image_id(identifier(row, "best_img_id", where), where),
+        sorted(_image_id(image, where) for image, count in votes.items() if count >= GOOD_VOTES),
+    )
+
+
+def _image_id(text: str, where: str) -> int:
+    if not text.isdecimal() or int(text) not in STYLES["all"]:
+        raise RequestError(f"{where} names an image {text!r}: expected 0 to 11")
+    return int(text)
+
+
+def _questions(
+    root: Path, instance: _Instance, key: str, good: list[int], templates: str
+) -> Iterator[Question]:
+    row = instance.row
+    factual = _folder(root, "factual", instance, row["factual_context"])
+    counterfactual = _folder(root, "counterfactual", instance, row["context"])
+    true, false = row["true_statement"], row["false_statement"]
+    there, absent = (
+        f"There is {row[name]} in the given image."
+        for name in ("existent_noun", "non-existent_noun")
+    )
+
+    def pair(stage: str, folder: Path, image: int, right: str, wrong: str) -> Iterator[Question]:
+        file = folder / f"{image}.jpg"
+        for number, (statement, label) in enumerate(((right, "true"), (wrong, "false")), 1):
+            yield Question(
+                id=f"{key}/{stage}{number}" + (f"/{image}" if stage == "LP" else ""),
+                image=file.relative_to(root).as_posix(),
+                path=str(file),
+                prompt=prompt(templates, stage, statement, row["context"]),
+                choices=CHOICES,
+                label=label,
+                facts={
+                    "instance": key,
+                    "context": instance.context_key,
+                    "stage": stage,
+                    "pair": f"{key}/{stage}/{image}",
+                },
+            )
+
+    # In the factual world the statement that is false of the picture's world is the true one.
+    yield from pair("CK", factual, 0, false, true)
+    yield from pair("VP", counterfactual, instance.best, there, absent)
+    yield from pair("CB", counterfactual, instance.best, true, false)
+    for image in good:
+        yield from pair("LP", counterfactual, image, true, false)
+
+
+def _folder(root: Path, kind: str, instance: _Instance, context: str) -> Path:
+    """Where an instance's images lie; where they would, if they do not lie anywhere.
+
+    Told by the number in front: what follows it is free text, which not every file system keeps.
+    """
+    number = f"{instance.context_id}_"
+    for base in (root / kind, root / "images" / kind):
+        folder = base / instance.concept
+        if (folder / f"{number}{context}").is_dir():
+            return folder / f"{number}{context}"
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        found = [each for each in found if each.name.startswith(number) and each.is_dir()]
+        if len(found) > 1:
+            raise RequestError(f"{folder} holds {len(found)} folders that begin with {number}")
+        if found:
+            return found[0]
+    return root / "images" / kind / instance.concept / f"{number}{context}"
+
+
+def tally(pairs: Sequence[Pair]) -> list[Tally]:
+    """The six indicators over all instances."""
+    read = readings(pairs, read_answer)
+    instances: dict[str, list[Reading]] = {}
+    for each in read:
+        instances.setdefault(each.question.facts["instance"], []).append(each)
+    # Instances of one context show the same images.
+    rows = [Row(part[0].question.facts["context"], _counts(part)) for part in instances.values()]
+    return [
+        Tally(
+            name="all",
+            rule="first true or false",
+            table=Table.of(rows, rows[0].counts),
+            metrics=METRICS,
+            counted=("instances", "questions", "unreadable", "failed"),
+            **outcome(read),
+        )
+    ]
+
+
+def _counts(instance: Sequence[Reading]) -> dict[str, float]:
+    """What one instance adds. A stage holds where both its answers are right; CB counts only where
+    CK holds, and LP only where VP and that CB hold."""
+    pairs: dict[tuple[str, str], bool] = {}
+    for each in instance:
+        key = each.question.facts["stage"], each.question.facts["pair"]
+        pairs[key] = pairs.get(key, True) and each.right
+    held = {
+        name: [right for (stage, _), right in pairs.items() if stage == name] for name in STAGES
+    }
+    knowledge, perception, bias = (held[name][0] for name in STAGES[:3])
+    good_share = sum(held["LP"]) / len(held["LP"])
+    before_prior = perception and bias and knowledge
+    return {
+        "instances": 1,
+        "CK": knowledge,
+        "VP": perception,
+        "CB": bias,
+        "piped CB": knowledge and bias,
+        "piped VP and CB": before_prior,
+        "LP": good_share,
+        "piped LP": good_share if before_prior else 0,
+        "questions": len(instance),
+        "unreadable": sum(each.unreadable for each in instance),
+        "failed": sum(each.failed for each in instance),
+    }

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _attention_vision(args: argparse.Namespace, session: Session, inputs: Any) -> None:
-    from causalmm.figures import drawing, recording, vision
+    from causalmm.figures import recording, vision
+    from causalmm.figures.vision_figure import vision_figure
 
     shown = _pictures(session, inputs)
     if args.picture > len(shown):
@@ -67,11 +68,12 @@ def _attention_vision(args: argparse.Namespace, session: Session, inputs: Any) -
     head = _head(args, call.heads)
     rows = vision.rows(call, picture, args.query or ["mean"], head, session.request.config)
     title = f"{_name(session)}: vision attention, {_where(layer, count, head, call.heads)}"
-    _save(args.png, drawing.vision_figure(picture, rows, title))
+    _save(args.png, vision_figure(picture, rows, title))
 
 
 def _attention_language(args: argparse.Namespace, session: Session, inputs: Any) -> None:
-    from causalmm.figures import drawing, language, recording
+    from causalmm.figures import language, recording
+    from causalmm.figures.language_figure import language_figure
 
     model = session.model
     count = model.causalmm_towers().language_layers
@@ -90,7 +92,7 @@ def _attention_language(args: argparse.Namespace, session: Session, inputs: Any)
         head,
     )
     title = f"{_name(session)}: language attention, {_where(layer, count, head, call.heads)}"
-    _save(args.png, drawing.language_figure(matrices, title))
+    _save(args.png, language_figure(matrices, title))
 
 
 def _tokens(args: argparse.Namespace, session: Session, inputs: Any) -> None:
@@ -109,10 +111,10 @@ def _tokens(args: argparse.Namespace, session: Session, inputs: Any) -> None:
     )
     prompt = "\n".join(part["text"] for part in parts_of(request.messages, "text"))
     if args.png is not None:
-        from causalmm.figures import drawing
+        from causalmm.figures.tokens_figure import tokens_figure
 
         title = f"{_name(session)}: {' '.join(prompt.split())}"
-        _save(args.png, drawing.tokens_figure(steps, title))
+        _save(args.png, tokens_figure(steps, title))
     if args.html is not None:
         settings = request.config.to_dict() | request.sampling
         text = page.page(
@@ -151,8 +153,8 @@ def _number(flag: str, given: int, count: int) -> int:
 
 
 def _where(layer: int, layers: int, head: int | None, heads: int) -> str:
-    which = f"mean over {heads} heads" if head is None else f"head {head} of 0–{heads - 1}"
-    return f"layer {layer} of 0–{layers - 1}, {which}"
+    which = f"mean over {heads} heads" if head is None else f"head {head} of 0 to {heads - 1}"
+    return f"layer {layer} of 0 to {layers - 1}, {which}"
 
 
 def _name(session: Session) -> str:

@@ -15,6 +15,8 @@ from PIL import Image
 from causalmm.figures import colours
 from causalmm.figures.tokens import BRANCHES, Candidate, Step
 
+_COLOURED = ("factual", *BRANCHES, "adjusted")
+_BARS = "\n".join(f".{name} .bar {{ background: var(--{name}); }}" for name in _COLOURED)
 _STYLE = f"""
 :root {{ color-scheme: light dark;
   --paper: #fff; --ink: #1a1a1a; --faint: #6b6b6b; --line: #e2e2e2; --card: #fafafa;
@@ -48,19 +50,18 @@ li {{ border: 1px solid var(--line); border-radius: .5rem; background: var(--car
   padding: .8rem 1rem; overflow-x: auto; }}
 li:target {{ outline: 2px solid var(--factual); }}
 table {{ border-collapse: collapse; width: 100%; font-size: .85rem; }}
+li table {{ table-layout: fixed; min-width: 24rem; }}
 th {{ text-align: left; font-weight: normal; padding: .1rem .6rem .1rem 0;
   overflow-wrap: anywhere; }}
-thead th {{ color: var(--faint); font-size: .75rem; }}
+thead th {{ color: var(--faint); font-size: .7rem; line-height: 1.2; vertical-align: bottom;
+  overflow-wrap: normal; }}
 .chosen th {{ font-weight: 700; }}
-td {{ min-width: 4.5rem; padding: .1rem .6rem .1rem 0; font-variant-numeric: tabular-nums; }}
-.bar {{ display: block; height: .3rem; min-width: 1px; width: var(--share); border-radius: .15rem; }}
-{
-    "".join(
-        f".{name} .bar {{ background: var(--{name}); }}"
-        for name in ("factual", *BRANCHES, "adjusted")
-    )
-}
+td {{ padding: .1rem .6rem .1rem 0; font-variant-numeric: tabular-nums; }}
+.bar {{ display: block; height: .3rem; width: var(--share); border-radius: .15rem; }}
+{_BARS}
 details {{ margin: 1rem 0 2rem; }}
+details table {{ width: auto; }}
+details th {{ padding-right: 2rem; }}
 """
 
 
@@ -112,11 +113,11 @@ def _chip(number: int, step: Step) -> str:
 
 
 def _name(step: Step) -> str:
-    """The token, and where the adjustment changed it, the one it took the place of."""
+    """The token, and where the adjustment put it first, the one it took the place of."""
     chosen = escape(step.chosen.label)
-    if not step.changed:
+    if step.replaced is None:
         return f"<span>{chosen}</span>"
-    return f"<del>{escape(step.factual_best.label)}</del> <ins>{chosen}</ins>"
+    return f"<del>{escape(step.replaced.label)}</del> <ins>{chosen}</ins>"
 
 
 def _card(number: int, step: Step) -> str:

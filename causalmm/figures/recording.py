@@ -91,9 +91,8 @@ class Recorder:
 def record_vision(model: Any, inputs: Mapping[str, Tensor], layer: int) -> list[Call]:
     """A call for each image, then one for each frame (frame pair) of the videos."""
     base = model.model
-    return _record(
-        model, base.visual if hasattr(base, "visual") else base.vision_tower, inputs, layer
-    )
+    tower = base.visual if hasattr(base, "visual") else base.vision_tower
+    return _record(model, tower, inputs, layer)
 
 
 def record_language(model: Any, inputs: Mapping[str, Tensor], layer: int) -> Call:

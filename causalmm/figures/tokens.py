@@ -45,6 +45,12 @@ class Step(NamedTuple):
         """Whether the adjustment put another token in first place."""
         return self.factual_best.id != self.adjusted_best.id
 
+    @property
+    def replaced(self) -> Candidate | None:
+        """The token whose place the chosen one took by the adjustment, if it did."""
+        changed = self.changed and self.chosen.id == self.adjusted_best.id
+        return self.factual_best if changed else None
+
 
 class StepRecorder(BaseStreamer):
     """Makes a `Step` of every token as it comes, and empties the trace: memory stays small."""

@@ -4,6 +4,7 @@ A checkpoint is a folder or a hub id of the transformers format, or of that of L
 one of the packaged demo models. Nothing here loads torch. Held by tests/test_checkpoints.py.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib.resources import files
@@ -38,6 +39,7 @@ _WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 _LORA = "LoRA weights only: merge them into their base model first"
+_SAMPLED = 2**20
 PARTS = {
     "adapter_config.json": _LORA,
     "non_lora_trainables.bin": _LORA,
@@ -101,6 +103,29 @@ def read_configuration(path: str | Path) -> CausalMMConfig:
         raise RequestError(f"no CausalMM configuration at {path}") from None
     except (OSError, ValueError, TypeError) as error:
         raise RequestError(f"{path} is no CausalMM configuration ({error})") from error
+
+
+def revision(source: str) -> str:
+    """Which weights these are: a hub id's commit, or a fingerprint of a folder.
+
+    The fingerprint covers config.json, and of every file of weights its name, size, beginning and
+    end: reading tens of gigabytes once more would take minutes.
+    """
+    path = _find(source, "config.json")
+    if path is None:
+        raise RequestError(f"{source} holds no config.json: expected a checkpoint")
+    folder = path.parent
+    if not Path(source).is_dir():
+        return folder.name  # of the hub's cache, which names snapshots by their commit
+    digest = hashlib.sha256(path.read_bytes())
+    for file in sorted((*folder.glob("*.safetensors"), *folder.glob("*.bin"))):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with open(file, "rb") as weights:
+            digest.update(weights.read(_SAMPLED))
+            weights.seek(max(0, size - _SAMPLED))
+            digest.update(weights.read())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _is_hub_id(name: str) -> bool:

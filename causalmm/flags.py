@@ -65,7 +65,6 @@ def parse_args(argv: Sequence[str], family: str | None = None) -> argparse.Names
 
 def add_question(parser: argparse.ArgumentParser, family: str | None = None) -> None:
     """Pictures, words and a model."""
-    demos = DEMOS if family is None else (FAMILIES[family].demo,)
     parser.add_argument(
         "--image", action="append", metavar="FILE", help="may be given several times"
     )
@@ -82,6 +81,12 @@ def add_question(parser: argparse.ArgumentParser, family: str | None = None) -> 
         help="a whole conversation as JSON, in the form of qwen_vl_utils, in the place of --image, "
         "--video and --prompt",
     )
+    add_model(parser, family)
+
+
+def add_model(parser: argparse.ArgumentParser, family: str | None = None) -> None:
+    """Which checkpoint."""
+    demos = DEMOS if family is None else (FAMILIES[family].demo,)
     parser.add_argument(
         "--model",
         default=DEFAULT if family is None else demos[0],
@@ -165,7 +170,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", default=None, metavar="FILE", help="settings as a JSON file")
 
 
-def add_decoding(parser: argparse.ArgumentParser) -> None:
+def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
     """How tokens are chosen, and how many."""
     group = parser.add_argument_group(
         "decoding",
@@ -179,7 +184,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-new-tokens",
         type=number(">= 1", lambda value: value >= 1, int),
-        default=MAX_NEW_TOKENS,
+        default=max_new_tokens,
         metavar="N",
         help="(default: %(default)s)",
     )

@@ -17,7 +17,7 @@ from causalmm.messages import check_prompt, one_turn, open_messages, parts_of, r
 from causalmm.terminal import quiet_hub, tell
 
 SETTINGS = tuple(field.name for field in fields(CausalMMConfig))
-_SAMPLING_OFF = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+SAMPLING_OFF = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 
 class Request(NamedTuple):
@@ -136,14 +136,14 @@ def _messages(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:
     """What `generate` is told about choosing tokens. Raises RequestError for a contradiction."""
-    given = {name: getattr(args, name) for name in _SAMPLING_OFF if name in args}
+    given = {name: getattr(args, name) for name in SAMPLING_OFF if name in args}
     if not given:
         return {"do_sample": False}
     if args.greedy:
         flag = next(iter(given)).replace("_", "-")
         raise RequestError(f"--greedy and --{flag} exclude each other")
     # All three, because a checkpoint's own may leave one token to choose from (Qwen2-VL: top-k 1).
-    return {"do_sample": True, **_SAMPLING_OFF, **given}
+    return {"do_sample": True, **SAMPLING_OFF, **given}
 
 
 def _settings(args: argparse.Namespace, request: Request) -> dict[str, Any]:

@@ -6,20 +6,25 @@ Held by tests/test_yesno.py.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Rule = Callable[[str, str], str | None]
 
-# A word of its own: neither letters nor digits touch it, nor does a hyphen or an apostrophe that
-# goes on to one, as in "no-one".
-_WORD = re.compile(
-    r"(?<![^\W_])(?<![^\W_][-'\u2019])(yes|no)(?![^\W_])(?![-'\u2019][^\W_])", re.IGNORECASE
-)
+
+def find_word(text: str, words: Sequence[str]) -> re.Match[str] | None:
+    """The first of the words that stands by itself, in small letters or capitals.
+
+    Neither letters nor digits touch it, nor does a hyphen or an apostrophe that goes on to one, as
+    in "no-one".
+    """
+    any_word = "|".join(map(re.escape, words))
+    before, after = r"(?<![^\W_])(?<![^\W_][-'\u2019])", r"(?![^\W_])(?![-'\u2019][^\W_])"
+    return re.search(f"{before}({any_word}){after}", text, re.IGNORECASE)
 
 
 def strict(answer: str, label: str = "") -> str | None:
     """The first word that is yes or no; None where there is none."""
-    found = _WORD.search(answer)
+    found = find_word(answer, ("yes", "no"))
     return found[1].lower() if found else None
 
 

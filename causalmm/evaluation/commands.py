@@ -1,0 +1,241 @@
+"""The `evaluate` command: run a benchmark's questions, score the answers, compare runs.
+
+Exit codes: 0, 2 for a wrong request, 1 for a failure, 130 when interrupted. A run goes on when its
+command is given again. Held by tests/test_evaluation_run.py and tests/test_scoring.py.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from causalmm.cli import INTERRUPTED
+from causalmm.config import CONFIG_NAME
+from causalmm.errors import FailureError, RequestError
+from causalmm.evaluation.answers_file import finish, parts
+from causalmm.evaluation.benchmarks import BENCHMARKS, Benchmark
+from causalmm.evaluation.processes import Processes, meeting, sole_writer
+from causalmm.evaluation.records import Question
+from causalmm.evaluation.run_record import (
+    check_record,
+    common_settings,
+    surroundings,
+    way_settings,
+)
+from causalmm.evaluation.runner import (
+    Run,
+    Share,
+    answer_share,
+    check_plans,
+    limited,
+    open_runs,
+    take_share,
+)
+from causalmm.evaluation.variants import Variant, controls, grid
+from causalmm.flags import (
+    Parser,
+    add_decoding,
+    add_model,
+    add_running,
+    add_settings,
+    join_negative_layers,
+    number,
+)
+from causalmm.request import find_model, read_wanted
+from causalmm.session import Session, memory_guard
+from causalmm.terminal import complain, tell
+
+BATCH_SIZE = 8
+_SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    try:
+        args = parse_args(sys.argv[1:] if argv is None else argv)
+        args.act(args)
+    except RequestError as error:
+        complain(str(error))
+        return 2
+    except FailureError as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return INTERRUPTED
+    except OSError as error:
+        complain(f"{error.filename or 'the output'} cannot be written ({error.strerror})")
+        return 1
+    return 0
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Flags as given, and in `act` what to do with them. Raises RequestError."""
+    parser = Parser(
+        prog="evaluate.py", description="Ask a benchmark's questions and count the answers."
+    )
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    for benchmark in BENCHMARKS.values():
+        of_benchmark = benchmarks.add_parser(
+            benchmark.name, help=benchmark.title, description=benchmark.title
+        )
+        actions = of_benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
+        _add_run(actions, benchmark)
+    return parser.parse_args(join_negative_layers(argv))
+
+
+def _add_run(actions: Any, benchmark: Benchmark) -> None:
+    parser = actions.add_parser(
+        "run",
+        help="ask a model, into a folder",
+        description=f"Ask a model the questions of {benchmark.title}",
+        epilog="CausalMM settings that are not given come from --config, or else from the "
+        f"{CONFIG_NAME} beside the checkpoint, or else from the defaults shown. Under `accelerate "
+        "launch` the images are shared out over the processes. What is in --out already is "
+        "continued, if it is of the same questions and settings.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(act=run)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument(
+        "--controls",
+        action="store_true",
+        help="five runs in folders of their own: greedy, sample, sample+mask (gamma 0), and the "
+        "configuration greedy and sampled",
+    )
+    several.add_argument(
+        "--grid",
+        type=Path,
+        metavar="FILE",
+        help="a run for every combination of the settings in a YAML file, such as "
+        "{gamma: [0.5, 1], language_layers: ['half:', all]}, in folders of their own",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=number(">= 1", lambda value: value >= 1, int),
+        default=BATCH_SIZE,
+        metavar="N",
+        help="questions at a time; those about one image share its work (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=number(">= 1", lambda value: value >= 1, int),
+        metavar="N",
+        help="ask about the first N images only",
+    )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="ask again what has an error in --out"
+    )
+    add_model(parser)
+    benchmark.add_flags(parser.add_argument_group("questions"))
+    add_settings(parser)
+    add_decoding(parser, benchmark.max_new_tokens)
+    add_running(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Answer the questions that have no answer yet.
+
+    Raises RequestError for what this model cannot do, FailureError where something goes wrong.
+    """
+    runs = _runs(args)
+    for each in runs:
+        check_record(each.folder, each.settings)
+    with contextlib.ExitStack() as held:
+        with meeting() as processes:
+            if processes.index == 0:
+                args.out.mkdir(parents=True, exist_ok=True)
+                held.enter_context(sole_writer(args.out))
+                open_runs(runs, args.retry_failed)
+            processes.wait()
+            shares = [take_share(each, args.batch_size, processes) for each in runs]
+            processes.wait()
+        if any(share.units for share in shares):
+            with memory_guard(_SMALLER):
+                _answer(args, shares, processes)
+        for each in runs:
+            _report(each, processes)
+
+
+def _runs(args: argparse.Namespace) -> list[Run]:
+    questions = _questions(args)
+    wanted = read_wanted(args)
+    request = find_model(args, wanted)
+    if args.controls:
+        variants = controls(request)
+    elif args.grid is not None:
+        variants = grid(request, args.grid)
+    else:
+        variants = [Variant("", request)]
+    device = _device_kind(args.device)
+    common = common_settings(args.benchmark, questions, request, args, device)
+    return [
+        Run(
+            variant=variant,
+            folder=args.out / variant.name,
+            questions=questions,
+            settings=common | way_settings(variant.request, args.batch_size),
+        )
+        for variant in variants
+    ]
+
+
+def _device_kind(name: str) -> str:
+    from causalmm.loading import find_device  # loads torch
+
+    return find_device(name).type
+
+
+def _questions(args: argparse.Namespace) -> list[Question]:
+    """Those to be asked. Raises RequestError where not one of their images is there."""
+    questions = limited(BENCHMARKS[args.benchmark].from_args(args), args.limit)
+    paths = list(dict.fromkeys(question.path for question in questions))
+    missing = [path for path in paths if not Path(path).is_file()]
+    if len(missing) == len(paths):
+        raise RequestError(f"none of the {len(paths)} images is there (first: {paths[0]})")
+    if missing:
+        tell(f"{len(missing)} of {len(paths)} images are missing (first: {missing[0]})")
+    return questions
+
+
+def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Processes) -> None:
+    device = args.device
+    if processes.count > 1 and device in ("auto", "cuda") and _device_kind(device) == "cuda":
+        device = f"cuda:{processes.local}"
+    one = shares[0].run
+    session = Session.start(
+        argparse.Namespace(**{**vars(args), "device": device}), one.variant.request
+    )
+    check_plans(session, [share.run for share in shares])
+    words = _word_tokens(session, one.questions)
+    sources = BENCHMARKS[args.benchmark].sources(args)
+    for share in shares:
+        if share.units:
+            about = surroundings(share.run.variant.name, sources, session.model)
+            answer_share(session, share, words, processes, about)
+
+
+def _word_tokens(session: Session, questions: Sequence[Question]) -> dict[str, list[int]]:
+    """The tokens of all choices; told where there are none of one."""
+    from causalmm.evaluation.probabilities import word_tokens
+
+    choices = dict.fromkeys(word for question in questions for word in question.choices or ())
+    words = {word: word_tokens(session.processor.tokenizer, word) for word in choices}
+    if missing := [word for word, tokens in words.items() if not tokens]:
+        tell(f"the tokenizer has no token {missing[0]!r}: answers come without probabilities")
+    return words
+
+
+def _report(run: Run, processes: Processes) -> None:
+    """What there is now; of several processes, the first and the last to end say it."""
+    several = len(parts(run.folder)) > 1
+    answers = finish(run.folder, run.questions)
+    if answers is None:
+        if processes.index == 0:
+            tell(f"{run.folder}: other processes still have questions to answer")
+    elif several or processes.index == 0:
+        failed = sum(answer.error is not None for answer in answers.values())
+        tell(f"{run.folder}: {len(answers)} answers" + f", {failed} of them errors" * bool(failed))

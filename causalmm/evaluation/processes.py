@@ -1,0 +1,85 @@
+"""Several processes on one run: who this one is, which share is its own, and one start at a time.
+
+Under `accelerate launch` or `torchrun` the environment says how many there are. They meet only
+before the work begins, so that one which dies later takes no other with it.
+Held by tests/test_evaluation_processes.py.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from causalmm.errors import FailureError, RequestError, first_line
+
+T = TypeVar("T")
+
+
+class Processes(NamedTuple):
+    """This process among those of a run."""
+
+    index: int = 0
+    count: int = 1
+    local: int = 0
+    """Among those of this machine: the number of its GPU."""
+
+    def share(self, units: Sequence[T]) -> list[T]:
+        """Every count-th unit: what is slow often lies together."""
+        return list(units[self.index :: self.count])
+
+    def wait(self) -> None:
+        """Until all have come here. Only within `meeting`."""
+        if self.count > 1:
+            import torch
+
+            torch.distributed.barrier()
+
+
+@contextlib.contextmanager
+def meeting() -> Iterator[Processes]:
+    """The processes of this run, able to wait for each other.
+
+    Raises FailureError where they cannot be reached.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes()
+        return
+    import torch
+
+    try:
+        # Gloo, since nothing but waiting is done: it needs no GPU and takes none.
+        torch.distributed.init_process_group("gloo")
+    except (RuntimeError, ValueError) as error:
+        raise FailureError(
+            f"the {count} processes of this run do not find each other ({first_line(error)})"
+        ) from error
+    try:
+        yield Processes(torch.distributed.get_rank(), count, int(os.environ["LOCAL_RANK"]))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder against a second run of the same command, for as long as this process lives.
+
+    Raises RequestError where another holds it.
+    """
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RequestError(f"another run is writing to {folder}") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,190 @@
+"""Ask a benchmark's questions, image by image, and write the answers as they come.
+
+A unit is what is decoded together: the questions about one image, at most so many at a time, or
+several images with one question each. Units depend on the questions alone, and a unit begun before
+an interruption is asked whole again; so an answer, a drawn one too, depends neither on the number
+of processes nor on interruptions. Held by tests/test_evaluation_run.py.
+"""
+
+import hashlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from causalmm.batch import Row, groups
+from causalmm.errors import RequestError
+from causalmm.evaluation.answers_file import (
+    answer_line,
+    cut_torn_line,
+    drop_failed,
+    finish,
+    gather,
+    part_file,
+)
+from causalmm.evaluation.processes import Processes
+from causalmm.evaluation.records import Answer, Question
+from causalmm.evaluation.run_record import write_record
+from causalmm.evaluation.variants import Variant
+from causalmm.session import Session
+
+Unit = Sequence[Question]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One way of answering the questions, and its folder."""
+
+    variant: Variant
+    folder: Path
+    questions: Sequence[Question]
+    settings: Mapping[str, Any]
+
+
+class Share(NamedTuple):
+    """What one process does of a run."""
+
+    run: Run
+    units: list[Unit]
+    done: frozenset[str]
+    """Ids of questions that had an answer before."""
+
+    @property
+    def left(self) -> int:
+        """Questions to be answered."""
+        return sum(question.id not in self.done for unit in self.units for question in unit)
+
+
+def limited(questions: Sequence[Question], images: int | None) -> list[Question]:
+    """Those about the first `images` images; None: all."""
+    asked = set(list(dict.fromkeys(question.image for question in questions))[:images])
+    return [question for question in questions if question.image in asked]
+
+
+def units(questions: Sequence[Question], size: int) -> list[Unit]:
+    """The questions in portions that are decoded together."""
+    by_image: dict[str, list[Question]] = {}
+    for question in questions:
+        by_image.setdefault(question.path, []).append(question)
+    ordered = [question for asked in by_image.values() for question in asked]
+    rows = [_row(question) for question in ordered]
+    return [ordered[first : first + len(part)] for first, part in groups(rows, size)]
+
+
+def open_runs(runs: Sequence[Run], retry_failed: bool) -> None:
+    """Make the folders, and put together what other processes left. For the first process alone."""
+    for run in runs:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if retry_failed:
+            drop_failed(run.folder)
+        gather(run.folder, run.questions)
+
+
+def take_share(run: Run, size: int, processes: Processes) -> Share:
+    """The units of this process among those not answered yet."""
+    done = frozenset(gather(run.folder, run.questions))
+    left = [
+        unit
+        for unit in units(run.questions, size)
+        if any(question.id not in done for question in unit)
+    ]
+    return Share(run, processes.share(left), done)
+
+
+def check_plans(session: Session, runs: Sequence[Run]) -> None:
+    """Raise RequestError for a configuration that this model cannot follow."""
+    for run in runs:
+        try:
+            session.model.causalmm_plan(run.variant.request.config)
+        except ValueError as error:
+            raise RequestError(f"{run.variant.name}: {error}".removeprefix(": ")) from error
+
+
+def answer_share(
+    session: Session,
+    share: Share,
+    words: Mapping[str, Sequence[int]],
+    processes: Processes,
+    surroundings: Mapping[str, Any],
+) -> None:
+    """Answer a share's questions and append them to this process's part.
+
+    `words` are the tokens of the choices, see `probabilities`.
+    """
+    run = share.run
+    session = session._replace(request=run.variant.request)
+    write_record(run.folder, dict(run.settings), dict(surroundings))
+    file = part_file(run.folder, processes.index)
+    cut_torn_line(file)
+    answered = len(share.done) if processes.count == 1 else 0
+    with (
+        open(file, "ab") as part,
+        tqdm(
+            total=answered + share.left,
+            initial=answered,
+            unit="question",
+            desc=run.variant.name or None,
+            disable=processes.index > 0,
+            file=sys.stderr,
+        ) as progress,
+    ):
+        for unit in share.units:
+            answers = ask(session, unit, words)
+            new = [each for each in answers if each.question_id not in share.done]
+            part.write(b"".join(map(answer_line, new)))
+            part.flush()
+            progress.update(len(new))
+    finish(run.folder, run.questions)
+
+
+def ask(session: Session, unit: Unit, words: Mapping[str, Sequence[int]]) -> list[Answer]:
+    """The answers to a unit's questions, or why there is none."""
+    from causalmm.evaluation.probabilities import WordTrace, deciding_step
+
+    watched = any(_watched(question, words) for question in unit)
+    trace = WordTrace(words) if watched else None
+    begun = time.perf_counter()
+    replies = session.ask_rows(
+        [_row(question) for question in unit], unit_seed(session, unit), trace
+    )
+    seconds = round((time.perf_counter() - begun) / len(unit), 4)
+    answers, decoded = [], 0
+    for question, reply in zip(unit, replies, strict=True):
+        if isinstance(reply, str):
+            answers.append(_answer(question, seconds, error=reply))
+            continue
+        scores = None
+        if _watched(question, words):
+            step = deciding_step(session.processor.tokenizer, reply.tokens, question.choices)
+            scores = trace.scores(decoded, step, question.choices)
+        answers.append(_answer(question, seconds, answer=reply.text, scores=scores))
+        decoded += 1
+    return answers
+
+
+def unit_seed(seed: int, unit: Unit) -> int:
+    """Of what is drawn for a unit: by the seed and by what is asked, not by when or where."""
+    text = f"{seed} {unit[0].image} {unit[0].id}"
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:7])
+
+
+def _row(question: Question) -> Row:
+    return Row(question.id, question.path, question.prompt)
+
+
+def _watched(question: Question, words: Mapping[str, Sequence[int]]) -> bool:
+    return question.choices is not None and all(words.get(word) for word in question.choices)
+
+
+def _answer(question: Question, seconds: float, **said: Any) -> Answer:
+    return Answer(
+        question_id=question.id,
+        image=question.image,
+        prompt=question.prompt,
+        seconds=seconds,
+        **{"answer": None, **said},
+    )

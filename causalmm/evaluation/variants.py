@@ -1,0 +1,124 @@
+"""Which ways of answering one command runs: a single one, the row of controls, or a grid.
+
+Held by tests/test_evaluation_variants.py.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from causalmm.errors import RequestError, first_line
+from causalmm.evaluation.answers_file import CONTROLS
+from causalmm.json_lines import read_bytes
+from causalmm.request import SAMPLING_OFF, SETTINGS, Request, override
+
+
+class Variant(NamedTuple):
+    """One way of answering. `name` is its folder within the command's, "" for that one itself."""
+
+    name: str
+    request: Request
+
+
+def controls(request: Request) -> list[Variant]:
+    """What any gain must be measured against, and the chosen configuration, greedy and sampled.
+
+    Raises RequestError where the request has no configuration.
+    """
+    if request.config is None:
+        raise RequestError("--controls needs a mode other than plain to compare with")
+    mask = replace(request.config, gamma=0.0, gamma_vision=None, gamma_language=None)
+    greedy = {"do_sample": False}
+    sampled = request.sampling
+    if not sampled["do_sample"]:
+        sampled = {"do_sample": True, **SAMPLING_OFF}
+    ways = (
+        (None, greedy),
+        (None, sampled),
+        (mask, sampled),
+        (request.config, greedy),
+        (request.config, sampled),
+    )
+    return [
+        Variant(name, request._replace(config=config, sampling=sampling))
+        for name, (config, sampling) in zip(CONTROLS, ways, strict=True)
+    ]
+
+
+def grid(request: Request, path: str | Path) -> list[Variant]:
+    """Every combination of the settings in a YAML file, over the request's.
+
+    The file holds a mapping from settings to a value or a list of values, or a list of such
+    mappings; mode may be plain. Raises RequestError for anything else.
+    """
+    if request.config is None:
+        raise RequestError("--grid needs a mode other than plain; in the file, mode may be plain")
+    variants: dict[str, Variant] = {}
+    tables = _tables(path)
+    several = {name for table in tables for name, values in table.items() if len(values) > 1}
+    several |= {name for name in SETTINGS if len({str(table.get(name)) for table in tables}) > 1}
+    for table in tables:
+        for given in _combinations(table):
+            name = _name({key: value for key, value in given.items() if key in several})
+            if name in variants:
+                raise RequestError(f"{path}: two combinations would have the name {name}")
+            settings = dict(given)
+            plain = settings.get("mode") == "plain"
+            if plain:
+                del settings["mode"]
+            try:
+                config = override(request.config, settings)
+            except RequestError as error:
+                raise RequestError(f"{path}: {error}") from error
+            one = request._replace(config=None if plain else config, seed=config.seed)
+            variants[name] = Variant(name, one)
+    return list(variants.values())
+
+
+def _tables(path: str | Path) -> list[dict[str, list[Any]]]:
+    try:
+        read = yaml.safe_load(read_bytes(Path(path)))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} is not YAML ({first_line(error)})") from error
+    tables = read if isinstance(read, list) else [read]
+    if not tables or not all(isinstance(table, Mapping) and table for table in tables):
+        raise RequestError(f"{path}: expected settings and lists of their values")
+    return [{str(key): _values(path, str(key), of) for key, of in each.items()} for each in tables]
+
+
+def _values(path: str | Path, name: str, values: Any) -> list[Any]:
+    if name not in SETTINGS:
+        raise RequestError(
+            f"{path}: unknown setting {name!r}: expected one of {', '.join(SETTINGS)}"
+        )
+    values = values if isinstance(values, list) else [values]
+    if not values:
+        raise RequestError(f"{path}: {name} has no values")
+    for value in values:
+        # YAML reads 10:20 as a number to the base of 60, and half: as a mapping.
+        if name.endswith("_layers") and not isinstance(value, str | list):
+            raise RequestError(f'{path}: {name}: {value!r}: write layers in quotes, as "half:"')
+    return values
+
+
+def _combinations(table: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*table.values()):
+        yield dict(zip(table, values, strict=True))
+
+
+def _name(given: Mapping[str, Any]) -> str:
+    """A folder's name: what tells this combination from the others."""
+    return ",".join(f"{key}={_word(given[key])}" for key in SETTINGS if key in given) or "only"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(str, value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return re.sub(r"[^\w.:+-]", "_", str(value))
+    return f"{value:g}"

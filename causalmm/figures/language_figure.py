@@ -24,7 +24,7 @@ from causalmm.figures.language import Matrices, Place
 
 PICTURE_CELLS = 2.5
 """Side of a picture's cell in a matrix, in those of a word's."""
-READABLE_CELL = 0.1  # inches
+READABLE_CELL = 0.08  # inches
 LEGEND = 1.2  # inches
 
 

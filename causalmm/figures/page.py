@@ -124,8 +124,9 @@ def _card(number: int, step: Step) -> str:
     names = [name for name in BRANCHES if name in step.chosen.branches]
     head = "".join(f"<th>{name}<br>counterfactual</th>" for name in names)
     rows = "".join(_row(candidate, step, names) for candidate in step.candidates)
+    kind = ' class="changed"' if step.changed else ""
     return (
-        f'<li id="token{number}"{" class=changed" if step.changed else ""}>'
+        f'<li id="token{number}"{kind}>'
         f"<h2><small>{number}</small> {_name(step)}</h2>"
         f"<table><thead><tr><th>token</th><th>factual</th>{head}<th>adjusted</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></li>\n"

@@ -1,0 +1,408 @@
+"""What the figures of attention show: the model's own maps, and what each formula makes of them."""
+
+import numpy as np
+import pytest
+import torch
+import transformers.models.qwen2_vl.modeling_qwen2_vl as upstream_qwen2vl
+from PIL import Image
+from tiny_checkpoints import llava_processor, qwen2vl_processor
+from tiny_models import FAMILIES, IMAGE, model_pair, sample
+from transformers import AttentionInterface
+
+from causalmm import CausalMMConfig, hashing, reference
+from causalmm.errors import RequestError
+from causalmm.figures import language, maps, vision
+from causalmm.figures.pictures import Picture, pictures
+from causalmm.figures.recording import Recorder, record_language, record_vision
+
+RECORDING = "eager_recording_for_tests"
+LAYER, SEED = 1, 5
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pair(family):
+    return model_pair(family)
+
+
+@pytest.fixture(scope="module")
+def inputs(family):
+    return sample(family, 3)
+
+
+@pytest.fixture(scope="module")
+def two_pictures(family):
+    if family == "llava":
+        return sample(family, 3, images=2)
+    return sample(family, 3, grids=((4, 4), (4, 6)))
+
+
+@pytest.fixture(scope="module")
+def call(pair, inputs):
+    """The language model's."""
+    return record_language(pair[0], inputs, LAYER)
+
+
+@pytest.fixture(scope="module")
+def vision_call(pair, inputs):
+    return record_vision(pair[0], inputs, LAYER)[0]
+
+
+def words_of(queries):
+    """A tokenizer, as far as the figures ask it."""
+
+    class Tokenizer:
+        def decode(self, ids):
+            return queries[ids[0]]
+
+        def convert_ids_to_tokens(self, token):
+            return f"<0x{token:02X}>"
+
+    return Tokenizer()
+
+
+# -- recorded maps -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def upstream_vision_maps(family, model, inputs, layer):
+    """Upstream's eager weights [H, N, N] of each picture."""
+    if family == "llava":
+        tower = model.model.vision_tower
+        attentions = tower(inputs["pixel_values"], output_attentions=True).attentions
+        return list(attentions[layer])
+    # Upstream's Qwen2-VL drops them, so they are noted where its own eager function gives them.
+    weights = []
+
+    def eager(module, *args, **kwargs):
+        output = upstream_qwen2vl.eager_attention_forward(module, *args, **kwargs)
+        if module is model.model.visual.blocks[layer].attn:
+            weights.append(output[1][0])
+        return output
+
+    AttentionInterface.register(RECORDING, eager)
+    model.model.visual.set_attn_implementation(RECORDING)
+    try:
+        model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+    finally:
+        model.model.visual.set_attn_implementation("eager")
+    return weights
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_factual_vision_maps_are_upstreams(family, pair, two_pictures, attention, layer):
+    ours, upstream = pair
+    expected = upstream_vision_maps(family, upstream, two_pictures, layer)
+    ours.set_attn_implementation(attention)
+    calls = record_vision(ours, two_pictures, layer)
+    assert len(calls) == len(expected) == 2
+    for recorded, weights in zip(calls, expected, strict=True):
+        torch.testing.assert_close(maps.factual(recorded, causal=False), weights)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("layer", [0, 3])
+def test_the_factual_language_map_is_upstreams(pair, two_pictures, attention, layer):
+    ours, upstream = pair
+    with torch.no_grad():
+        expected = upstream(**two_pictures, output_attentions=True).attentions[layer][0]
+    ours.set_attn_implementation(attention)
+    recorded = record_language(ours, two_pictures, layer)
+    torch.testing.assert_close(maps.factual(recorded, causal=True), expected)
+
+
+@torch.no_grad()
+def test_recording_changes_nothing_and_leaves_nothing_behind(family, pair, two_pictures):
+    model, _ = pair
+    before = model(**two_pictures).logits
+    base = model.model
+    tower = base.vision_tower if family == "llava" else base.visual
+    for module in (tower, base.language_model):
+        recorder = Recorder(LAYER)
+        handle = module.register_forward_pre_hook(
+            lambda _, args, kwargs, recorder=recorder: (args, kwargs | {"causalmm": recorder}),
+            with_kwargs=True,
+        )
+        assert torch.equal(model(**two_pictures).logits, before)
+        assert recorder.calls
+        handle.remove()
+    record_vision(model, two_pictures, LAYER)
+    record_language(model, two_pictures, LAYER)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+# -- counterfactual maps -----------------------------------------------------------------------
+
+
+def edited(call, method, causal, normalization):
+    return maps.counterfactual(call, method, causal=causal, normalization=normalization, seed=SEED)
+
+
+def luck(call):
+    positions = torch.arange(call.key.shape[2])
+    return hashing.uniform(SEED, (0,), LAYER, call.heads, positions, positions)[0]
+
+
+@pytest.mark.parametrize("method", language.METHODS)
+def test_released_language_maps_are_those_of_the_reference(call, method):
+    weights = maps.factual(call, causal=True)[None]
+    formula = getattr(reference, f"language_{method}")
+    expected = formula(weights, luck(call)) if method == "random" else formula(weights)
+    # The first row is uniform: the reference divides 0 by 0 there.
+    rows = slice(1, None) if method == "reverse_and_normalize" else slice(None)
+    found = edited(call, method, True, "released")
+    torch.testing.assert_close(found[:, rows], expected[0][:, rows], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", vision.METHODS)
+def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
+    weights = maps.factual(vision_call, causal=False)[None]
+    size = weights.shape[-1]
+    chance = {
+        "random": (luck(vision_call),),
+        "shuffle": (
+            torch.stack(
+                [
+                    hashing.permutation(SEED, 0, LAYER, head, size)
+                    for head in range(vision_call.heads)
+                ]
+            ),
+        ),
+    }
+    expected = getattr(reference, f"vision_{method}")(weights, *chance.get(method, ()))[0]
+    found = edited(vision_call, method, False, "released")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_visible_language_maps_are_those_of_the_table(call):
+    weights = maps.factual(call, causal=True)
+    seen = torch.ones_like(weights[0]).tril()
+    drawn = luck(call) * seen
+    count, peak = seen.sum(-1, keepdim=True), weights.amax(-1, keepdim=True)
+    reverse = (peak - weights) * seen
+    expected = {
+        "uniform": (seen / count).expand_as(weights),
+        "reverse": reverse,
+        "reverse_and_normalize": reverse / (count * peak - 1),
+        "random": drawn / drawn.sum(-1, keepdim=True),
+    }
+    expected["reverse_and_normalize"][:, 0] = expected["uniform"][:, 0]
+    for method, each in expected.items():
+        found = edited(call, method, True, "visible")
+        torch.testing.assert_close(found, each, rtol=1e-4, atol=1e-5)
+        assert found.triu(1).eq(0).all()
+        if method != "reverse":
+            torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:2]))
+
+
+def test_visible_vision_maps_are_those_of_the_table(vision_call):
+    weights = maps.factual(vision_call, causal=False)
+    size, peak = weights.shape[-1], weights.amax((-2, -1), keepdim=True)
+    expected = {
+        "uniform": torch.full_like(weights, 1 / size),
+        "reversed": (peak - weights) / (size * peak - 1),
+        "random": luck(vision_call) / luck(vision_call).sum(-1, keepdim=True),
+    }
+    for method, each in expected.items():
+        found = edited(vision_call, method, False, "visible")
+        torch.testing.assert_close(found, each, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:2]))
+    shuffled = edited(vision_call, "shuffle", False, "visible")
+    assert not torch.equal(shuffled, weights)
+    torch.testing.assert_close(shuffled.flatten(1).sort().values, weights.flatten(1).sort().values)
+
+
+def test_a_head_or_their_mean(call):
+    weights = maps.factual(call, causal=True)
+    assert torch.equal(maps.of_head(weights, 2), weights[2])
+    torch.testing.assert_close(maps.of_head(weights, None), sum(weights) / len(weights))
+
+
+# -- pictures ----------------------------------------------------------------------------------
+
+
+def noise(width, height, seed):
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_llava_sees_the_picture_itself():
+    images = [noise(28, 28, 1), noise(28, 28, 2)]
+    processor = llava_processor()
+    inputs = processor(
+        images=[Image.fromarray(each) for each in images],
+        text="<image> <image>",
+        return_tensors="pt",
+    )
+    found = pictures(processor, inputs, patch=7)
+    assert len(found) == 2
+    for picture, pixels in zip(found, images, strict=True):
+        assert np.array_equal(picture.pixels, pixels)
+        assert picture.summary == 0
+        assert picture.places.tolist() == [[1 + 4 * row + n for n in range(4)] for row in range(4)]
+
+
+def test_qwen2vl_sees_pictures_and_frames():
+    images = [noise(28, 56, 1), noise(42, 28, 2)]
+    frames = [noise(56, 28, seed) for seed in range(3, 7)]
+    processor = qwen2vl_processor()
+    inputs = processor(
+        images=[Image.fromarray(each) for each in images],
+        videos=[[Image.fromarray(each) for each in frames]],
+        text="<|image_pad|> <|image_pad|> <|video_pad|>",
+        return_tensors="pt",
+        do_sample_frames=False,
+    )
+    found = pictures(processor, inputs, patch=7)
+    # Frames are encoded two by two.
+    for picture, pixels in zip(found, [*images, *frames[::2]], strict=True):
+        assert np.array_equal(picture.pixels, pixels)
+        assert picture.summary is None
+    # Squares of 2 x 2 patches, one after the other.
+    assert found[1].places.tolist() == [
+        [0, 1, 4, 5, 8, 9],
+        [2, 3, 6, 7, 10, 11],
+        [12, 13, 16, 17, 20, 21],
+        [14, 15, 18, 19, 22, 23],
+    ]
+
+
+# -- over a picture ----------------------------------------------------------------------------
+
+
+def a_picture(summary):
+    """2 x 3 patches, their positions in an order of their own."""
+    first = 0 if summary is None else 1
+    places = torch.tensor([[3, 1, 5], [0, 2, 4]]) + first
+    return Picture(np.zeros((2, 3, 3), np.uint8), places, summary)
+
+
+@pytest.mark.parametrize("summary", [None, 0])
+def test_an_overlay_says_who_gets_how_many_even_shares(summary):
+    picture = a_picture(summary)
+    size = 6 if summary is None else 7
+    weights = torch.rand(size, size, generator=torch.Generator().manual_seed(0))
+    weights /= weights.sum(-1, keepdim=True)
+    query = picture.places[1, 2]
+    found = vision.overlay(weights, picture, (1, 2))
+    for row in range(2):
+        for column in range(3):
+            share = weights[query, picture.places[row, column]]
+            assert found.ratios[row, column].item() == pytest.approx(size * share.item())
+    mean = vision.overlay(weights, picture, "mean")
+    patches = [weights[place] for place in picture.places.flatten()]
+    expected = sum(patches) / 6
+    torch.testing.assert_close(mean.ratios, size * expected[picture.places])
+    if summary is None:
+        assert found.summary is mean.summary is None
+    else:
+        assert found.summary == weights[query, 0].item()
+        assert mean.summary == pytest.approx(expected[0].item())
+        assert torch.equal(
+            vision.overlay(weights, picture, "cls").ratios, size * weights[0][picture.places]
+        )
+
+
+def test_rows_hold_every_map_of_every_query(family, vision_call):
+    summary = 0 if family == "llava" else None
+    places = torch.arange(16).view(4, 4) + (summary is not None)
+    picture = Picture(np.zeros((28, 28, 3), np.uint8), places, summary)
+    config = CausalMMConfig(seed=SEED)
+    found = vision.rows(vision_call, picture, ["mean", (1, 2)], 1, config)
+    assert [row.query for row in found] == ["mean", (1, 2)]
+    for row in found:
+        assert list(row.overlays) == ["factual", *vision.METHODS]
+        for name, overlay in row.overlays.items():
+            if name == "factual":
+                weights = maps.factual(vision_call, causal=False)
+            else:
+                weights = edited(vision_call, name, False, "visible")
+            expected = vision.overlay(weights[1], picture, row.query)
+            assert torch.equal(overlay.ratios, expected.ratios)
+        # A query gives all it has.
+        overlay = row.overlays["factual"]
+        given = overlay.ratios.sum() / vision_call.key.shape[2] + (overlay.summary or 0)
+        assert given.item() == pytest.approx(1, rel=1e-5)
+        torch.testing.assert_close(row.overlays["uniform"].ratios, torch.ones(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("query", "summary", "said"),
+    [
+        ("cls", None, "no class token"),
+        ((2, 0), 0, "the picture has 2 rows and 3 columns of patches"),
+        ((0, 3), 0, "the picture has 2 rows and 3 columns of patches"),
+    ],
+)
+def test_a_query_that_is_not_there_is_refused(vision_call, query, summary, said):
+    with pytest.raises(RequestError, match=said):
+        vision.rows(vision_call, a_picture(summary), [query], None, CausalMMConfig())
+
+
+# -- over a prompt -----------------------------------------------------------------------------
+
+
+def test_places_are_tokens_and_pictures():
+    tokenizer = words_of({7: "is", 8: "\n", 9: " ", 10: "\ufffd", 11: " a\nb"})
+    ids = [7, 1, 1, 1, 8, 2, 9, 1, 10, 11]
+    found = language.places(ids, tokenizer, {1: "image", 2: "video"})
+    assert found == [
+        ("is", 0, 1, False),
+        ("image", 1, 4, True),
+        ("↵", 4, 5, False),
+        ("video", 5, 6, True),
+        ("␣", 6, 7, False),
+        ("image", 7, 8, True),
+        ("<0x0A>", 8, 9, False),
+        ("a↵b", 9, 10, False),
+    ]
+
+
+def test_a_ratio_is_what_is_given_over_what_an_even_map_gives():
+    shown = [language.Place("", *bounds) for bounds in ((0, 1), (1, 4), (4, 5), (5, 6))]
+    weights = torch.rand(6, 6, generator=torch.Generator().manual_seed(0)).tril()
+    weights /= weights.sum(-1, keepdim=True)
+    found = language.ratio(weights, shown)
+    for row, query in enumerate(shown):
+        for column, key in enumerate(shown):
+            given = even = 0.0
+            for i in range(query.start, query.stop):
+                for j in range(key.start, min(key.stop, i + 1)):
+                    given += weights[i, j].item()
+                    even += 1 / (i + 1)
+            if column > row:
+                assert found[row, column].isnan()
+            else:
+                assert found[row, column].item() == pytest.approx(given / even, rel=1e-5)
+
+
+def test_matrices_hold_every_map(pair, inputs, call):
+    ids = inputs["input_ids"][0].tolist()
+    tokenizer = words_of({token: f"t{token}" for token in range(64)})
+    config = CausalMMConfig(seed=SEED)
+    found = language.matrices(call, ids, tokenizer, {IMAGE: "image"}, config, None)
+    assert list(found.ratios) == ["factual", *language.METHODS]
+    assert [place.stop - place.start for place in found.places if place.picture] == [
+        ids.count(IMAGE)
+    ]
+    seen = torch.ones(len(found.places), len(found.places)).tril().bool()
+    for name, ratios in found.ratios.items():
+        if name == "factual":
+            weights = maps.factual(call, causal=True)
+        else:
+            weights = edited(call, name, True, "visible")
+        expected = language.ratio(weights.mean(0), found.places)
+        torch.testing.assert_close(ratios, expected, equal_nan=True)
+        assert torch.equal(~ratios.isnan(), seen)
+    torch.testing.assert_close(found.ratios["uniform"][seen], torch.ones(int(seen.sum())))
+
+
+def test_a_prompt_too_long_to_be_shown_is_refused(call):
+    tokenizer = words_of({8: "word"})
+    with pytest.raises(RequestError, match="the prompt has 121 tokens beside its pictures"):
+        language.matrices(call, [8] * 121, tokenizer, {}, CausalMMConfig(), None)

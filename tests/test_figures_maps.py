@@ -217,6 +217,14 @@ def test_visible_vision_maps_are_those_of_the_table(vision_call):
     torch.testing.assert_close(shuffled.flatten(1).sort().values, weights.flatten(1).sort().values)
 
 
+def test_a_map_beyond_memory_is_refused(call, monkeypatch):
+    monkeypatch.setattr(maps, "LARGEST", call.heads * call.key.shape[2] ** 2)
+    maps.factual(call, causal=True)
+    monkeypatch.setattr(maps, "LARGEST", maps.LARGEST - 1)
+    with pytest.raises(RequestError, match="too large to be drawn: take a smaller image"):
+        maps.factual(call, causal=True)
+
+
 def test_a_head_or_their_mean(call):
     weights = maps.factual(call, causal=True)
     assert torch.equal(maps.of_head(weights, 2), weights[2])

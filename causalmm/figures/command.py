@@ -59,7 +59,9 @@ def _attention_vision(args: argparse.Namespace, session: Session, inputs: Any) -
 
     shown = _pictures(session, inputs)
     if args.picture > len(shown):
-        raise RequestError(f"--picture {args.picture}: the request has {len(shown)}, counted from 1")
+        raise RequestError(
+            f"--picture {args.picture}: the request has {len(shown)}, counted from 1"
+        )
     picture = shown[args.picture - 1]
     count = session.model.causalmm_towers().vision_layers
     layer = _number("--layer", count - 1 if args.layer is None else args.layer, count)

@@ -64,7 +64,7 @@ def matrices(
             weights = maps.counterfactual(
                 call, name, causal=True, normalization=config.normalization, seed=config.seed
             )
-        ratios[name] = ratio(maps.of_head(weights, head).cpu(), shown)
+        ratios[name] = ratio(maps.of_head(weights, head), shown)
     return Matrices(shown, ratios)
 
 

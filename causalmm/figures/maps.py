@@ -8,12 +8,26 @@ H heads, N positions. Held by tests/test_figures_maps.py.
 import torch
 from torch import Tensor
 
-from causalmm.attention import Visible, language_attention, vision_attention
+from causalmm.attention import language_attention, vision_attention
+from causalmm.errors import RequestError
 from causalmm.figures.recording import Call
+from causalmm.visible import Visible
+
+LARGEST = 2**29
+"""Weights of a map, of all heads: 2 GiB, some of which are held at a time."""
 
 
 def factual(call: Call, causal: bool) -> Tensor:
-    """Softmax weights [H, N, N]; causal: a position sees itself and those before it."""
+    """Softmax weights [H, N, N]; causal: a position sees itself and those before it.
+
+    Raises RequestError where they would not fit into memory.
+    """
+    size = call.key.shape[2]
+    if call.heads * size**2 > LARGEST:
+        raise RequestError(
+            f"a map of {size} x {size} weights and {call.heads} heads is too large to be drawn: "
+            "take a smaller image"
+        )
     key = call.key.repeat_interleave(call.heads // call.key.shape[1], dim=1)
     scores = (call.query @ key.mT * call.scale)[0]
     if causal:

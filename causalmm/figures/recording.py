@@ -18,7 +18,7 @@ from causalmm.vision import PackedInputs
 
 
 class Call(NamedTuple):
-    """One attention call on one row: position embeddings applied, float32."""
+    """One attention call on one row: position embeddings applied, float32, on the CPU."""
 
     query: Tensor  # [1, H, N, D]
     key: Tensor  # [1, G, N, D]
@@ -83,8 +83,9 @@ class Recorder:
         **kwargs: Any,
     ) -> Any:
         if module.layer_idx == self.layer:
-            rows = zip(query.float().split(1), key.float().split(1), strict=True)
-            self.calls += [Call(*row, scaling, self.layer) for row in rows]
+            # A fused kernel would not give maps.
+            parts = (part.float().cpu().split(1) for part in (query, key))
+            self.calls += [Call(*row, scaling, self.layer) for row in zip(*parts, strict=True)]
         return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 

@@ -62,7 +62,7 @@ def rows(
                 normalization=config.normalization,
                 seed=config.seed,
             )
-        weights = maps.of_head(weights, head).cpu()
+        weights = maps.of_head(weights, head)
         for row in found:
             row.overlays[name] = overlay(weights, picture, row.query)
     return found

@@ -63,7 +63,8 @@ class StepRecorder(BaseStreamer):
 
     def put(self, value: Tensor) -> None:
         if self.prompt_seen:
-            self.steps.append(self.make(self.trace.steps.pop(), value.item()))
+            self.steps.append(self.make(self.trace.steps[-1], value.item()))
+            self.trace.steps.clear()
         self.prompt_seen = True
 
     def end(self) -> None:

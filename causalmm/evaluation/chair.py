@@ -109,7 +109,7 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
             metrics=METRICS,
             counted=("captions", "named", "invented", "failed"),
             right=right,
-            notes=(f"{failed} captions failed and are left out",) if failed else (),
+            notes=(f"failed captions are left out: {failed} of {len(rows)}",) if failed else (),
         )
     ]
 

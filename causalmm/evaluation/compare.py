@@ -1,7 +1,8 @@
-"""Runs over the same questions against the first: paired differences and McNemar's exact test.
+"""Runs over the same questions side by side and against a base, paired.
+
 
 Every metric's difference has a bootstrap interval from resamples of images that both runs share.
-McNemar's test asks whether, where only one run is right, it is as often the one as the other.
+McNemar's exact test asks whether, where only one run is right, it is as often the one as the other.
 Held by tests/test_compare.py.
 """
 
@@ -11,26 +12,29 @@ from typing import Any
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Answer, Question
-from causalmm.evaluation.report import text_table
+from causalmm.evaluation.report import Report, make_report, text_table
 from causalmm.evaluation.statistics import (
     LEVEL,
     RESAMPLES,
     Estimate,
     differences,
-    estimates,
     mcnemar,
 )
 from causalmm.evaluation.tally import Pair, Tally, join
-from causalmm.evaluation.two_way import auc_difference
+from causalmm.evaluation.two_way import DECIDING, auc_difference
+
+_SIGNALS = ("AUC", "bias gain")
+_COUNTS = ("unreadable", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One run less the base, on some of the questions."""
+    """One run less a base, on some of the questions."""
 
     name: str
     """Of the questions, as in a report."""
     run: str
+    base: str
     questions: int
     """That both runs have an answer to."""
     metrics: Mapping[str, Estimate]
@@ -45,6 +49,7 @@ class Difference:
         return {
             "name": self.name,
             "run": self.run,
+            "base": self.base,
             "questions": self.questions,
             "metrics": {name: each.to_dict() for name, each in self.metrics.items()},
             "only_run_right": self.only_run,
@@ -55,46 +60,76 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Every run against the base."""
+    """Every run's report, read by the benchmark's main rule, and its differences to the bases."""
 
     benchmark: str
-    base: str
-    rule: str
-    levels: Mapping[str, Mapping[str, Estimate]]
-    """The base's own metrics, by the name of the questions."""
+    bases: tuple[str, ...]
+    reports: Mapping[str, Report]
     differences: tuple[Difference, ...]
-    resamples: int
-    seed: int
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "benchmark": self.benchmark,
-            "base": self.base,
-            "rule": self.rule,
-            "levels": {
-                name: {metric: each.to_dict() for metric, each in levels.items()}
-                for name, levels in self.levels.items()
-            },
+            "bases": list(self.bases),
+            "reports": {name: each.to_dict() for name, each in self.reports.items()},
             "differences": [each.to_dict() for each in self.differences],
-            "bootstrap": {"level": LEVEL, "resamples": self.resamples, "seed": self.seed},
         }
 
     def table(self) -> str:
-        """For reading: the base's own values, and below each what the others add, in points."""
-        title = (
-            f"{self.benchmark}: differences to {self.base}, read by the rule: {self.rule}; "
-            f"[{LEVEL} % paired bootstrap intervals over images]"
-        )
-        # AUC is there only where both runs have probabilities.
-        metrics = list(dict.fromkeys(name for each in self.differences for name in each.metrics))
-        header = ["", "run", *metrics, "only run", "only base", "McNemar p", "questions"]
+        """For reading: all runs side by side, then what each adds to each base, in points."""
+        first = next(iter(self.reports.values()))
+        blocks = [
+            f"{self.benchmark}: {first.questions} questions about {first.images} images, read by "
+            f"the rule: {first.scores[0].rule}; [{LEVEL} % bootstrap intervals over images]",
+            self._levels(),
+        ]
+        for base in self.bases:
+            blocks += [f"differences to {base} (paired):", self._differences(base)]
+        return "\n\n".join(blocks)
+
+    def _levels(self) -> str:
+        reports = self.reports
+        first = next(iter(reports.values()))
+        signals = {name: _signals(report) for name, report in reports.items()}
+        shown = _SIGNALS if any(signals.values()) else ()
         rows = []
-        for name, levels in self.levels.items():
-            values = [str(levels[metric]) if metric in levels else "" for metric in metrics]
-            rows.append([name, self.base, *values, "", "", "", ""])
-            rows += [_row(each, metrics) for each in self.differences if each.name == name]
-        return f"{title}\n\n{text_table(header, rows, left=2)}"
+        for at, score in enumerate(first.scores):
+            for name, report in reports.items():
+                ours, signal = report.scores[at], signals[name].get(score.name, {})
+                rows.append(
+                    [
+                        score.name,
+                        name,
+                        *map(str, ours.metrics.values()),
+                        *(str(signal[each]) if each in signal else "-" for each in shown),
+                        *(str(ours.counts.get(each, 0)) for each in _COUNTS),
+                    ]
+                )
+        header = ["", "run", *first.scores[0].metrics, *shown, *_COUNTS]
+        return text_table(header, rows, left=2)
+
+    def _differences(self, base: str) -> str:
+        found = [each for each in self.differences if each.base == base]
+        # AUC is there only where both runs have probabilities.
+        metrics = list(dict.fromkeys(name for each in found for name in each.metrics))
+        rows = [
+            [
+                each.name,
+                each.run,
+                *(
+                    each.metrics[name].text("+") if name in each.metrics else "-"
+                    for name in metrics
+                ),
+                str(each.only_run),
+                str(each.only_base),
+                f"{each.p:.3g}",
+                str(each.questions),
+            ]
+            for each in found
+        ]
+        header = ["", "run", *metrics, "only run", f"only {base}", "McNemar p", "questions"]
+        return text_table(header, rows, left=2)
 
 
 def compare(
@@ -103,40 +138,45 @@ def compare(
     questions: Sequence[Question],
     runs: Mapping[str, Mapping[str, Answer]],
     *,
+    bases: Sequence[str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
-    """Every other run against the first of `runs`, which are answers by question id, by name.
+    """Every run against each of the bases, or against the first run.
 
-    Raises RequestError for less than two runs, or runs over different questions.
+    `runs` are answers by question id, by the name of the run. Raises RequestError for less than two
+    runs, a base that is none of them, or runs over different questions.
     """
     if len(runs) < 2:
         raise RequestError("a comparison needs two runs or more")
-    base, *others = runs
+    first, *others = runs
+    bases = tuple(dict.fromkeys(bases)) or (first,)
+    for base in bases:
+        if base not in runs:
+            raise RequestError(f"base {base!r}: expected one of the runs {', '.join(runs)}")
     for name in others:
-        _check_same(base, runs[base], name, runs[name])
+        _check_same(first, runs[first], name, runs[name])
     pairs = {name: join(questions, answers) for name, answers in runs.items()}
     tallies = {
         name: [each for each in tally(joined) if each.headline] for name, joined in pairs.items()
     }
     by_id = {name: {pair.question.id: pair for pair in joined} for name, joined in pairs.items()}
     found = [
-        _difference(name, ours, theirs, by_id[name], by_id[base], resamples, seed)
+        _difference(name, base, ours, theirs, by_id, resamples, seed)
+        for base in bases
         for at, theirs in enumerate(tallies[base])
-        for name in others
+        for name in runs
+        if name != base
         for ours in [tallies[name][at]]
     ]
     return Comparison(
         benchmark=benchmark,
-        base=base,
-        rule=tallies[base][0].rule,
-        levels={
-            each.name: estimates(each.table, each.metrics, resamples, seed)
-            for each in tallies[base]
+        bases=bases,
+        reports={
+            name: make_report(benchmark, pairs[name], tallies[name], resamples=resamples, seed=seed)
+            for name in runs
         },
         differences=tuple(found),
-        resamples=resamples,
-        seed=seed,
     )
 
 
@@ -157,17 +197,17 @@ def _check_same(
 
 def _difference(
     run: str,
+    base: str,
     ours: Tally,
     theirs: Tally,
-    pairs: Mapping[str, Pair],
-    base_pairs: Mapping[str, Pair],
+    pairs: Mapping[str, Mapping[str, Pair]],
     resamples: int,
     seed: int,
 ) -> Difference:
     metrics = differences(ours.table, theirs.table, theirs.metrics, resamples, seed)
     both = [id for id in theirs.right if id in ours.right]
     gain = auc_difference(
-        *([each[id] for id in theirs.right] for each in (pairs, base_pairs)), resamples, seed
+        [pairs[run][id] for id in both], [pairs[base][id] for id in both], resamples, seed
     )
     if gain is not None:
         metrics["AUC"] = gain
@@ -176,6 +216,7 @@ def _difference(
     return Difference(
         name=theirs.name,
         run=run,
+        base=base,
         questions=len(both),
         metrics=metrics,
         only_run=only_run,
@@ -184,14 +225,11 @@ def _difference(
     )
 
 
-def _row(difference: Difference, metrics: Sequence[str]) -> list[str]:
-    found = [difference.metrics.get(name) for name in metrics]
-    return [
-        difference.name,
-        difference.run,
-        *("-" if each is None else each.text("+") for each in found),
-        str(difference.only_run),
-        str(difference.only_base),
-        f"{difference.p:.3g}",
-        str(difference.questions),
-    ]
+def _signals(report: Report) -> dict[str, dict[str, Estimate]]:
+    """AUC and bias gain under the view that a run decides by, by the name of the questions."""
+    found: dict[str, dict[str, Estimate]] = {}
+    for view in reversed(DECIDING):
+        for row in report.two_way:
+            if row.view == view:
+                found[row.name] = {name: row.metrics[name] for name in _SIGNALS}
+    return found

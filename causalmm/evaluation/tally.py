@@ -73,7 +73,7 @@ def join(questions: Sequence[Question], answers: Mapping[str, Answer]) -> list[P
     if missing := [each.id for each in questions if each.id not in answers]:
         raise RequestError(
             f"{len(missing)} of {len(questions)} questions have no answer (first: {missing[0]}): "
-            "finish the run, or ask for the questions that it answered"
+            "finish the run, or give the flags that it was asked with, --limit among them"
         )
     pairs = [Pair(each, answers[each.id]) for each in questions]
     for question, answer in pairs:

@@ -1,0 +1,209 @@
+"""Comparisons are paired, count what changed, and refuse runs over different questions."""
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from answered import answered, failed
+
+from causalmm.errors import RequestError
+from causalmm.evaluation.benchmarks import BENCHMARKS
+from causalmm.evaluation.compare import compare
+from causalmm.evaluation.records import Question
+from causalmm.evaluation.statistics import resampling_weights
+
+POPE = BENCHMARKS["pope"]
+
+
+def ask(images: int, name: str = "toy/odd") -> list[Question]:
+    """Two questions an image, one of each label."""
+    return [
+        Question(
+            id=f"{name}/{2 * image + at}",
+            image=f"{image:03}.jpg",
+            path="",
+            prompt="Is it?",
+            choices=("yes", "no"),
+            label=label,
+            facts={"set": name},
+        )
+        for image in range(images)
+        for at, label in enumerate(("yes", "no"))
+    ]
+
+
+def compared(questions, runs, benchmark="pope"):
+    return compare(benchmark, BENCHMARKS[benchmark].tally, questions, runs)
+
+
+def random_run(questions, accuracy: float, seed: int):
+    luck = random.Random(seed)
+    other = {"yes": "no", "no": "yes"}
+    return answered(
+        questions, lambda each: each.label if luck.random() < accuracy else other[each.label]
+    )
+
+
+def test_by_hand():
+    questions = ask(3)
+    base = answered(questions, ["yes", "no", "no", "no", "no", "yes"])  # 3 of 6
+    run = answered(questions, ["yes", "yes", "yes", "no", "yes", "no"])  # 5 of 6
+    found = compared(questions, {"base": base, "run": run})
+    (only,) = found.differences
+    assert (only.name, only.run, only.questions) == ("toy/odd", "run", 6)
+    assert (only.only_run, only.only_base) == (3, 1)
+    assert only.p == 10 / 16
+    values = {name: each.value for name, each in only.metrics.items()}
+    # tp 1, fp 1, tn 2, fn 2 against 3, 1, 2, 0
+    assert values == pytest.approx(
+        {
+            "accuracy": 100 * (5 / 6 - 3 / 6),
+            "precision": 100 * (3 / 4 - 1 / 2),
+            "recall": 100 * (1 - 1 / 3),
+            "F1": 100 * (6 / 7 - 2 / 5),
+            "yes ratio": 100 * (4 / 6 - 2 / 6),
+        }
+    )
+    levels = {
+        name: report.scores[0].metrics["accuracy"].value for name, report in found.reports.items()
+    }
+    assert levels == pytest.approx({"base": 50, "run": 500 / 6})
+    assert {report.scores[0].rule for report in found.reports.values()} == {"strict"}
+    assert found.bases == ("base",)
+
+
+def test_an_interval_is_that_of_resampling_the_images_of_both_together():
+    questions = ask(30)
+    runs = {"a": random_run(questions, 0.6, 1), "b": random_run(questions, 0.8, 2)}
+    (found,) = compared(questions, runs).differences
+    right = {
+        name: np.array([answers[each.id].answer == each.label for each in questions], float)
+        for name, answers in runs.items()
+    }
+    gain = (right["b"] - right["a"]).reshape(30, 2).sum(axis=1)
+    slow = [100 * (drawn * gain).sum() / 60 for drawn in resampling_weights([""] * 30, 1000, 0)]
+    metric = found.metrics["accuracy"]
+    assert [metric.low, metric.high] == pytest.approx(np.percentile(slow, [2.5, 97.5]))
+
+
+def test_a_run_against_its_own_answers_differs_by_nothing():
+    questions = ask(10)
+    run = random_run(questions, 0.7, 0)
+    (found,) = compared(questions, {"one": run, "again": dict(run)}).differences
+    assert all((each.value, each.low, each.high) == (0, 0, 0) for each in found.metrics.values())
+    assert (found.only_run, found.only_base, found.p) == (0, 0, 1)
+
+
+def test_several_runs_and_sets_against_the_first():
+    questions = ask(4, "toy/odd") + ask(4, "toy/even")
+    sets = ("toy/odd", "toy/even", "all")
+    runs = {name: random_run(questions, 0.7, seed) for seed, name in enumerate("abc")}
+    found = compared(questions, runs)
+    assert [(each.name, each.base, each.run) for each in found.differences] == [
+        (name, "a", run) for name in sets for run in ("b", "c")
+    ]
+    title, levels, to_a, differences = found.table().split("\n\n")
+    assert title.startswith("pope: 16 questions about 4 images, read by the rule: strict;")
+    assert to_a == "differences to a (paired):"
+    assert first_cells(levels) == [(name, run) for name in sets for run in "abc"]
+    assert first_cells(differences) == [(name, run) for name in sets for run in "bc"]
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def first_cells(table):
+    rows = [line.split("|") for line in table.splitlines()[2:]]
+    return [(row[1].strip(), row[2].strip()) for row in rows]
+
+
+def test_several_bases():
+    questions = ask(4)
+    runs = {name: random_run(questions, 0.7, seed) for seed, name in enumerate("abc")}
+    found = compare("pope", POPE.tally, questions, runs, bases=["a", "c", "a"])
+    pairs = [(each.base, each.run) for each in found.differences]
+    assert pairs == [("a", "b"), ("a", "c"), ("c", "a"), ("c", "b")]
+    there, back = found.differences[1:3]
+    assert there.metrics["accuracy"].value == -back.metrics["accuracy"].value
+    assert (there.only_run, there.only_base) == (back.only_base, back.only_run)
+    assert "differences to c (paired):" in found.table()
+    with pytest.raises(RequestError, match="base 'd': expected one of the runs a, b, c"):
+        compare("pope", POPE.tally, questions, runs, bases=["d"])
+
+
+def test_a_failed_answer_is_wrong_in_a_comparison_too():
+    questions = ask(2)
+    base = answered(questions, lambda each: each.label)
+    (found,) = compared(questions, {"a": base, "b": failed(base, "toy/odd/1")}).differences
+    assert found.metrics["accuracy"].value == -25
+    assert (found.only_run, found.only_base) == (0, 1)
+
+
+def test_auc_is_compared_where_both_runs_have_probabilities():
+    questions = ask(10)
+
+    def with_scores(view, chance):
+        scores = {each.id: {view: (chance(each), 1 - chance(each))} for each in questions}
+        return answered(questions, lambda each: each.label, scores)
+
+    runs = {
+        "worst": with_scores("factual", lambda each: 0.2 if each.label == "yes" else 0.4),
+        "best": with_scores("adjusted", lambda each: 0.2 if each.label == "yes" else 0.1),
+        "none": answered(questions, lambda each: each.label),
+    }
+    best, none = compared(questions, runs).differences
+    assert (best.metrics["AUC"].value, best.metrics["AUC"].low) == (100, 100)
+    assert "AUC" not in none.metrics
+    levels = compared(questions, runs).table().split("\n\n")[1].splitlines()
+    assert [cell.strip() for cell in levels[0].split("|")[-5:-1]] == [
+        *("AUC", "bias gain", "unreadable", "failed")
+    ]
+    auc = [line.split("|")[-5].strip() for line in levels[2:]]
+    assert auc == ["0.0 [0.0, 0.0]", "100.0 [100.0, 100.0]", "-"]
+
+
+def test_other_questions_are_refused():
+    questions = ask(3)
+    whole = answered(questions, lambda each: "yes")
+    part = answered(questions[:4], lambda each: "yes")
+    sentence = r"b lacks 2 of the questions of a \(first: toy/odd/4\)"
+    with pytest.raises(RequestError, match=sentence):
+        compared(questions, {"a": whole, "b": part})
+    with pytest.raises(RequestError, match=sentence):
+        compared(questions[:4], {"b": part, "a": whole})
+    asked = [replace(each, prompt="Is it not?") for each in questions]
+    other = answered(asked, lambda each: "yes")
+    with pytest.raises(RequestError, match="is about another prompt"):
+        compared(questions, {"a": whole, "b": other})
+    lacking = {id: answer for id, answer in whole.items() if id != "toy/odd/3"}
+    with pytest.raises(RequestError, match="1 of 6 questions have no answer"):
+        compared(questions, {"a": lacking, "b": lacking})
+    with pytest.raises(RequestError, match="needs two runs or more"):
+        compared(questions, {"a": whole})
+
+
+def test_mme_is_compared_by_its_sums(tmp_path):
+    (tmp_path / "count.txt").write_text("a.jpg\tOne?\tYes\na.jpg\tTwo?\tNo\n", encoding="utf-8")
+    (tmp_path / "OCR.txt").write_text("b.jpg\tA?\tYes\nb.jpg\tB?\tNo\n", encoding="utf-8")
+    questions = BENCHMARKS["mme"].read(tmp_path)
+    runs = {
+        "a": answered(questions, ["yes", "yes", "yes", "no"]),
+        "b": answered(questions, ["yes", "no", "yes", "no"]),
+    }
+    found = compared(questions, runs, "mme").differences
+    assert [(each.name, each.metrics["score"].value) for each in found] == [
+        ("perception", 150),
+        ("total", 150),
+    ]
+
+
+def test_captions_are_compared_where_both_runs_have_one(tmp_path):
+    annotations, vocabulary = tmp_path / "a.json", tmp_path / "v.json"
+    annotations.write_text(json.dumps({"a": ["dog"], "b": ["dog"], "c": []}))
+    vocabulary.write_text(json.dumps({"dog": [], "cat": []}))
+    questions = BENCHMARKS["chair"].read(annotations, vocabulary=vocabulary)
+    base = answered(questions, ["a dog and a cat", "a cat", "a cat"])
+    run = failed(answered(questions, ["a dog", "a dog", "a cat"]), "c")
+    (found,) = compared(questions, {"base": base, "run": run}, "chair").differences
+    assert found.metrics["CHAIR_i"].value == -75
+    assert (found.questions, found.only_run, found.only_base, found.p) == (2, 2, 0, 0.5)

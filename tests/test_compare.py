@@ -205,5 +205,10 @@ def test_captions_are_compared_where_both_runs_have_one(tmp_path):
     base = answered(questions, ["a dog and a cat", "a cat", "a cat"])
     run = failed(answered(questions, ["a dog", "a dog", "a cat"]), "c")
     (found,) = compared(questions, {"base": base, "run": run}, "chair").differences
-    assert found.metrics["CHAIR_i"].value == -75
+    # Of a dog and two cats, two were invented; the third cat is in one run only.
+    assert found.metrics["CHAIR_i"].value == pytest.approx(-200 / 3)
     assert (found.questions, found.only_run, found.only_base, found.p) == (2, 2, 0, 0.5)
+    for id in ("a", "b"):
+        run = failed(run, id)
+    (found,) = compared(questions, {"base": base, "run": run}, "chair").differences
+    assert (found.questions, found.metrics["CHAIR_i"].value, found.p) == (0, 0, 1)

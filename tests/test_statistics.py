@@ -19,7 +19,7 @@ from causalmm.evaluation.statistics import (
     around,
     auc,
     differences,
-    estimate,
+    estimates,
     mcnemar,
     ratio,
     resampling_weights,
@@ -40,6 +40,11 @@ def random_rows(seed: int, images: int = 20) -> list[Row]:
         Row(f"image {luck.randrange(images)}", {"right": luck.random() < 0.6, "questions": 1})
         for _ in range(4 * images)
     ] + [Row(f"image {image}", {"questions": 1}) for image in range(images)]
+
+
+def accuracy(rows: list[Row], resamples: int, seed: int = 0) -> Estimate:
+    table = Table.of(rows, ["right", "questions"])
+    return estimates(table, {"accuracy": ACCURACY}, resamples, seed)["accuracy"]
 
 
 def test_a_table_adds_up_by_image_whatever_the_order():
@@ -94,7 +99,7 @@ def test_an_interval_is_that_of_resampling_images_one_by_one():
                     right += times * row.counts.get("right", 0)
                     questions += times * row.counts["questions"]
         slow.append(100 * right / questions)
-    found = estimate(Table.of(rows, ["right", "questions"]), ACCURACY, 500, seed=3)
+    found = accuracy(rows, 500, seed=3)
     right = sum(row.counts.get("right", 0) for row in rows)
     assert found.value == pytest.approx(100 * right / len(rows))
     assert [found.low, found.high] == pytest.approx(np.percentile(slow, [2.5, 97.5]))
@@ -109,7 +114,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         rows = [
             Row(str(image), {"right": 4 * yes, "questions": 4}) for image, yes in enumerate(right)
         ]
-        found = estimate(Table.of(rows, ["right", "questions"]), ACCURACY, 300)
+        found = accuracy(rows, 300)
         covered += found.low <= 70 <= found.high
     assert 0.88 <= covered / 200 <= 0.99
 

@@ -30,7 +30,7 @@ class Benchmark:
     """Adds the flags that say which questions; the same for running, scoring and comparing."""
     from_args: Callable[[argparse.Namespace], list[Question]]
     """Reads the questions that those flags ask for; RequestError says what is wrong with them.
-    Images need not be there (question_files.check_images)."""
+    Images need not be there."""
     sources: Callable[[argparse.Namespace], list[Path]]
     """The files that the questions come from, e.g. to keep their SHA-256."""
     read: Callable[..., list[Question]]

@@ -1,8 +1,8 @@
 """Runs over the same questions side by side and against a base, paired.
 
-
 Every metric's difference has a bootstrap interval from resamples of images that both runs share.
-McNemar's exact test asks whether, where only one run is right, it is as often the one as the other.
+McNemar's exact test asks whether, where only one run is right, it is as often the one as the other;
+unlike the intervals, it takes the questions about one image for independent.
 Held by tests/test_compare.py.
 """
 
@@ -157,24 +157,21 @@ def compare(
     for name in others:
         _check_same(first, runs[first], name, runs[name])
     pairs = {name: join(questions, answers) for name, answers in runs.items()}
-    tallies = {
-        name: [each for each in tally(joined) if each.headline] for name, joined in pairs.items()
-    }
-    by_id = {name: {pair.question.id: pair for pair in joined} for name, joined in pairs.items()}
-    found = [
-        _difference(name, base, ours, theirs, by_id, resamples, seed)
-        for base in bases
-        for at, theirs in enumerate(tallies[base])
-        for name in runs
-        if name != base
-        for ours in [tallies[name][at]]
-    ]
+    found = []
+    for base in bases:
+        rows = [
+            _differences(name, base, tally, pairs, resamples, seed) for name in runs if name != base
+        ]
+        # By questions first, so that a table has its runs together.
+        found += [each for same in zip(*rows, strict=True) for each in same]
     return Comparison(
         benchmark=benchmark,
         bases=bases,
         reports={
-            name: make_report(benchmark, pairs[name], tallies[name], resamples=resamples, seed=seed)
-            for name in runs
+            name: make_report(
+                benchmark, each, _headlines(tally, each), resamples=resamples, seed=seed
+            )
+            for name, each in pairs.items()
         },
         differences=tuple(found),
     )
@@ -195,6 +192,30 @@ def _check_same(
             )
 
 
+def _differences(
+    run: str,
+    base: str,
+    tally: Callable[[Sequence[Pair]], list[Tally]],
+    pairs: Mapping[str, Sequence[Pair]],
+    resamples: int,
+    seed: int,
+) -> list[Difference]:
+    """A run less a base, on all sets of questions."""
+    ours, theirs = (_headlines(tally, pairs[name]) for name in (run, base))
+    both = _counted(ours) & _counted(theirs)
+    kept = {
+        name: {pair.question.id: pair for pair in pairs[name] if pair.question.id in both}
+        for name in (run, base)
+    }
+    if len(both) < len(pairs[base]):
+        # A caption that failed is left out of its run's measures: leave it out of both.
+        ours, theirs = (_headlines(tally, list(kept[name].values())) for name in (run, base))
+    return [
+        _difference(run, base, mine, other, kept, resamples, seed)
+        for mine, other in zip(ours, theirs, strict=True)
+    ]
+
+
 def _difference(
     run: str,
     base: str,
@@ -205,24 +226,35 @@ def _difference(
     seed: int,
 ) -> Difference:
     metrics = differences(ours.table, theirs.table, theirs.metrics, resamples, seed)
-    both = [id for id in theirs.right if id in ours.right]
+    asked = list(theirs.right)
     gain = auc_difference(
-        [pairs[run][id] for id in both], [pairs[base][id] for id in both], resamples, seed
+        *([pairs[name][id] for id in asked] for name in (run, base)), resamples, seed
     )
     if gain is not None:
         metrics["AUC"] = gain
-    only_run = sum(ours.right[id] and not theirs.right[id] for id in both)
-    only_base = sum(theirs.right[id] and not ours.right[id] for id in both)
+    only_run = sum(ours.right[id] and not theirs.right[id] for id in asked)
+    only_base = sum(theirs.right[id] and not ours.right[id] for id in asked)
     return Difference(
         name=theirs.name,
         run=run,
         base=base,
-        questions=len(both),
+        questions=len(asked),
         metrics=metrics,
         only_run=only_run,
         only_base=only_base,
         p=mcnemar(only_run, only_base),
     )
+
+
+def _headlines(
+    tally: Callable[[Sequence[Pair]], list[Tally]], pairs: Sequence[Pair]
+) -> list[Tally]:
+    return [each for each in tally(pairs) if each.headline]
+
+
+def _counted(tallies: Sequence[Tally]) -> set[str]:
+    """Ids of the questions that are right or wrong."""
+    return {id for each in tallies for id in each.right}
 
 
 def _signals(report: Report) -> dict[str, dict[str, Estimate]]:

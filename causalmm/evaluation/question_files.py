@@ -10,6 +10,7 @@ from typing import Any
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
+from causalmm.json_lines import read_bytes
 
 
 def read_text(path: Path) -> str:
@@ -18,9 +19,7 @@ def read_text(path: Path) -> str:
     Raises RequestError where there is no such file or it is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read ({error.strerror})") from error
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(
             f"{path} is not text in UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})"
@@ -40,11 +39,10 @@ def read_json(path: Path) -> Any:
 
     Raises RequestError where it is not JSON, or an object has a key twice.
     """
+    text = read_text(path)
     try:
-        return _parse(read_text(path))
+        return _parse(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, RequestError):
-            raise
         raise RequestError(f"{path} is not JSON ({error})") from None
 
 
@@ -91,13 +89,6 @@ def check_unique(questions: Sequence[Question]) -> None:
         if each.id in seen:
             raise RequestError(f"two questions have the id {each.id!r}")
         seen.add(each.id)
-
-
-def check_images(questions: Sequence[Question]) -> None:
-    """Raise RequestError where images that are asked about are not there."""
-    paths = dict.fromkeys(each.path for each in questions)
-    if missing := [path for path in paths if not Path(path).is_file()]:
-        raise RequestError(f"{len(missing)} of {len(paths)} images are missing: no {missing[0]}")
 
 
 def _parse(text: str) -> Any:

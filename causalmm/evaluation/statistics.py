@@ -120,15 +120,10 @@ class Estimate:
         return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
-def estimate(table: Table, metric: Metric, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """A metric with its interval."""
-    return estimates(table, {"": metric}, resamples, seed)[""]
-
-
 def estimates(
     table: Table, metrics: Mapping[str, Metric], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Several metrics, on the same resamples."""
+    """Metrics with their intervals, on the same resamples."""
     totals, sums = table.totals(), table.resampled(resamples, seed)
     return {
         name: around(float(metric.of(totals)), metric.of(sums)) for name, metric in metrics.items()

@@ -34,7 +34,8 @@ FLAT = 64
 class Attention:
     """Some heads and queries of one attention call: what every formula is computed from.
 
-    All float32 (or float64), except for the fused kernel, which takes the model's own dtype.
+    float32 (or float64) and the query scaled, except where nothing looks at scores or the fused
+    kernel does: that takes the model's own.
     """
 
     query: Tensor  # [B, H, Q, D]
@@ -90,28 +91,19 @@ class Attention:
         for start in range(0, count, at_a_time):
             yield range(start, min(start + at_a_time, count))
 
-    def ready(self) -> "Attention":
-        """The same in the precision of the formulas, in a range where nothing can overflow."""
-        dtype = self.query.dtype
-        if not self.fused:
-            dtype = torch.promote_types(dtype, torch.float32)
-        # Far outside what any model computes, but no score and no sum over the keys overflows.
-        largest = torch.finfo(torch.promote_types(dtype, torch.float32)).max
-        score_limit = min((largest / (4 * self.key.shape[3])) ** 0.5, torch.finfo(dtype).max)
-        value_limit = min(largest / (4 * self.keys_given), torch.finfo(dtype).max)
-        value = self.value.to(dtype).clamp(-value_limit, value_limit)
+    def ready(self, scores: bool) -> "Attention":
+        """The same with padding's values 0 and, where scores are wanted, in their precision."""
+        query, key, value = self.query, self.key, self.value
+        if scores and not self.fused:
+            dtype = torch.promote_types(query.dtype, torch.float32)
+            query, key, value = query.to(dtype) * self.scale, key.to(dtype), value.to(dtype)
         if self.visible.keys is not None:
             value = value * self.rows.keys[:, None, :, None]
-        return replace(
-            self,
-            query=self.query.to(dtype).clamp(-score_limit, score_limit),
-            key=self.key.to(dtype).clamp(-score_limit, score_limit),
-            value=value,
-        )
+        return replace(self, query=query, key=key, value=value)
 
     def weights(self) -> Tensor:
-        """a_ij: [B, H, Q, K], exactly 0 where hidden."""
-        scores = _grouped(self.query * self.scale, self.key.mT)
+        """a_ij: [B, H, Q, K], exactly 0 where hidden; NaN where a query sees nothing."""
+        scores = _grouped(self.query, self.key.mT)
         rows = self.rows
         queries, keys = scores.shape[2:]
         if rows.everything:
@@ -122,8 +114,7 @@ class Attention:
             square.masked_fill_(_above_diagonal(queries, scores.device), -torch.inf)
             return scores.softmax(dim=-1)
         hidden = ~rows.map(queries, keys, scores.device)
-        # A query that sees nothing is NaN after the softmax; all of it is hidden, so it becomes 0.
-        return scores.masked_fill_(hidden, -torch.inf).softmax(dim=-1).masked_fill_(hidden, 0.0)
+        return scores.masked_fill_(hidden, -torch.inf).softmax(dim=-1)
 
     def seen(self) -> Tensor:
         """S_i: bool [B or 1, 1, Q, K]."""
@@ -276,7 +267,7 @@ def shuffle(call: Attention) -> Tensor:
     group = len(call.heads) // call.key.shape[1]
     for index, head in enumerate(call.heads):
         key, value = (part[:, index // group] for part in (call.key, call.value))  # [B, N, D]
-        weights = (call.query[:, index] * call.scale @ key.mT).softmax(dim=-1)
+        weights = (call.query[:, index] @ key.mT).softmax(dim=-1)
         outputs.append(_permute(weights, call, head) @ value)
     return torch.stack(outputs, dim=1)
 
@@ -382,6 +373,8 @@ def edited_map(
     """
     rows, _, patches, _ = weights.shape
     logarithm = weights.to(torch.promote_types(weights.dtype, torch.float32)).log()
+    # -inf times the identity's zeros would be NaN; this, too, is a weight of exactly 0.
+    logarithm = logarithm.clamp_min(-1e4)
     identity = torch.eye(patches, dtype=logarithm.dtype, device=weights.device)
     identity = identity.expand(rows, 1, patches, patches)  # one head, shared by all
     edited = vision_attention(
@@ -423,20 +416,19 @@ def _run(
         layer=layer,
         fused=formula.fused and fused.serves(query),
     )
-    # Methods whose weights do not sum to 1 can leave the range of float16.
-    limit = torch.finfo(query.dtype).max
     shared_heads, queries = _block_size(call, formula)
     output = query.new_empty(*query.shape[:3], value.shape[3])
     # Autocast would quietly run the matrix products in half precision.
     with torch.autocast(query.device.type, enabled=False):
         for heads in call.head_blocks(shared_heads):
-            ready = heads.ready()
+            ready = heads.ready(formula.scores)
             mine = output[:, heads.heads.start : heads.heads.stop]
             for block in ready.query_blocks(queries):
                 part = ready.block(block, key.shape[2] if formula.every_key else None)
-                result = formula.compute(part).clamp(-limit, limit)
-                mine[:, :, block.start : block.stop] = result
-    return output
+                mine[:, :, block.start : block.stop] = formula.compute(part)
+    # NaN is a query that sees nothing, or sums beyond float32; methods whose weights do not sum
+    # to 1 can leave the range of float16.
+    return output.nan_to_num_(0.0)
 
 
 def _block_size(call: Attention, formula: Formula) -> tuple[int, int]:

@@ -20,6 +20,8 @@ VISION_METHODS = ("uniform", "reversed", "random", "shuffle")
 STOCHASTIC_METHODS = ("random", "shuffle")
 NORMALIZATIONS = ("visible", "released")
 SITES = ("attention", "features")
+ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
+"""Attention code of transformers under which branches can be decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from causalmm.checkpoints import DEFAULT, DEMOS, FAMILIES
 from causalmm.config import (
+    ATTENTION,
     CONFIG_NAME,
     LANGUAGE_METHODS,
     MODES,
@@ -23,7 +24,6 @@ from causalmm.config import (
 from causalmm.errors import RequestError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-ATTENTION = ("sdpa", "eager")
 MAX_NEW_TOKENS = 128
 BATCH_SIZE = 4
 RESET = "/reset"

@@ -33,7 +33,8 @@ def statistics(
 ) -> tuple[Tensor, Tensor]:
     """Factual outputs o_i [B, H, Q, D] and largest weights m_i [B, H, Q, 1], float32.
 
-    Query [B, H, Q, D], key and value [B, G, K, D]; `visible` describes the rows.
+    Query [B, H, Q, D], key and value [B, G, K, D]; `visible` describes the rows. Where a query sees
+    nothing, m_i is NaN.
     """
     seen = _seen(visible, query.device)
 
@@ -50,9 +51,7 @@ def statistics(
         enable_gqa=True,
         return_aux=AuxRequest(lse=True, max_scores=True),
     )
-    blind = (extra.max_scores == -torch.inf).unsqueeze(-1)
-    peak = (extra.max_scores - extra.lse).exp().unsqueeze(-1)
-    return output.float().masked_fill(blind, 0.0), peak.float().masked_fill(blind, 0.0)
+    return output.float(), (extra.max_scores - extra.lse).float().exp().unsqueeze(-1)
 
 
 def random(
@@ -74,16 +73,7 @@ def random(
         number = hashing.number(states[row, head, place] ^ keys[0 if every else row, other])
         return torch.where(seen(row, place, other), number.log(), -torch.inf)
 
-    output, extra = _kernel()(
-        query,
-        key,
-        value,
-        score_mod=draw,
-        enable_gqa=True,
-        return_aux=AuxRequest(max_scores=True),
-    )
-    blind = (extra.max_scores == -torch.inf).unsqueeze(-1)
-    return output.float().masked_fill(blind, 0.0)
+    return _kernel()(query, key, value, score_mod=draw, enable_gqa=True).float()
 
 
 def _seen(visible: Visible, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.generation.configuration_utils import GenerationMode
 
-from causalmm.config import CausalMMConfig
+from causalmm.config import ATTENTION, CausalMMConfig
 from causalmm.plan import BranchPlan, Towers, build_plan
 from causalmm.trace import BranchTrace
 
@@ -22,7 +22,6 @@ _MODES = (
     GenerationMode.BEAM_SEARCH,
     GenerationMode.BEAM_SAMPLE,
 )
-_ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
 _CACHES = (None, "dynamic", "static", "offloaded", "offloaded_static")
 
 
@@ -108,10 +107,10 @@ class CounterfactualGeneration:
     def _check_attention(self) -> None:
         for name in ("text_config", "vision_config"):
             chosen = getattr(self.config, name)._attn_implementation
-            if chosen not in _ATTENTION:
+            if chosen not in ATTENTION:
                 raise ValueError(
                     f"causalmm does not support attn_implementation={chosen!r} ({name}): "
-                    f"expected one of {', '.join(_ATTENTION)}"
+                    f"expected one of {', '.join(ATTENTION)}"
                 )
 
 

@@ -210,6 +210,8 @@ def _visible(attention_mask: Tensor | dict | None, past: int | Tensor, keys: int
         # A static cache has keys to come; causality hides them whatever the mask says.
         real = attention_mask[:, :keys].bool()
         real = pad(real, (0, keys - real.shape[1]))
+        if not torch.compiler.is_compiling() and bool(real.all()):
+            real = None  # without padding there is less to do
         return Visible(keys=real, causal=True, query_start=past)
     seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
     # Every real key is seen by the last query, so its row says where the padding is.

@@ -5,6 +5,7 @@ weight is read for that), the processor, the weights. A model package gives the 
 Held by tests/test_checkpoints.py.
 """
 
+import copy
 import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -61,6 +62,7 @@ def load_checkpoint(
     if dtype == "auto" and place.type == "cpu":
         dtype = "float32"
     config = _read(source, "config.json", lambda: model_class.config_class.from_pretrained(source))
+    _check_attention(model_class, config, attn)
     if causalmm is not None:
         _check_plan(source, model_class, config, attn, causalmm)
     processor = _read(
@@ -108,6 +110,16 @@ def find_device(name: str) -> torch.device:
     if device.type == "meta":
         raise RequestError("device 'meta' holds no weights: expected cpu, cuda or mps")
     return device
+
+
+def _check_attention(model_class: type, config: Any, attn: str) -> None:
+    if attn in ("sdpa", "eager"):
+        return
+    try:
+        with torch.device("meta"):
+            model_class._from_config(copy.deepcopy(config), attn_implementation=attn)
+    except (ImportError, ValueError) as error:
+        raise RequestError(f"attention {attn} cannot be used here ({first_line(error)})") from error
 
 
 def _check_plan(

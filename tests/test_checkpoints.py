@@ -1,5 +1,6 @@
 """Names find their checkpoint, which loads whole or is refused; any image becomes inputs."""
 
+import importlib.util
 import json
 import pickle
 import shutil
@@ -179,6 +180,16 @@ def test_dtype_and_attention_pass_through(family, checkpoint, loaded):
     assert other.dtype == torch.bfloat16
     for config in (other.config.text_config, other.config.vision_config):
         assert config._attn_implementation == "eager"
+    if family == "llava":  # upstream has no flex_attention for Qwen2-VL
+        other = LOADING[family].load(str(checkpoint), device="cpu", attn="flex_attention").model
+        assert other.config.text_config._attn_implementation == "flex_attention"
+
+
+def test_attention_that_is_not_installed_is_refused(family, checkpoint):
+    if importlib.util.find_spec("flash_attn"):
+        pytest.skip("flash_attn is installed")
+    with pytest.raises(RequestError, match="attention flash_attention_2 cannot be used here"):
+        LOADING[family].load(str(checkpoint), device="cpu", attn="flash_attention_2")
 
 
 def test_weights_saved_by_torch_load_too(family, copy, loaded):

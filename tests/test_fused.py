@@ -17,7 +17,7 @@ from causalmm.visible import Visible
 TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}
 
 
-def dense_kernel(query, key, value, *, score_mod, return_aux, scale=None, enable_gqa=False):
+def dense_kernel(query, key, value, *, score_mod, return_aux=None, scale=None, enable_gqa=False):
     """What the documentation of flex_attention says, on the whole map."""
     assert enable_gqa
     share = query.shape[1] // key.shape[1]
@@ -28,6 +28,8 @@ def dense_kernel(query, key, value, *, score_mod, return_aux, scale=None, enable
         places = (rows[:, None, None, None], heads[:, None, None], queries[:, None], keys)
         scores = score_mod(scores, *places)
     output = scores.softmax(dim=-1).nan_to_num(0.0) @ value
+    if return_aux is None:
+        return output.to(query.dtype)
     return output.to(query.dtype), AuxOutput(
         lse=scores.logsumexp(dim=-1) if return_aux.lse else None,
         max_scores=scores.amax(dim=-1) if return_aux.max_scores else None,

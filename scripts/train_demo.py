@@ -30,6 +30,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "cell_steps": 640,
         "rephrased": 0.2,
         "existence_pairs": 3,
+        "own_group": 0.2,
         "canonical": 0.8,
     },
 }

@@ -23,7 +23,13 @@ from causalmm.toyworld.training import Trainer, TrainingSettings
 
 # About 45 minutes each on 2 cores.
 RECIPES: dict[str, dict[str, Any]] = {
-    "llava": {"steps": 1500, "cell_steps": 1500, "rephrased": 0.2, "canonical": 0.8},
+    "llava": {
+        "steps": 1500,
+        "cell_steps": 1500,
+        "late_steps": 100,
+        "rephrased": 0.2,
+        "canonical": 0.8,
+    },
     # Images cost more here, so each is asked more about.
     "qwen2vl": {
         "steps": 1080,
@@ -71,7 +77,7 @@ def train(settings: TrainingSettings, runs: Path, out: Path) -> None:
         out,
         settings=asdict(settings),
         parameters=parameters,
-        training_images=settings.steps * settings.rows + settings.cell_steps * settings.cell_rows,
+        training_images=settings.images,
         training_seconds=round(trainer.seconds),
         versions={
             name: version(name)

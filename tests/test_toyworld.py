@@ -21,7 +21,8 @@ from causalmm.toyworld.evaluation import (
 )
 from causalmm.toyworld.lessons import IGNORED, SIZES, collate
 from causalmm.toyworld.scenes import SceneStyle, scene
-from causalmm.toyworld.training import Trainer, TrainingSettings
+from causalmm.toyworld.settings import TrainingSettings
+from causalmm.toyworld.training import Trainer
 from causalmm.toyworld.vocabulary import (
     CANONICAL,
     CLASSES,

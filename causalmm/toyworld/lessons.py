@@ -8,7 +8,7 @@ Held by tests/test_toyworld.py.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from causalmm.toyworld.questions import Question, rephrase, training_questions
 from causalmm.toyworld.scenes import Scene, SceneStyle, scene
+from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
 
 IGNORED = -100
@@ -35,43 +36,32 @@ _PLACEHOLDER = {"llava": "<image>", "qwen2vl": "<|image_pad|>"}
 class Lessons(torch.utils.data.Dataset):
     """Batches of images, one an index: first `cell_steps` of pictures only, then with questions."""
 
-    family: str
+    settings: TrainingSettings
     processor: Any
-    rows: int
-    cell_steps: int
-    cell_rows: int
-    seed: int
-    own_group: float
-    existence_pairs: int
-    rephrased: float
-    style: SceneStyle
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        sizes = SIZES[self.family]
-        size = sizes[step % len(sizes)]
-        style = SceneStyle(
-            coherent=self.style.coherent,
-            canonical=self.style.canonical,
-            counts=self.style.counts,
-            size=size,
-        )
-        if step < self.cell_steps:
-            first = _SPACING * (2 * self.seed + 1) + step * self.cell_rows
-            return pictures(self.processor, _scenes(first, self.cell_rows, style))
-        step -= self.cell_steps
-        scenes = _scenes(_SPACING * 2 * self.seed + step * self.rows, self.rows, style)
-        luck = random.Random(f"{self.family} {self.seed} {step}")
+        settings = self.settings
+        sizes = SIZES[settings.family]
+        style = replace(settings.style, size=sizes[step % len(sizes)])
+        if step < settings.cell_steps:
+            first = _SPACING * (2 * settings.seed + 1) + step * settings.cell_rows
+            return pictures(self.processor, _scenes(first, settings.cell_rows, style))
+        step -= settings.cell_steps
+        own_group = settings.own_group if step < settings.steps else settings.late_own_group
+        first = _SPACING * 2 * settings.seed + step * settings.rows
+        scenes = _scenes(first, settings.rows, style)
+        luck = random.Random(f"{settings.family} {settings.seed} {step}")
         asked = [
-            training_questions(each.items, luck, self.own_group, self.existence_pairs)
+            training_questions(each.items, luck, own_group, settings.existence_pairs)
             for each in scenes
         ]
         # Numbers of its own, so that the share of rephrased questions changes nothing else.
-        words = random.Random(f"words {self.seed} {step}")
+        words = random.Random(f"words {settings.seed} {step}")
         asked = [
-            [rephrase(each, words) if words.random() < self.rephrased else each for each in row]
+            [rephrase(each, words) if words.random() < settings.rephrased else each for each in row]
             for row in asked
         ]
-        return collate(self.family, self.processor, scenes, asked)
+        return collate(settings.family, self.processor, scenes, asked)
 
 
 def pictures(processor: Any, scenes: list[Scene]) -> dict[str, Tensor]:

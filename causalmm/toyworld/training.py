@@ -8,7 +8,7 @@ tests/test_train_demo.py.
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +18,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from causalmm.toyworld import FAMILIES
 from causalmm.toyworld.building import WIDTH, build
 from causalmm.toyworld.lessons import IGNORED, Lessons, block_mask
-from causalmm.toyworld.scenes import SceneStyle
+from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
 
 _LOG_EVERY, _SAVE_EVERY = 50, 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """Everything a training run depends on. Checked at construction."""
-
-    family: str
-    steps: int
-    """Steps with questions, after the steps with pictures only."""
-    rows: int = 32
-    cell_steps: int = 0
-    """Steps before, which train the vision tower on the cell labels alone, and so see more."""
-    cell_rows: int = 96
-    learning_rate: float = 1.1e-3
-    warmup: int = 150
-    weight_decay: float = 0.05
-    auxiliary: float = 0.5
-    """Weight of the auxiliary cell labels' loss."""
-    own_group: float = 0.25
-    """Share of the absent objects asked about that would fit the scene."""
-    existence_pairs: int = 2
-    """Questions for something present, and as many for something absent, about each image."""
-    rephrased: float = 0.0
-    """Share of the questions that are asked in other words than the benchmarks'."""
-    coherent: float = 0.8
-    canonical: float = 0.82
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"family={self.family!r}: expected one of {', '.join(FAMILIES)}")
-        for name in ("steps", "rows", "warmup", "cell_rows", "existence_pairs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected an integer >= 1")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate={self.learning_rate}: expected a number > 0")
-
-    @property
-    def total_steps(self) -> int:
-        return self.cell_steps + self.steps
-
-    @property
-    def style(self) -> SceneStyle:
-        return SceneStyle(coherent=self.coherent, canonical=self.canonical)
 
 
 class CellHead(nn.Module):
@@ -217,18 +172,7 @@ class Trainer:
         self.model.float().load_state_dict(weights)
 
     def _batches(self, workers: int) -> Iterator[dict[str, Tensor]]:
-        lessons = Lessons(
-            self.settings.family,
-            self.processor,
-            self.settings.rows,
-            self.settings.cell_steps,
-            self.settings.cell_rows,
-            self.settings.seed,
-            self.settings.own_group,
-            self.settings.existence_pairs,
-            self.settings.rephrased,
-            self.settings.style,
-        )
+        lessons = Lessons(self.settings, self.processor)
         remaining = range(self.step, self.settings.total_steps)
         loader = DataLoader(
             Subset(lessons, remaining),
@@ -266,8 +210,11 @@ class Trainer:
         return start, (batch["position"] + after[:, None]).expand(3, -1, -1).clone()
 
     def _rate(self) -> float:
-        # Both stages warm up; the rate falls in the second.
+        # The first two stages warm up; the rate falls in the second, and again in the third.
         asking = self.step - self.settings.cell_steps
+        if asking >= self.settings.steps:
+            late = asking - self.settings.steps
+            return self.settings.late_rate * (1 - late / self.settings.late_steps)
         warm = min(1.0, ((asking if asking >= 0 else self.step) + 1) / self.settings.warmup)
         done = max(0, asking) / self.settings.steps
         return self.settings.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6

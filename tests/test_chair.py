@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from answered import answered, failed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalmm.errors import RequestError
@@ -91,6 +91,7 @@ WORDS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(WORDS)
 def test_long_names_come_before_short_ones(words):
     text = f" {' '.join(words)} "

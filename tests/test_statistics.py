@@ -66,6 +66,7 @@ def test_a_metric_is_its_ratios_and_nothing_over_nothing_is_0():
     assert many.tolist() == [30, 0]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10), st.integers(1, 6))
 def test_weights_draw_as_many_images_as_there_are(seed, size):
     strata = ["x", "y"] * size
@@ -140,6 +141,7 @@ def test_an_estimate_for_reading_and_for_json():
     assert none.to_dict() == {"value": None, "interval": None}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_mcnemar_is_the_binomial_test(first, second):
     changed = first + second

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 from answered import answered, failed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalmm.evaluation.records import Question
@@ -92,6 +92,7 @@ def test_auc_of_one_label_is_unknown():
     assert rows[0].metrics["AUC"].to_dict() == {"value": None, "interval": None}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=1, max_size=12))
 def test_the_best_bias_is_the_best_of_all(rows):
     odds = np.array([value / 2 for value, _ in rows])

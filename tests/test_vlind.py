@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from answered import answered, failed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalmm.errors import RequestError
@@ -253,6 +253,7 @@ STAGES = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(STAGES, min_size=1, max_size=6))
 def test_indicators_equal_a_slow_computation(tmp_path_factory, instances):
     root = tmp_path_factory.mktemp("vlind")

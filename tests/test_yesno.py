@@ -1,7 +1,7 @@
 """Each benchmark's rule reads an answer as the benchmark's own evaluation does."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalmm.evaluation import yesno
@@ -50,6 +50,7 @@ def test_pope_rules(answer):
     assert read == POPE[answer]
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="yesno YESNO.,-\u00e9\n"))
 def test_strict_reads_what_a_split_into_words_reads(answer):
     words, word = [], ""

@@ -157,10 +157,13 @@ def compare(
     for name in others:
         _check_same(first, runs[first], name, runs[name])
     pairs = {name: join(questions, answers) for name, answers in runs.items()}
+    tallies = {name: _headlines(tally, each) for name, each in pairs.items()}
     found = []
     for base in bases:
         rows = [
-            _differences(name, base, tally, pairs, resamples, seed) for name in runs if name != base
+            _differences(name, base, tally, pairs, tallies, resamples, seed)
+            for name in runs
+            if name != base
         ]
         # By questions first, so that a table has its runs together.
         found += [each for same in zip(*rows, strict=True) for each in same]
@@ -168,9 +171,7 @@ def compare(
         benchmark=benchmark,
         bases=bases,
         reports={
-            name: make_report(
-                benchmark, each, _headlines(tally, each), resamples=resamples, seed=seed
-            )
+            name: make_report(benchmark, each, tallies[name], resamples=resamples, seed=seed)
             for name, each in pairs.items()
         },
         differences=tuple(found),
@@ -197,11 +198,12 @@ def _differences(
     base: str,
     tally: Callable[[Sequence[Pair]], list[Tally]],
     pairs: Mapping[str, Sequence[Pair]],
+    tallies: Mapping[str, list[Tally]],
     resamples: int,
     seed: int,
 ) -> list[Difference]:
     """A run less a base, on all sets of questions."""
-    ours, theirs = (_headlines(tally, pairs[name]) for name in (run, base))
+    ours, theirs = tallies[run], tallies[base]
     both = _counted(ours) & _counted(theirs)
     kept = {
         name: {pair.question.id: pair for pair in pairs[name] if pair.question.id in both}

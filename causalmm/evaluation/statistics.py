@@ -199,24 +199,26 @@ def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = N
     if weights is None:
         return auc(scores, positive, np.ones((1, len(scores))))[0]
     order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(scores)])
+    scores, positive = scores[order], positive[order]
+    # Negatives before `low` are below a positive, those from there to `high` equal to it.
+    low = np.searchsorted(scores, scores[positive], "left")
+    high = np.searchsorted(scores, scores[positive], "right")
     found = [
-        _auc(each[:, order], positive[order], starts)
+        _auc(each[:, order], positive, low, high)
         for each in np.array_split(weights, math.ceil(len(weights) / _AT_A_TIME))
     ]
     return np.concatenate(found)
 
 
-def _auc(weights: np.ndarray, positive: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Weights are in the order of the scores, `starts` is where each new score begins."""
-    if not starts.size:
-        return np.full(len(weights), np.nan)
-    ups = np.add.reduceat(weights * positive, starts, axis=1)
-    downs = np.add.reduceat(weights * ~positive, starts, axis=1)
-    below = np.cumsum(downs, axis=1) - downs / 2
-    pairs = ups.sum(axis=1) * downs.sum(axis=1)
-    return np.where(pairs > 0, (ups * below).sum(axis=1) / np.where(pairs > 0, pairs, 1), np.nan)
+def _auc(
+    weights: np.ndarray, positive: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    below = np.zeros((len(weights), len(positive) + 1))
+    np.cumsum(np.where(positive, 0.0, weights), axis=1, out=below[:, 1:])
+    ups = weights[:, positive]
+    won = np.einsum("ri,ri->r", ups, below[:, low]) + np.einsum("ri,ri->r", ups, below[:, high])
+    pairs = ups.sum(axis=1) * below[:, -1]
+    return np.where(pairs > 0, won / 2 / np.where(pairs > 0, pairs, 1), np.nan)
 
 
 def _divide(part: Any, whole: Any) -> np.ndarray:

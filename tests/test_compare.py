@@ -186,11 +186,18 @@ def test_mme_is_compared_by_its_sums(tmp_path):
     (tmp_path / "count.txt").write_text("a.jpg\tOne?\tYes\na.jpg\tTwo?\tNo\n", encoding="utf-8")
     (tmp_path / "OCR.txt").write_text("b.jpg\tA?\tYes\nb.jpg\tB?\tNo\n", encoding="utf-8")
     questions = BENCHMARKS["mme"].read(tmp_path)
+    scores = {each.id: {"factual": (0.6, 0.3)} for each in questions}
     runs = {
-        "a": answered(questions, ["yes", "yes", "yes", "no"]),
-        "b": answered(questions, ["yes", "no", "yes", "no"]),
+        "a": answered(questions, ["yes", "yes", "yes", "no"], scores),
+        "b": answered(questions, ["yes", "no", "yes", "no"], scores),
     }
-    found = compared(questions, runs, "mme").differences
+    comparison = compared(questions, runs, "mme")
+    levels = comparison.table().split("\n\n")[1].splitlines()
+    assert [cell.strip() for cell in levels[0].split("|")[3:9]] == [
+        *("acc", "acc+", "score", "yes ratio", "AUC", "bias gain")
+    ]
+    assert levels[2].split("|")[6].strip() == "100.0 [100.0, 100.0]"
+    found = comparison.differences
     assert [(each.name, each.metrics["score"].value) for each in found] == [
         ("perception", 150),
         ("total", 150),

@@ -48,8 +48,7 @@ def values(report):
 
 def test_one_instance(tmp_path):
     questions = VLIND.read(folder(tmp_path, INSTANCE))
-    factual = "images/factual/climate/3_The desert is hot."
-    other = "images/counterfactual/climate/3_It snows in the desert."
+    factual, other = "factual/climate/3", "counterfactual/climate/3"
     assert [(each.id, each.image, each.label) for each in questions] == [
         ("climate/3/CK1", f"{factual}/0.jpg", "true"),
         ("climate/3/CK2", f"{factual}/0.jpg", "false"),
@@ -64,6 +63,9 @@ def test_one_instance(tmp_path):
         ),
     ]
     assert all(Path(each.path).is_file() for each in questions)
+    assert questions[0].path == str(
+        tmp_path / "images" / "factual" / "climate" / "3_The desert is hot." / "0.jpg"
+    )
     assert {each.choices for each in questions} == {("true", "false")}
 
 
@@ -110,8 +112,11 @@ def test_a_style_restricts_the_good_images(tmp_path, style, good):
 
 
 def test_an_instance_without_a_good_image_is_left_out(tmp_path):
-    bad = INSTANCE | {"context_id": 4, "aggregated_human_label_good_images": {"0": 1}}
-    questions = VLIND.read(folder(tmp_path, bad, INSTANCE))
+    folder(tmp_path, INSTANCE)
+    # Whatever else it lacks.
+    bad = {"concept": "climate", "aggregated_human_label_good_images": {"0": 1}}
+    (tmp_path / "data.json").write_text(json.dumps([bad, INSTANCE]), encoding="utf-8")
+    questions = VLIND.read(tmp_path)
     assert {each.facts["instance"] for each in questions} == {"climate/3"}
     cartoon = INSTANCE | {"aggregated_human_label_good_images": {"8": 3}}
     with pytest.raises(RequestError, match="no instance with a good image of style illustration"):
@@ -142,10 +147,13 @@ def test_two_folders_of_one_number_are_refused(tmp_path):
         VLIND.read(tmp_path)
 
 
-def test_without_images_questions_can_still_be_scored(tmp_path):
-    (tmp_path / "data.json").write_text(json.dumps([INSTANCE]), encoding="utf-8")
-    questions = VLIND.read(tmp_path)
-    report = VLIND.score(questions, answered(questions, lambda each: each.label.title()))
+def test_without_images_answers_can_still_be_scored(tmp_path):
+    questions = VLIND.read(folder(tmp_path, INSTANCE, images="."))
+    answers = answered(questions, lambda each: each.label.title())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "data.json").write_text(json.dumps([INSTANCE]), encoding="utf-8")
+    report = VLIND.score(VLIND.read(other), answers)
     assert values(report)["S_LP"] == 100
 
 

@@ -23,7 +23,7 @@ from causalmm.evaluation.statistics import (
 from causalmm.evaluation.tally import Pair, Tally, join
 from causalmm.evaluation.two_way import DECIDING, auc_difference
 
-_SIGNALS = ("AUC", "bias gain")
+_SIGNALS = ("yes ratio", "AUC", "bias gain")
 _COUNTS = ("unreadable", "failed")
 
 
@@ -92,7 +92,9 @@ class Comparison:
         reports = self.reports
         first = next(iter(reports.values()))
         signals = {name: _signals(report) for name, report in reports.items()}
-        shown = _SIGNALS if any(signals.values()) else ()
+        metrics = first.scores[0].metrics
+        # POPE's own yes ratio, that of the answers as read, goes before that of P(yes).
+        shown = [name for name in _SIGNALS if any(signals.values()) and name not in metrics]
         rows = []
         for at, score in enumerate(first.scores):
             for name, report in reports.items():
@@ -106,7 +108,7 @@ class Comparison:
                         *(str(ours.counts.get(each, 0)) for each in _COUNTS),
                     ]
                 )
-        header = ["", "run", *first.scores[0].metrics, *shown, *_COUNTS]
+        header = ["", "run", *metrics, *shown, *_COUNTS]
         return text_table(header, rows, left=2)
 
     def _differences(self, base: str) -> str:
@@ -260,7 +262,7 @@ def _counted(tallies: Sequence[Tally]) -> set[str]:
 
 
 def _signals(report: Report) -> dict[str, dict[str, Estimate]]:
-    """AUC and bias gain under the view that a run decides by, by the name of the questions."""
+    """What P(yes) says under the view that a run decides by, by the name of the questions."""
     found: dict[str, dict[str, Estimate]] = {}
     for view in reversed(DECIDING):
         for row in report.two_way:

@@ -66,7 +66,7 @@ def read(root: Path, *, tasks: Sequence[str] | None = None) -> list[Question]:
     questions = []
     for task in _tasks(root, tasks):
         lines = [line for file in _files(root, task) for line in _read_file(root, task, file)]
-        questions += _questions(root, task, lines)
+        questions += _questions(task, lines)
     check_unique(questions)
     return questions
 
@@ -74,6 +74,8 @@ def read(root: Path, *, tasks: Sequence[str] | None = None) -> list[Question]:
 class _Line(NamedTuple):
     where: str
     image: str
+    """As the file names it: without a suffix where that is a text file's name."""
+    path: Path
     question: str
     label: str
 
@@ -102,12 +104,11 @@ def _files(root: Path, task: str) -> list[Path]:
 def _read_file(root: Path, task: str, file: Path) -> Iterator[_Line]:
     """Lines in the form of a file a task, whichever form they have."""
     an_image_each = file.stem != task
-    image = _image_of(root, task, file.stem) if an_image_each else None
     for number, text in read_lines(file):
         where = f"{file} line {number}"
         fields = [each.strip() for each in text.split("\t")]
-        if image is not None:
-            fields.insert(0, image)
+        if an_image_each:
+            fields.insert(0, file.stem)
         if len(fields) not in (3, 4):
             names = "question and answer" if an_image_each else "image, question and answer"
             raise RequestError(f"{where}: expected {names} with tabs between them")
@@ -115,10 +116,12 @@ def _read_file(root: Path, task: str, file: Path) -> Iterator[_Line]:
             raise RequestError(f"{where} has no {'question' if fields[0] else 'image'}")
         if fields[2].lower() not in CHOICES:
             raise RequestError(f"{where} has the answer {fields[2]!r}: expected yes or no")
-        yield _Line(where, fields[0], fields[1], fields[2].lower())
+        image = _with_suffix(root, task, file.stem) if an_image_each else fields[0]
+        path = _path(root, task, image)
+        yield _Line(where, fields[0], path, fields[1], fields[2].lower())
 
 
-def _questions(root: Path, task: str, lines: Sequence[_Line]) -> Iterator[Question]:
+def _questions(task: str, lines: Sequence[_Line]) -> Iterator[Question]:
     asked: dict[str, list[str]] = {}
     for first, second in zip(lines[::2], lines[1::2], strict=False):
         if first.image != second.image:
@@ -131,7 +134,7 @@ def _questions(root: Path, task: str, lines: Sequence[_Line]) -> Iterator[Questi
             yield Question(
                 id=f"{task}/{line.image}/{len(earlier)}",
                 image=f"{task}/{line.image}",
-                path=str(_path(root, task, line.image)),
+                path=str(line.path),
                 prompt=line.question,
                 choices=CHOICES,
                 label=line.label,
@@ -150,7 +153,7 @@ def _path(root: Path, task: str, image: str) -> Path:
     return below if below.is_file() and not beside.is_file() else beside
 
 
-def _image_of(root: Path, task: str, stem: str) -> str:
+def _with_suffix(root: Path, task: str, stem: str) -> str:
     for suffix in _SUFFIXES:
         if _path(root, task, stem + suffix).is_file():
             return stem + suffix

@@ -83,10 +83,6 @@ class Metric:
         """Whether a ratio has nothing below its line."""
         return any(not sums[term.whole] for term in self.terms)
 
-    def columns(self) -> set[str]:
-        """What a table must have."""
-        return {name for term in self.terms for name in (term.part, term.whole)}
-
 
 def ratio(part: str, whole: str, scale: float = 100.0) -> Metric:
     """The metric of one term, in per cent unless said otherwise."""

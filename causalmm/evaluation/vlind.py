@@ -86,17 +86,20 @@ def read(root: Path, *, templates: str = TEMPLATES[0], style: str = "all") -> li
     questions: list[Question] = []
     seen: dict[str, list[Any]] = {}
     for number, row in enumerate(given, 1):
-        instance = _instance(file, number, row)
+        where = f"{file} instance {number}"
+        good = [image for image in _good_images(row, where) if image in STYLES[style]]
+        if not good:
+            # Nothing else of it is looked at: what was left out may be incomplete.
+            continue
+        instance = _instance(row, where)
         earlier = seen.setdefault(instance.context_key, [])
         if row in earlier:
             raise RequestError(f"{file} holds the instance {instance.context_key} twice")
         earlier.append(row)
         # One context may come with several pairs of statements.
         again = f"-{len(earlier)}" if len(earlier) > 1 else ""
-        good = [image for image in instance.good if image in STYLES[style]]
-        if good:
-            key = instance.context_key + again
-            questions += _questions(file.parent, instance, key, good, templates)
+        key = instance.context_key + again
+        questions += _questions(file.parent, instance, key, good, templates)
     if not questions:
         raise RequestError(f"{file} has no instance with a good image of style {style}")
     check_unique(questions)
@@ -105,23 +108,18 @@ def read(root: Path, *, templates: str = TEMPLATES[0], style: str = "all") -> li
 
 def prompt(templates: str, stage: str, statement: str, context: str) -> str:
     """A question as it is sent."""
-    if templates == "instructblip":
-        front, told, back = f"{_ONLY}\n", _GROUND[stage], ""
-    else:
-        front, told, back = "", _GROUND[stage], f" {_ONLY}"
-        if stage == "CK":
-            told = "the common sense"
-        if stage in ("CB", "LP"):
-            ground = told.removeprefix("the ")
-            back = (
-                " Forget real-world common sense and just follow the information provided in the "
-                f"{ground}.{back}"
-            )
-    given = f"Context: {context}\n" if stage == "CB" else ""
-    return (
-        f"{front}{given}Statement: {statement}\n"
-        f"Based on {told}, is the given statement true or false?{back}"
-    )
+    of_gpt4o = templates == "gpt4o"
+    ground = "the common sense" if of_gpt4o and stage == "CK" else _GROUND[stage]
+    asked = (
+        f"Context: {context}\n" if stage == "CB" else ""
+    ) + f"Statement: {statement}\nBased on {ground}, is the given statement true or false?"
+    if not of_gpt4o:
+        return f"{_ONLY}\n{asked}"
+    if stage in ("CB", "LP"):
+        asked += (
+            f" Forget real-world common sense and just follow the information provided in {ground}."
+        )
+    return f"{asked} {_ONLY}"
 
 
 class _Instance(NamedTuple):
@@ -129,7 +127,6 @@ class _Instance(NamedTuple):
     concept: str
     context_id: str
     best: int
-    good: list[int]
 
     @property
     def context_key(self) -> str:
@@ -143,15 +140,9 @@ def _data_file(root: Path) -> Path:
     raise RequestError(f"there is no data.json in {root}")
 
 
-def _instance(file: Path, number: int, row: Any) -> _Instance:
-    where = f"{file} instance {number}"
+def _good_images(row: Any, where: str) -> list[int]:
     if not isinstance(row, dict):
         raise RequestError(f"{where} is not an object")
-    for name in (
-        *("concept", "context", "factual_context", "true_statement", "false_statement"),
-        *("existent_noun", "non-existent_noun"),
-    ):
-        field(row, name, where)
     votes = row.get("aggregated_human_label_good_images")
     if not isinstance(votes, dict) or not all(
         isinstance(count, int | float) for count in votes.values()
@@ -159,12 +150,20 @@ def _instance(file: Path, number: int, row: Any) -> _Instance:
         raise RequestError(
             f"{where} has aggregated_human_label_good_images {votes!r}: expected votes by image id"
         )
+    return sorted(_image_id(image, where) for image, count in votes.items() if count >= GOOD_VOTES)
+
+
+def _instance(row: dict[str, Any], where: str) -> _Instance:
+    for name in (
+        *("concept", "context", "factual_context", "true_statement", "false_statement"),
+        *("existent_noun", "non-existent_noun"),
+    ):
+        field(row, name, where)
     return _Instance(
         row,
         row["concept"],
         identifier(row, "context_id", where),
         _image_id(identifier(row, "best_img_id", where), where),
-        sorted(_image_id(image, where) for image, count in votes.items() if count >= GOOD_VOTES),
     )
 
 
@@ -178,21 +177,23 @@ def _questions(
     root: Path, instance: _Instance, key: str, good: list[int], templates: str
 ) -> Iterator[Question]:
     row = instance.row
-    factual = _folder(root, "factual", instance, row["factual_context"])
-    counterfactual = _folder(root, "counterfactual", instance, row["context"])
+    folders = {
+        "factual": _folder(root, "factual", instance, row["factual_context"]),
+        "counterfactual": _folder(root, "counterfactual", instance, row["context"]),
+    }
     true, false = row["true_statement"], row["false_statement"]
     there, absent = (
         f"There is {row[name]} in the given image."
         for name in ("existent_noun", "non-existent_noun")
     )
 
-    def pair(stage: str, folder: Path, image: int, right: str, wrong: str) -> Iterator[Question]:
-        file = folder / f"{image}.jpg"
+    def pair(stage: str, kind: str, image: int, right: str, wrong: str) -> Iterator[Question]:
         for number, (statement, label) in enumerate(((right, "true"), (wrong, "false")), 1):
             yield Question(
                 id=f"{key}/{stage}{number}" + (f"/{image}" if stage == "LP" else ""),
-                image=file.relative_to(root).as_posix(),
-                path=str(file),
+                # The same whether or not the images are there, and whatever their folder's name.
+                image=f"{kind}/{instance.context_key}/{image}.jpg",
+                path=str(folders[kind] / f"{image}.jpg"),
                 prompt=prompt(templates, stage, statement, row["context"]),
                 choices=CHOICES,
                 label=label,
@@ -205,11 +206,11 @@ def _questions(
             )
 
     # In the factual world the statement that is false of the picture's world is the true one.
-    yield from pair("CK", factual, 0, false, true)
-    yield from pair("VP", counterfactual, instance.best, there, absent)
-    yield from pair("CB", counterfactual, instance.best, true, false)
+    yield from pair("CK", "factual", 0, false, true)
+    yield from pair("VP", "counterfactual", instance.best, there, absent)
+    yield from pair("CB", "counterfactual", instance.best, true, false)
     for image in good:
-        yield from pair("LP", counterfactual, image, true, false)
+        yield from pair("LP", "counterfactual", image, true, false)
 
 
 def _folder(root: Path, kind: str, instance: _Instance, context: str) -> Path:

@@ -87,6 +87,35 @@ def test_a_masked_choice_is_certain_and_two_masked_ones_say_nothing():
     assert (found["accuracy"], found["AUC"], found["bias gain"]) == (100, 100, 0)
 
 
+def masked(labels, chances, epsilon=0.1):
+    """A run at gamma 0: "adjusted" is "factual" without the choices that the mask drops."""
+    questions = ask(labels, [at // 3 for at in range(len(labels))])
+    scores = {}
+    for at, chance in enumerate(chances):
+        pair = (chance, 1 - chance)
+        kept = [value if value >= epsilon * max(pair) else 0.0 for value in pair]
+        adjusted = tuple(value / sum(kept) for value in kept)
+        scores[str(at)] = {"factual": pair, "adjusted": adjusted}
+    return join(questions, answered(questions, lambda each: "yes", scores))
+
+
+def test_the_mask_alone_changes_no_auc_and_no_bias_reaches_what_it_settles():
+    luck = random.Random(0)
+    labels = [luck.choice(("yes", "no")) for _ in range(300)]
+    # Mostly sure, at times wrongly, and leaning toward no.
+    odds = [(3 if label == "yes" else -3) + luck.gauss(0, 3) - 1 for label in labels]
+    pairs = masked(labels, [1 / (1 + math.exp(-value)) for value in odds])
+    factual, adjusted = two_way("set", pairs)
+    assert sum(0 in pair.answer.scores["adjusted"] for pair in pairs) > 150
+    for name in ("accuracy", "yes ratio", "AUC"):
+        assert adjusted.metrics[name] == factual.metrics[name]
+    assert all(abs(bias) < math.log(10) + 1 for bias in adjusted.biases)
+    signal = Signal.of(pairs, "adjusted")
+    settled = np.abs(signal.log_odds) > 500
+    for bias in adjusted.biases:
+        assert np.array_equal((signal.log_odds + bias > 0)[settled], (signal.log_odds > 0)[settled])
+
+
 def test_auc_of_one_label_is_unknown():
     rows = two_way("set", pairs(["yes", "yes"], [0.1, 0.9]))
     assert rows[0].metrics["AUC"].to_dict() == {"value": None, "interval": None}

@@ -4,7 +4,12 @@ A decoding that only leans further toward one answer changes accuracy without kn
 the probabilities under each view (factual, adjusted, a counterfactual branch): AUC, which no lean
 changes; the yes ratio; and the bias control, the accuracy gained by one constant added to the
 log-odds of yes against no, fitted on half of the images and applied to the other half. "Yes" stands
-for the first of a question's two choices. Held by tests/test_two_way.py.
+for the first of a question's two choices.
+
+The plausibility mask leaves the less plausible choice no probability where the model is sure. Such
+questions come before or after all others, among each other in the order of their factual
+probabilities, which the mask goes by: masking alone changes no AUC. No bias reaches them.
+Held by tests/test_two_way.py.
 """
 
 import math
@@ -33,7 +38,8 @@ from causalmm.evaluation.tally import Pair
 DECIDING = ("adjusted", "factual")
 """The view that a run decides by is the first of these that it has."""
 _CERTAIN = 1000.0
-"""Log-odds where the other choice has no probability at all, as under the plausibility mask."""
+"""Log-odds, before the factual ones are added, where the other choice has no probability at all:
+more than any float has otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,8 +174,10 @@ def bias_control(
 def best_bias(log_odds: np.ndarray, positive: np.ndarray) -> float:
     """The bias that makes most answers right; of equally good ones, the smallest.
 
-    An answer is yes where log-odds + bias > 0.
+    An answer is yes where log-odds + bias > 0, or where it is certain.
     """
+    open_ones = np.abs(log_odds) < _CERTAIN / 2
+    log_odds, positive = log_odds[open_ones], positive[open_ones]
     if not len(log_odds):
         return 0.0
     values, place = np.unique(log_odds, return_inverse=True)
@@ -215,6 +223,9 @@ def _log_odds(answer: Answer, view: str) -> float | None:
     yes, no = answer.scores[view]
     if not (yes > 0 or no > 0):
         return None
-    if not (yes > 0 and no > 0):
-        return _CERTAIN if yes > 0 else -_CERTAIN
-    return math.log(yes) - math.log(no)
+    if yes > 0 and no > 0:
+        return math.log(yes) - math.log(no)
+    factual = 0.0 if view == "factual" else _log_odds(answer, "factual") or 0.0
+    # Odds that are certain themselves say no more about the order.
+    factual = factual if abs(factual) < _CERTAIN / 2 else 0.0
+    return (_CERTAIN if yes > 0 else -_CERTAIN) + factual

@@ -104,7 +104,8 @@ def test_everything_imported_is_pinned():
     known = {**requirement_sections()[0], **requirement_sections()[1]}
     known |= pins(re.findall("^[^#].*", read("env/requirements-authors.txt"), re.MULTILINE))
     providers = importlib.metadata.packages_distributions()
-    own = {*PACKAGES, *(path.stem for path in ROOT.glob("tests/*.py"))}
+    folders = ("tests", "benchmarks")
+    own = {*PACKAGES, *(path.stem for name in folders for path in (ROOT / name).glob("*.py"))}
     for name in repository_files():
         if not name.endswith(".py"):
             continue

@@ -1,0 +1,148 @@
+"""One attention call by every way to compute it: plain SDPA, ours, the released formulas densely.
+
+A *case* is a tower, the number of queries and of keys, and a way; `call` makes it ready to run.
+Inputs are random; languages queries are the last of their keys. Held by tests/test_benchmarks.py.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from causalmm import reference
+from causalmm.attention import language_attention, vision_attention
+from causalmm.config import LANGUAGE_METHODS, VISION_METHODS
+from causalmm.visible import Visible
+
+SDPA = "sdpa"
+METHODS = {"language": LANGUAGE_METHODS, "vision": VISION_METHODS}
+CLOSED = {
+    "language": ("uniform", "reverse", "reverse_and_normalize"),
+    "vision": ("uniform", "reversed"),
+}
+"""Methods that never build a map."""
+
+
+class Shape(NamedTuple):
+    """Of the inputs of a call, besides their lengths."""
+
+    batch: int = 1
+    heads: int = 8
+    shared_heads: int = 8
+    head_size: int = 64
+
+
+class Case(NamedTuple):
+    """What is computed, and how."""
+
+    tower: str
+    queries: int
+    keys: int
+    way: str
+    """"sdpa", a method, or a method with "dense " before it."""
+
+    @property
+    def step(self) -> str:
+        return "prefill" if self.queries == self.keys else "decode"
+
+
+def cases(tower: str, keys: int, queries: int) -> list[Case]:
+    """SDPA first, then every method, then every method densely."""
+    methods = METHODS[tower]
+    ways = [SDPA, *methods, *(f"dense {method}" for method in methods)]
+    return [Case(tower, queries, keys, way) for way in ways]
+
+
+def map_bytes(case: Case, shape: Shape, dtype: torch.dtype) -> int:
+    """About how much the maps take that exist at a time; 0 where none does."""
+    entries = case.queries * case.keys
+    whole = shape.batch * shape.heads * entries
+    # Scores, their softmax in float32 and in the model's precision, the edited map.
+    dense = whole * (4 + 3 * dtype.itemsize)
+    if case.way.startswith("dense "):
+        if case.way == "dense shuffle":
+            dense += shape.heads * entries * 8
+        return dense
+    if case.way == "shuffle":
+        return entries * (shape.batch * 3 * 4 + 4 * 8)  # one head's; an order is sorted int64
+    return 0
+
+
+def call(
+    case: Case, shape: Shape, dtype: torch.dtype, device: torch.device
+) -> Callable[[], Tensor]:
+    """The case on random inputs, ready to run."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(heads: int, length: int) -> Tensor:
+        size = (shape.batch, heads, length, shape.head_size)
+        return torch.randn(size, generator=generator).to(device, dtype)
+
+    query = drawn(shape.heads, case.queries)
+    key, value = (drawn(shape.shared_heads, case.keys) for _ in range(2))
+    scale = shape.head_size**-0.5
+    causal = case.tower == "language"
+    if case.way == SDPA:
+        grouped = {"enable_gqa": True} if shape.heads != shape.shared_heads else {}
+        # One query that sees every key needs no mask.
+        masked = causal and case.queries > 1
+        return lambda: scaled_dot_product_attention(
+            query, key, value, is_causal=masked, scale=scale, **grouped
+        )
+    if case.way.startswith("dense "):
+        edit = _DENSE[case.tower][case.way.removeprefix("dense ")]
+        share = shape.heads // shape.shared_heads
+        return lambda: _dense(edit, query, key, value, scale, causal, share)
+    if causal:
+        visible = Visible(query_start=case.keys - case.queries)
+        return lambda: language_attention(case.way, query, key, value, scale=scale, visible=visible)
+    return lambda: vision_attention(case.way, query, key, value, scale=scale)
+
+
+def _dense(
+    edit: Callable[[Tensor], Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    causal: bool,
+    share: int,
+) -> Tensor:
+    if share > 1:
+        key, value = (part.repeat_interleave(share, dim=1) for part in (key, value))
+    scores = query @ key.mT * scale
+    queries, keys = scores.shape[2:]
+    if causal and queries > 1:
+        hidden = torch.ones(queries, keys, dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill_(hidden, -torch.inf)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    del scores
+    return edit(weights) @ value
+
+
+def _luck(weights: Tensor) -> Tensor:
+    return torch.rand_like(weights)
+
+
+def _permutations(weights: Tensor) -> Tensor:
+    entries = weights[0, 0].numel()
+    orders = [torch.randperm(entries, device=weights.device) for _ in range(weights.shape[1])]
+    return torch.stack(orders)
+
+
+_DENSE: dict[str, dict[str, Callable[[Tensor], Any]]] = {
+    "language": {
+        "uniform": reference.language_uniform,
+        "reverse": reference.language_reverse,
+        "reverse_and_normalize": reference.language_reverse_and_normalize,
+        "random": lambda weights: reference.language_random(weights, _luck(weights)),
+    },
+    "vision": {
+        "uniform": reference.vision_uniform,
+        "reversed": reference.vision_reversed,
+        "random": lambda weights: reference.vision_random(weights, _luck(weights)),
+        "shuffle": lambda weights: reference.vision_shuffle(weights, _permutations(weights)),
+    },
+}

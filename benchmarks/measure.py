@@ -1,0 +1,185 @@
+"""Contestants that take turns, medians with quartiles, and the record of a benchmark.
+
+A *contestant* is a name and a call. All of them run once a round, each round begins with another
+one, and ratios are taken within a round: so what slows the machine down for a while slows all of
+them. A *bar* is a number that a measured one may not pass. Held by tests/test_benchmarks.py.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from causalmm.errors import RequestError
+from causalmm.evaluation.run_record import git_commit
+from causalmm.loading import find_device
+
+T = TypeVar("T")
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+LEAST_ROUNDS = 3
+"""Rounds that are run however long they take: fewer have no quartiles worth the name."""
+_VERSIONS = ("causalmm", "torch", "transformers")
+
+
+def take_turns(
+    contestants: Mapping[str, Callable[[], T]],
+    rounds: int,
+    *,
+    warm_up: int = 1,
+    seconds: float = float("inf"),
+) -> dict[str, list[T]]:
+    """What each contestant returned in each round; unmeasured rounds come first.
+
+    After `seconds` no further round is begun, once there are enough.
+    """
+    names = list(contestants)
+    results: dict[str, list[T]] = {name: [] for name in names}
+    for _ in range(warm_up):
+        for call in contestants.values():
+            call()
+    begun = time.perf_counter()
+    for number in range(rounds):
+        if number >= LEAST_ROUNDS and time.perf_counter() - begun > seconds:
+            break
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            results[name].append(contestants[name]())
+    return results
+
+
+def timed(call: Callable[[], Any], device: torch.device, repeats: int = 1) -> float:
+    """Seconds that one call takes, of `repeats` in a row."""
+    synchronize(device)
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    synchronize(device)
+    return (time.perf_counter() - begun) / repeats
+
+
+def repeats_for(call: Callable[[], Any], device: torch.device, seconds: float = 0.02) -> int:
+    """How many calls in a row take about so long, so that the clock's own time is nothing."""
+    call()
+    return max(1, min(1000, round(seconds / max(timed(call, device), 1e-9))))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def spread(samples: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and number of some measurements."""
+    low = high = median = statistics.median(samples)
+    if len(samples) > 1:
+        low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return {"median": median, "low": low, "high": high, "rounds": len(samples)}
+
+
+def ratios(samples: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    """The spread of the ratios to another contestant, each taken within one round."""
+    return spread([one / other for one, other in zip(samples, base, strict=True)])
+
+
+# -- bars --------------------------------------------------------------------------------------
+
+
+class Bar(NamedTuple):
+    """What was asked of a number."""
+
+    what: str
+    value: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._asdict() | {"met": self.met}
+
+
+# -- records -----------------------------------------------------------------------------------
+
+
+def write_record(
+    out: Path,
+    benchmark: str,
+    argv: Sequence[str],
+    device: torch.device,
+    settings: Mapping[str, Any],
+    results: Any,
+    bars: Sequence[Bar],
+) -> dict[str, Any]:
+    """Write what was measured, and on what, as JSON; return it as it was written."""
+    record = {
+        "benchmark": benchmark,
+        "command": ["python", f"benchmarks/{benchmark}.py", *argv],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(device),
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in _VERSIONS},
+        "git_commit": git_commit(),
+        "settings": dict(settings),
+        "results": results,
+        "bars": [bar.to_dict() for bar in bars],
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return json.loads(json.dumps(record))
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The processor, and the graphics card where that is what was measured."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "system": platform.system(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+# -- commands ----------------------------------------------------------------------------------
+
+
+def run_command(run: Callable[[list[str]], None], argv: Sequence[str] | None) -> int:
+    """Run a benchmark and return its exit code: 2, and one sentence, for a wrong request."""
+    try:
+        run(list(sys.argv[1:] if argv is None else argv))
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name. Raises RequestError for one that is not here or cannot be measured."""
+    device = find_device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise RequestError(f"device {name!r}: benchmarks run on cpu and cuda")
+    return device

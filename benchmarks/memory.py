@@ -1,0 +1,77 @@
+"""The most memory that a call holds at a time, beyond what was held before.
+
+On CUDA the allocator counts. On a CPU the kernel does: the process gives back what its allocator
+keeps for later, resets the mark of its largest resident size, and reads it again after the call.
+So whatever the call touches counts, scratch space inside of libraries too. That needs Linux; and
+the allocator does not go back to its habits, so measure time before memory, or elsewhere.
+Held by tests/test_benchmarks.py, on allocations of known size.
+"""
+
+import ctypes
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from measure import synchronize
+
+from causalmm.errors import RequestError
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+_MMAP_THRESHOLD = -3  # of glibc's mallopt
+
+
+class Peak(NamedTuple):
+    """Bytes."""
+
+    extra: int
+    """The most that was held beyond what was held before the call."""
+    total: int
+    """The most that was held."""
+
+
+def peak_memory(call: Callable[[], Any], device: torch.device) -> Peak:
+    """The peak of one call, its result included.
+
+    Raises RequestError where it cannot be read.
+    """
+    gc.collect()
+    synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = call()
+        synchronize(device)
+        most = torch.cuda.max_memory_allocated(device)
+    else:
+        _give_back()
+        try:
+            _CLEAR.write_text(_RESET_PEAK)
+        except OSError as error:
+            raise RequestError("peak memory on a CPU is read from Linux's /proc") from error
+        before = resident("VmRSS")
+        result = call()
+        most = resident("VmHWM")
+    del result
+    return Peak(max(0, most - before), most)
+
+
+def resident(field: str) -> int:
+    """Bytes of this process by /proc/self/status: VmRSS now, VmHWM at most."""
+    for line in _STATUS.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise RequestError(f"/proc/self/status has no {field}")
+
+
+def _give_back() -> None:
+    """Return free memory to the system, so that what the call takes shows."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # glibc
+        # Left alone, the allocator learns from each large block that is freed to keep such blocks.
+        library.mallopt(_MMAP_THRESHOLD, 1 << 17)
+        library.malloc_trim(0)

@@ -1,0 +1,60 @@
+"""Visual contrastive decoding by the package `mitigv`, where that is installed.
+
+Read and tried in 0.1.7: it runs LLaVA under this transformers, batches too, by a decoding loop of
+its own with two forwards a token, one of them on an image with noise. So its cost stands beside
+that of mode "vision". It has no Qwen2-VL. It is no dependency of ours: `pip install mitigv`.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def available(model: Any) -> bool:
+    """Whether the package is here and can run this model."""
+    return find_spec("mitigv") is not None and model.config.model_type == "llava"
+
+
+class VisualContrast:
+    """The package's greedy VCD on upstream's model."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def generate(self, inputs: dict[str, Tensor], new_tokens: int, streamer: Any = None) -> Tensor:
+        """New tokens int64 [B, T]. `streamer.put` gets each step's, as in transformers."""
+        vcd = import_module("mitigv.algorithms.vcd").VCD
+        adapt = import_module("mitigv.backends.factory").adapt_vision_language
+
+        class Watched(vcd):
+            def _sample_next(self, logits: Tensor, config: Any) -> Tensor:
+                tokens = super()._sample_next(logits, config)
+                if streamer is not None:
+                    streamer.put(tokens.cpu())
+                return tokens
+
+        model, processor = adapt("llava", self.model, _Prepared(inputs))
+        settings = {"alpha": 1.0, "beta": 0.1, "seed": 0, "max_new_tokens": new_tokens}
+        _, tokens = Watched(model=model, processor=processor, **settings)(None, ""), processor.said
+        return torch.as_tensor(tokens)
+
+
+class _Prepared:
+    """In the place of a processor: inputs that are made already, and no end token."""
+
+    eos_token_id = None
+    pad_token_id = 0
+
+    def __init__(self, inputs: dict[str, Tensor]) -> None:
+        self.inputs = inputs
+        self.said: Tensor | None = None
+
+    def __call__(self, **_: Any) -> dict[str, Tensor]:
+        return dict(self.inputs)
+
+    def batch_decode(self, tokens: Tensor, **_: Any) -> list[str]:
+        self.said = tokens
+        return [""] * len(tokens)

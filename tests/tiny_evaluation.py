@@ -6,29 +6,22 @@ from pathlib import Path
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
 
-WORDS = {"word30": "Yes", "word31": "yes", "word32": "No", "word33": "no"}
+SPELLINGS = ("yes", "yeS", "yEs", "yES", "Yes", "YeS", "YEs", "YES", "no", "nO", "No", "NO")
 SIZES = {"a": (60, 40), "b": (30, 90), "c": (20, 20), "d": (56, 56)}
 QUESTIONS = {"a": 3, "b": 1, "c": 1, "d": 2}
 """Of each picture: some share one, two stand alone."""
 TEXTS = ("is there a banana ?", "is this what there is ?", "what banana is this ?")
 
 
-def save_yes_no_checkpoint(family: str, folder: Path, words: int = 6) -> Path:
-    """A random model whose every answer is made of yes, no and `words` other words."""
+def save_yes_no_checkpoint(family: str, folder: Path) -> Path:
+    """A random model that knows yes and no in so many spellings that it often says them."""
     save_checkpoint(family, folder)
     file = folder / "tokenizer.json"
     text = file.read_text(encoding="utf-8")
-    for old, new in WORDS.items():
-        assert text.count(f'"{old}"') == 1
-        text = text.replace(f'"{old}"', f'"{new}"')
+    for number, word in enumerate(SPELLINGS):
+        assert text.count(f'"word{number}"') == 1
+        text = text.replace(f'"word{number}"', f'"{word}"')
     file.write_text(text, encoding="utf-8")
-    vocabulary = json.loads(text)["model"]["vocab"]
-    said = {vocabulary[word] for word in WORDS.values()} | set(range(20, 20 + words))
-    settings = folder / "generation_config.json"
-    changed = json.loads(settings.read_text()) | {
-        "suppress_tokens": sorted(set(vocabulary.values()) - said)
-    }
-    settings.write_text(json.dumps(changed))
     return folder
 
 

@@ -7,7 +7,7 @@ command is given again. Held by tests/test_evaluation_run.py and tests/test_scor
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,12 @@ from causalmm.evaluation.runner import (
     limited,
     open_runs,
     take_share,
+)
+from causalmm.evaluation.scoring import (
+    add_compare_flags,
+    add_score_flags,
+    compare_command,
+    score_command,
 )
 from causalmm.evaluation.variants import Variant, controls, grid
 from causalmm.flags import (
@@ -83,6 +89,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         )
         actions = of_benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
         _add_run(actions, benchmark)
+        _add_reading(
+            actions, benchmark, "score", "count its answers", add_score_flags, score_command
+        )
+        _add_reading(
+            actions, benchmark, "compare", "compare runs", add_compare_flags, compare_command
+        )
     return parser.parse_args(join_negative_layers(argv))
 
 
@@ -134,6 +146,20 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
     add_settings(parser)
     add_decoding(parser, benchmark.max_new_tokens)
     add_running(parser)
+
+
+def _add_reading(
+    actions: Any,
+    benchmark: Benchmark,
+    name: str,
+    what: str,
+    add_flags: Callable[[argparse.ArgumentParser], None],
+    command: Callable[[argparse.Namespace], None],
+) -> None:
+    parser = actions.add_parser(name, help=what, description=benchmark.title, allow_abbrev=False)
+    parser.set_defaults(act=command)
+    add_flags(parser)
+    benchmark.add_flags(parser.add_argument_group("questions"))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,8 +8,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-IMAGE ?= examples/llava_300025_helped.png
-PROMPT ?= What color is the car?
+IMAGE ?= examples/llava_300093_helped.png
+PROMPT ?= What color is the fish?
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.causalmm-installed

@@ -56,7 +56,7 @@ def meeting() -> Iterator[Processes]:
             f"the {count} processes of this run do not find each other ({first_line(error)})"
         ) from error
     try:
-        yield Processes(torch.distributed.get_rank(), count, int(os.environ["LOCAL_RANK"]))
+        yield Processes(torch.distributed.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         torch.distributed.destroy_process_group()
 

@@ -121,4 +121,5 @@ def _word(value: Any) -> str:
         return "+".join(map(str, value))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return re.sub(r"[^\w.:+-]", "_", str(value))
-    return f"{value:g}"
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

@@ -37,6 +37,8 @@ from memory import peak_memory
 
 LENGTHS = [2**n for n in range(10, 16)]
 KINDS = (("language", "prefill"), ("language", "decode"), ("vision", "prefill"))
+LEAST_BYTES = 2**20
+"""Less is not looked at: memory on a CPU is read to some pages."""
 MEMORY_LENGTH, TIME_LENGTH = 8192, 4096
 """Keys at which the bars look."""
 
@@ -117,8 +119,10 @@ def bars_of(rows: Sequence[dict[str, Any]]) -> list[Bar]:
                 if (row["tower"], row["step"], row["way"]) == (tower, "prefill", method)
             }
             name = f"{tower} {method}"
-            if len(mine) > 2:
-                growth = exponent(list(mine), [row["extra_bytes"] for row in mine.values()])
+            sizes = {keys: row["extra_bytes"] for keys, row in mine.items()}
+            sizes = {keys: size for keys, size in sizes.items() if size >= LEAST_BYTES}
+            if len(sizes) > 2:
+                growth = exponent(list(sizes), list(sizes.values()))
                 bars.append(Bar(f"{name}: exponent of memory's growth", growth, 1.1))
             if MEMORY_LENGTH in mine:
                 ratio = mine[MEMORY_LENGTH]["extra_ratio"]
@@ -132,7 +136,7 @@ def bars_of(rows: Sequence[dict[str, Any]]) -> list[Bar]:
 
 def exponent(lengths: Sequence[int], sizes: Sequence[float]) -> float:
     """b of the least-squares fit of sizes by a * lengths^b."""
-    x, y = ([math.log(max(number, 1)) for number in numbers] for numbers in (lengths, sizes))
+    x, y = ([math.log(number) for number in numbers] for numbers in (lengths, sizes))
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     return covariance / sum((a - mean_x) ** 2 for a in x)

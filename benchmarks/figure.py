@@ -53,10 +53,8 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
             left.plot(keys, [time["median"] * 1e3 for time in times], **style)
             bounds = [[time[end] * 1e3 for time in times] for end in ("low", "high")]
             left.fill_between(keys, *bounds, color=COLOURS[base], alpha=0.15, linewidth=0)
-            sizes = [
-                (row["keys"], row["extra_bytes"] / 2**20) for row in mine if row["extra_bytes"]
-            ]
-            right.plot(*zip(*sizes, strict=True) if sizes else ([], []), **style)
+            sizes = {row["keys"]: row["extra_bytes"] / 2**20 for row in mine if row["extra_bytes"]}
+            right.plot(list(sizes), list(sizes.values()), **style)
         for panel, what in ((left, "time, ms"), (right, "peak extra memory, MB")):
             panel.set_xscale("log", base=2)
             panel.set_yscale("log")

@@ -25,6 +25,7 @@ from contenders import Case, Shape, call, cases, map_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from sequential import SequentialBranches
+from tiny_models import FAMILIES, model_pair, pad_together, sample
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
@@ -159,15 +160,19 @@ def test_questions_about_one_image(preset, pair):
 
 @pytest.mark.parametrize("draws", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
-def test_branches_in_sequence_say_our_tokens(preset, pair, mode, draws):
-    config = CausalMMConfig(mode=mode, draws=draws, language_layers="-third:", seed=3)
-    plan = pair.ours.causalmm_plan(config)
-    inputs = models.prompt(preset, pair.ours, batch=2, **SMALL)
-    ours = pair.ours.generate(**inputs, causalmm=plan, do_sample=False, max_new_tokens=8)
-    sequential = SequentialBranches(models.twin(pair.ours))
-    assert torch.equal(sequential.generate(inputs, plan, 8), ours[:, 40:])
-    plain = pair.ours.generate(**inputs, do_sample=False, max_new_tokens=8)
-    assert not torch.equal(plain, ours)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_branches_in_sequence_say_our_tokens(family, mode, draws):
+    ours, upstream = model_pair(family, "sdpa")
+    config = CausalMMConfig(mode=mode, draws=draws, epsilon=0, seed=3)
+    plan = ours.causalmm_plan(config)
+    inputs = pad_together([sample(family, seed=seed) for seed in (1, 2)])
+    length = inputs["input_ids"].shape[1]
+    said = [
+        ours.generate(**inputs, causalmm=each, do_sample=False, max_new_tokens=8)[:, length:]
+        for each in (plan, None)
+    ]
+    assert torch.equal(SequentialBranches(upstream).generate(inputs, plan, 8), said[0])
+    assert not torch.equal(*said)
 
 
 def test_branches_in_sequence_refuse_what_they_do_not_know(preset, pair):
@@ -356,24 +361,41 @@ def test_attention(out, capsys):
     pytest.importorskip("matplotlib")
     lengths = ["16", "32", "64"]
     small = ["--heads", "2", "--shared-heads", "2", "--head-size", "8", "--rounds", "1"]
-    dense = str(100 * 2 * 32**2 / 2**30)  # GB: maps of 64 x 64 do not fit
-    argv = ["--lengths", *lengths, *small, "--map-memory", dense, "--out", str(out)]
+    limit = str(60_000 / 2**30)  # GB: maps of 64 x 64 are larger, those of 32 x 32 smaller
+    argv = ["--lengths", *lengths, *small, "--map-memory", limit, "--out", str(out)]
     assert attention.main(argv) == 0
     rows = finish(out, capsys)["results"]
     assert len(rows) == 3 * 9 * len(lengths)
     for row in rows:
-        built = row["way"].startswith("dense ") or row["way"] == "shuffle"
-        if row["keys"] == 64 and row["queries"] == 64 and row["way"].startswith("dense "):
-            assert "left_out" in row
-        if row["keys"] < 64 or not built:
+        maps = row["way"].startswith("dense ") or row["way"] == "shuffle"
+        assert ("left_out" in row) == (maps and row["queries"] == 64)
+        if "left_out" not in row:
             assert row["time_s"]["median"] > 0
             assert row["extra_bytes"] >= 0
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    bars = json.loads(out.read_text())["bars"]
-    assert {bar["what"].partition(":")[0] for bar in bars} == {
-        "language uniform", "language reverse", "language reverse_and_normalize",
-        "vision uniform", "vision reversed",
-    }  # fmt: skip
+
+
+def test_the_bars_of_attention():
+    def row(tower, way, keys):
+        extra = 2**20 * (keys // 1024) ** (2 if way == "reverse" else 1)
+        ratio = {"median": 1.4}
+        case = Case(tower, keys, keys, way)
+        known = {"step": case.step, "extra_bytes": extra, "extra_ratio": 1.2, "time_ratio": ratio}
+        return case._asdict() | known
+
+    ways = {"language": ("uniform", "reverse"), "vision": ("reversed",)}
+    rows = [
+        row(tower, way, keys)
+        for tower, names in ways.items()
+        for way in names
+        for keys in (512, 1024, 4096, 8192)
+    ]
+    met = {bar.what: bar.met for bar in attention.bars_of(rows)}
+    assert len(met) == 9
+    assert {what for what, good in met.items() if not good} == {
+        "language uniform: time at 4096, to SDPA",
+        "language reverse: exponent of memory's growth",
+    }
 
 
 def test_decode(preset, out, capsys):

@@ -22,6 +22,7 @@ from causalmm.messages import one_turn
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("plain", "vision", "language", "multimodal", "joint")
+YES_NO = ("yes", "no")
 SAMPLED = ("--temperature", "2", "--seed", "3")
 
 
@@ -180,6 +181,78 @@ def test_a_tokenizer_without_the_words(evaluate, folder, tmp_path):
     lines, said = evaluate("--model", tmp_path / "wordless")
     assert {each["scores"] for each in lines} == {None}
     assert "the tokenizer has no token 'yes'" in said
+
+
+def small_benchmark(name, folder, pictures):
+    """One of each kind about the pictures of `pictures`; gives the flags that ask for it."""
+    data = folder / name
+    data.mkdir()
+
+    def place(picture, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((pictures / f"{picture}.png").read_bytes())
+
+    if name == "pope":
+        return ["--questions", save_questions(data), "--images", pictures]
+    if name == "mme":
+        place("a", data / "existence" / "a.png")
+        place("b", data / "existence" / "b.png")
+        rows = [
+            f"{picture}.png\tis there {word} ?\t{word}\n" for picture in "ab" for word in YES_NO
+        ]
+        (data / "existence.txt").write_text("".join(rows))
+        return ["--data", data]
+    if name == "vlind":
+        instance = {
+            "concept": "fruit",
+            "context_id": 7,
+            "context": "a banana is there",
+            "factual_context": "there is a banana",
+            "true_statement": "there is a banana",
+            "false_statement": "is there a banana",
+            "existent_noun": "a banana",
+            "non-existent_noun": "this",
+            "best_img_id": 1,
+            "aggregated_human_label_good_images": {"1": 3, "4": 2},
+        }
+        (data / "data.json").write_text(json.dumps([instance]))
+        place("a", data / "factual" / "fruit" / "7_there is a banana" / "0.jpg")
+        for number, picture in ((1, "b"), (4, "d")):
+            contexts = data / "counterfactual" / "fruit" / "7_a banana is there"
+            place(picture, contexts / f"{number}.jpg")
+        return ["--data", data]
+    (data / "annotations.json").write_text(json.dumps({"a.png": ["banana"], "b.png": []}))
+    (data / "vocabulary.json").write_text(json.dumps({"banana": ["user"]}))
+    files = ["--annotations", data / "annotations.json", "--vocabulary", data / "vocabulary.json"]
+    return [*files, "--images", pictures]
+
+
+@pytest.mark.parametrize(
+    ("name", "questions"), [("pope", 7), ("mme", 4), ("vlind", 10), ("chair", 2)]
+)
+def test_every_benchmark_is_run_scored_and_compared(folder, tmp_path, capfd, name, questions):
+    asked = small_benchmark(name, tmp_path, folder)
+    out = tmp_path / "runs"
+
+    def main(action, *given):
+        assert commands.main([str(each) for each in [name, action, *given, *asked]]) == 0
+        return capfd.readouterr()
+
+    main("run", "--model", folder / "llava", "--out", out, "--controls", "--max-new-tokens", "6")
+    for control in CONTROLS:
+        answers = read_answers(out / control)
+        assert len(answers) == questions
+        assert not [each.error for each in answers.values() if each.error]
+        scored = [each.scores is not None for each in answers.values()]
+        # Captions are no choice between two, and this tokenizer has no true and false.
+        assert scored == [name in ("pope", "mme")] * questions
+    printed, _ = main("score", out, "--out", tmp_path / "scores.json")
+    assert printed.count(f"{name}: {questions} questions") == len(CONTROLS)
+    reports = json.loads((tmp_path / "scores.json").read_text())["reports"]
+    assert list(reports) == list(CONTROLS)
+    printed, _ = main("compare", out)
+    assert "differences to greedy" in printed
+    assert "differences to sample+mask" in printed
 
 
 # What cannot be asked

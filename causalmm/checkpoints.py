@@ -39,7 +39,7 @@ _WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 _LORA = "LoRA weights only: merge them into their base model first"
-_SAMPLED = 2**20
+_READ_WHOLE, _SAMPLED = 2**26, 2**20
 PARTS = {
     "adapter_config.json": _LORA,
     "non_lora_trainables.bin": _LORA,
@@ -106,10 +106,10 @@ def read_configuration(path: str | Path) -> CausalMMConfig:
 
 
 def revision(source: str) -> str:
-    """Which weights these are: a hub id's commit, or a fingerprint of a folder.
+    """Which model this is: a hub id's commit, or a fingerprint of a folder.
 
-    The fingerprint covers config.json, and of every file of weights its name, size, beginning and
-    end: reading tens of gigabytes once more would take minutes.
+    The fingerprint covers the small files (not CausalMM's own settings), and of every file of
+    weights its name, size, beginning and end: tens of gigabytes take minutes to read.
     """
     path = _find(source, "config.json")
     if path is None:
@@ -117,14 +117,20 @@ def revision(source: str) -> str:
     folder = path.parent
     if not Path(source).is_dir():
         return folder.name  # of the hub's cache, which names snapshots by their commit
-    digest = hashlib.sha256(path.read_bytes())
-    for file in sorted((*folder.glob("*.safetensors"), *folder.glob("*.bin"))):
+    digest = hashlib.sha256()
+    kinds = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.bin")
+    for file in sorted(file for kind in kinds for file in folder.glob(kind)):
+        if file.name == CONFIG_NAME:
+            continue
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
-        with open(file, "rb") as weights:
-            digest.update(weights.read(_SAMPLED))
-            weights.seek(max(0, size - _SAMPLED))
-            digest.update(weights.read())
+        with open(file, "rb") as opened:
+            if size <= _READ_WHOLE:
+                digest.update(opened.read())
+            else:
+                digest.update(opened.read(_SAMPLED))
+                opened.seek(-_SAMPLED, 2)
+                digest.update(opened.read())
     return f"sha256:{digest.hexdigest()}"
 
 

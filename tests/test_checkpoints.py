@@ -140,6 +140,49 @@ def test_a_hub_out_of_reach_is_a_failure(monkeypatch):
     assert checkpoints.configuration("llava-hf/no-such-model") == CausalMMConfig()
 
 
+def test_the_revision_of_a_hub_id_is_its_commit(tmp_path, monkeypatch):
+    commit = "0123456789" * 4
+    repository = tmp_path / "models--owner--model"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert checkpoints.revision("owner/model") == commit
+
+
+@pytest.mark.parametrize("size", [100, 3000])
+def test_the_revision_of_a_folder_tells_its_weights(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(checkpoints, "_READ_WHOLE", 1000)
+    monkeypatch.setattr(checkpoints, "_SAMPLED", 10)
+    files = {
+        "config.json": b"{}",
+        "tokenizer.json": b"{1}",
+        "model-1.safetensors": bytes(size),
+        "model-2.safetensors": bytes(size),
+    }
+
+    def revision(**changes):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name, data in (files | changes).items():
+            (folder / name).write_bytes(data)
+        return checkpoints.revision(str(folder))
+
+    same = revision()
+    assert revision() == same
+    assert revision(**{"causalmm_config.json": b"{}"}) == same
+    for name in files:
+        for at in (0, -1):
+            data = bytearray(files[name])
+            data[at] += 1
+            assert revision(**{name: bytes(data)}) != same
+        assert revision(**{name: files[name] + b" "}) != same
+    with pytest.raises(RequestError, match="holds no config.json"):
+        checkpoints.revision(str(tmp_path))
+
+
 def test_a_checkpoint_brings_its_configuration(tmp_path):
     assert checkpoints.configuration(str(tmp_path)) == CausalMMConfig()
     own = CausalMMConfig(mode="language", gamma=0.5)

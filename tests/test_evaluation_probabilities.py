@@ -1,4 +1,4 @@
-"""Probabilities of two answers: what tokens are a word, where it is decided, what was said there."""
+"""Probabilities of two answers: which tokens are a word, where it is decided, what was said."""
 
 import pytest
 import torch

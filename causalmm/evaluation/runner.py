@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,15 +85,14 @@ def open_runs(runs: Sequence[Run], retry_failed: bool) -> None:
 
 
 def take_share(run: Run, size: int, processes: Processes) -> Share:
-    """The units of this process among those not answered yet, those about one image together."""
+    """The units of this process among those not answered yet."""
     done = frozenset(gather(run.folder, run.questions))
     left = [
         unit
         for unit in units(run.questions, size)
         if any(question.id not in done for question in unit)
     ]
-    by_image = [list(part) for _, part in groupby(left, key=lambda unit: unit[0].path)]
-    return Share(run, [unit for part in processes.share(by_image) for unit in part], done)
+    return Share(run, processes.share(left), done)
 
 
 def check_plans(session: Session, runs: Sequence[Run]) -> None:
@@ -150,8 +148,9 @@ def ask(session: Session, unit: Unit, words: Mapping[str, Sequence[int]]) -> lis
     watched = any(_watched(question, words) for question in unit)
     trace = WordTrace(words) if watched else None
     begun = time.perf_counter()
-    rows = [_row(question) for question in unit]
-    replies = session.ask_rows(rows, unit_seed(session.request.seed, unit), trace)
+    replies = session.ask_rows(
+        [_row(question) for question in unit], unit_seed(session, unit), trace
+    )
     seconds = round((time.perf_counter() - begun) / len(unit), 4)
     answers, decoded = [], 0
     for question, reply in zip(unit, replies, strict=True):

@@ -22,7 +22,7 @@ COLOURS = {
 
 def draw(record: Mapping[str, Any], path: Path) -> None:
     """Write the figure of a record as PNG."""
-    figure = Figure(figsize=(9, 10), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 9), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     machine = record["machine"]
     settings = record["settings"]
@@ -57,11 +57,19 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
             right.plot(list(sizes), list(sizes.values()), **style)
         for panel, what in ((left, "time, ms"), (right, "peak extra memory, MB")):
             panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
+            # Memory too little to be seen is left out, which may leave nothing to scale.
+            if any(len(line.get_ydata()) for line in panel.lines):
+                panel.set_yscale("log")
             panel.set_title(f"{tower}, {step}: {what}", fontsize=9)
             panel.grid(True, which="major", linewidth=0.3)
-            panel.tick_params(labelsize=8)
-        right.legend(fontsize=6, ncols=2)
+            panel.tick_params(which="both", labelsize=8)
+        right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    lengths = sorted({row["keys"] for row in record["results"]})
     for panel in axes[-1]:
         panel.set_xlabel("keys", fontsize=8)
+        panel.set_xticks(lengths, [_short(length) for length in lengths])
     figure.savefig(path)
+
+
+def _short(length: int) -> str:
+    return f"{length // 1024}k" if length % 1024 == 0 else str(length)

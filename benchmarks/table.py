@@ -140,15 +140,20 @@ def loading(record: Record) -> list[str]:
     weights = results["branches"]["weights_bytes"]
     rows = [
         ["checkpoint", _size(size)],
-        ["loading it, peak memory", f"{_size(load['extra_bytes'])}, {load['ratio']:.2f}x"],
-        ["weights held", f"{_size(load['weights_bytes'])}"],
+        *(
+            [
+                f"loading it as {dtype}: peak memory, to the checkpoint",
+                f"{_size(found['extra_bytes'])}, {found['extra_bytes'] / size:.2f}x",
+            ]
+            for dtype, found in load.items()
+        ),
     ]
     rows += [
         [f"answer of {each['rows']} rows, peak extra memory", _size(each["extra_bytes"])]
         for each in results["branches"]["peaks"]
     ]
     rows += [
-        ["weights held after that", _size(weights)],
+        ["weights held meanwhile", _size(weights)],
         ["import of the upstream modules", _time(times["upstream"]["median"])],
         ["import of ours", f"{_time(times['ours']['median'])}, {_spread(times['ratio'])}"],
         ["heavy packages installed here", ", ".join(results["heavy"]["installed"]) or "none"],

@@ -375,6 +375,23 @@ def test_attention(out, capsys):
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_figure_of_memory_too_little_to_be_seen(tmp_path):
+    pytest.importorskip("matplotlib")
+    import figure
+
+    times = dict.fromkeys(("median", "low", "high"), 0.1)
+    rows = [
+        {"tower": tower, "step": step, "way": "uniform", "keys": keys, "time_s": times}
+        | {"extra_bytes": 0}
+        for tower, step in figure.PANELS
+        for keys in (16, 32)
+    ]
+    machine = {"gpu": None, "cpu": "a CPU"}
+    settings = {"dtype": "float32", "heads": 1, "head_size": 2, "batch": 1}
+    figure.draw({"machine": machine, "settings": settings, "results": rows}, tmp_path / "f.png")
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_bars_of_attention():
     def row(tower, way, keys):
         extra = 2**20 * (keys // 1024) ** (2 if way == "reverse" else 1)

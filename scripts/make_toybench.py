@@ -41,6 +41,9 @@ Counts are in manifest.json. With FOLDER for this folder:
     python scripts/diagnose.py --questions FOLDER/prior/toy_pope_canonical.json \\
         --contradicting FOLDER/prior/toy_pope_odd.json --images FOLDER/prior/images \\
         --suffix " Please answer yes or no." --model demo-{family} --out runs/toy-diagnosis
+    python scripts/diagnose.py --questions FOLDER/pope/toy_pope_adversarial.json \\
+        --contradicting FOLDER/pope/toy_pope_adversarial.json --contradicting-label no \\
+        --images FOLDER/pope/images --model demo-{family} --out runs/toy-diagnosis-pope
 
 - pope: two objects a scene, of one group; each file asks for both and for two absent classes.
   Adversarial: the two that would fit the scene. Popular: the most frequent of all others in

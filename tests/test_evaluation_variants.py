@@ -64,7 +64,7 @@ def test_a_grid_is_every_combination_over_what_was_chosen(table):
     file = table("gamma: [0.5, 1]\nlanguage_layers: ['half:', '10:20', [1, 2]]\nmode: language\n")
     found = grid(base, file)
     assert [variant.name for variant in found] == [
-        f"language_layers={layers},gamma={gamma}"
+        f"mode=language,language_layers={layers},gamma={gamma}"
         for gamma in ("0.5", "1")
         for layers in ("half:", "10:20", "1+2")
     ]
@@ -86,8 +86,11 @@ def test_tables_of_a_grid_have_their_own_settings(table):
     assert [variant.request.seed for variant in found] == [0, 0, 0, 1, 2]
 
 
-def test_a_single_combination_has_a_name(table):
-    assert names(request(), table("gamma: 2")) == ["only"]
+def test_a_grid_that_grows_keeps_its_names(table):
+    few = names(request(), table("gamma: 2\nepsilon: [0.1]"))
+    more = names(request(), table("gamma: [1, 2]\nepsilon: [0.1, 0]"))
+    assert few == ["gamma=2,epsilon=0.1"]
+    assert set(few) < set(more)
 
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=5, unique=True))
@@ -110,6 +113,7 @@ def test_no_two_folders_have_one_name(tmp_path_factory, values):
         ("gamma: []", "gamma has no values"),
         ("gamma: [1, -1]", "gamma=-1: expected a finite number"),
         ("gamma: one", "gamma='one'"),
+        (f"vision_layers: [{list(range(200))}]", "give settings that do not vary as flags"),
         ("mode: [vision, vision]", "two combinations would have the name mode=vision"),
         # What YAML makes of layers without quotes.
         ("language_layers: 10:20", "620: write layers in quotes"),

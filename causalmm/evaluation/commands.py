@@ -182,8 +182,9 @@ def run(args: argparse.Namespace) -> None:
         if any(share.units for share in shares):
             with memory_guard(_SMALLER):
                 _answer(args, shares, processes)
-        for each in runs:
-            _report(each, processes)
+        else:
+            for each in runs:
+                _report(each, processes)
 
 
 def _runs(args: argparse.Namespace) -> list[Run]:
@@ -231,17 +232,18 @@ def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Proces
     device = args.device
     if processes.count > 1 and device in ("auto", "cuda") and _device_kind(device) == "cuda":
         device = f"cuda:{processes.local}"
-    one = shares[0].run
-    session = Session.start(
-        argparse.Namespace(**{**vars(args), "device": device}), one.variant.request
-    )
-    check_plans(session, [share.run for share in shares])
-    words = _word_tokens(session, one.questions)
-    sources = BENCHMARKS[args.benchmark].sources(args)
+    runs = [share.run for share in shares]
+    # One with a configuration, since that is checked before the weights are read.
+    requests = sorted((run.variant.request for run in runs), key=lambda each: each.config is None)
+    session = Session.start(argparse.Namespace(**{**vars(args), "device": device}), requests[0])
+    check_plans(session, runs)
+    words = _word_tokens(session, runs[0].questions)
+    about = surroundings(BENCHMARKS[args.benchmark].sources(args), session.model)
     for share in shares:
         if share.units:
-            about = surroundings(share.run.variant.name, sources, session.model)
-            answer_share(session, share, words, processes, about)
+            named = {"name": share.run.variant.name or None, **about}
+            answer_share(session, share, words, processes, named)
+        _report(share.run, processes)
 
 
 def _word_tokens(session: Session, questions: Sequence[Question]) -> dict[str, list[int]]:

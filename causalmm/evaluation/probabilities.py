@@ -2,7 +2,8 @@
 
 That is the generated step at which the first of the two words begins, or the first step where the
 answer holds neither. A word's probability is the sum over all tokens that are this word, capitals
-and blanks aside ("Yes", " yes", "YES"). Only those tokens' probabilities are kept of a step.
+and blanks aside ("Yes", " yes", "YES"), under the raw logits: temperature, top-p and top-k come
+after. Only those tokens' probabilities are kept of a step.
 Held by tests/test_evaluation_probabilities.py.
 """
 
@@ -21,7 +22,7 @@ class WordTrace(BranchTrace):
 
     def __init__(self, tokens: Mapping[str, Sequence[int]]) -> None:
         super().__init__()
-        self.tokens = {word: list(ids) for word, ids in tokens.items()}
+        self.tokens = {word: torch.tensor(ids, dtype=torch.long) for word, ids in tokens.items()}
         self.words: list[dict[str, Tensor]] = []
 
     def record(self, step: StepLogits) -> None:
@@ -44,6 +45,8 @@ class WordTrace(BranchTrace):
         }
 
     def _probabilities(self, logits: Tensor) -> Tensor:
+        # Moved once, not at every step.
+        self.tokens = {word: ids.to(logits.device) for word, ids in self.tokens.items()}
         probabilities = logits.float().softmax(dim=-1)
         sums = [probabilities[:, ids].sum(dim=-1) for ids in self.tokens.values()]
         return torch.stack(sums, dim=-1)

@@ -29,11 +29,17 @@ class Processes(NamedTuple):
         return list(units[self.index :: self.count])
 
     def wait(self) -> None:
-        """Until all have come here. Only within `meeting`."""
+        """Until all have come here. Only within `meeting`.
+
+        Raises FailureError where one does not come.
+        """
         if self.count > 1:
             import torch
 
-            torch.distributed.barrier()
+            try:
+                torch.distributed.barrier()
+            except RuntimeError as error:
+                raise FailureError("another process of this run has stopped") from error
 
 
 @contextlib.contextmanager
@@ -63,7 +69,7 @@ def meeting() -> Iterator[Processes]:
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder against a second run of the same command, for as long as this process lives.
+    """Hold a folder against a second run; a process that dies lets go of it.
 
     Raises RequestError where another holds it.
     """

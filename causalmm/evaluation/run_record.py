@@ -61,13 +61,12 @@ def way_settings(request: Request, batch_size: int) -> dict[str, Any]:
     }
 
 
-def surroundings(name: str, sources: Sequence[Path], model: Any) -> dict[str, Any]:
+def surroundings(sources: Sequence[Path], model: Any) -> dict[str, Any]:
     """What else a reader may want to know."""
     import torch
 
     device = model.device
     return {
-        "name": name or None,
         "question_files": [str(path) for path in sources],
         "question_files_sha256": _files_digest(sources),
         "dtype": str(model.dtype).removeprefix("torch."),

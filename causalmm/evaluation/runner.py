@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,6 @@ from causalmm.evaluation.answers_file import (
     answer_line,
     cut_torn_line,
     drop_failed,
-    finish,
     gather,
     part_file,
 )
@@ -85,14 +85,15 @@ def open_runs(runs: Sequence[Run], retry_failed: bool) -> None:
 
 
 def take_share(run: Run, size: int, processes: Processes) -> Share:
-    """The units of this process among those not answered yet."""
+    """The units of this process among those not answered yet, those about one image together."""
     done = frozenset(gather(run.folder, run.questions))
     left = [
         unit
         for unit in units(run.questions, size)
         if any(question.id not in done for question in unit)
     ]
-    return Share(run, processes.share(left), done)
+    by_image = [list(part) for _, part in groupby(left, key=lambda unit: unit[0].path)]
+    return Share(run, [unit for part in processes.share(by_image) for unit in part], done)
 
 
 def check_plans(session: Session, runs: Sequence[Run]) -> None:
@@ -138,7 +139,6 @@ def answer_share(
             part.write(b"".join(map(answer_line, new)))
             part.flush()
             progress.update(len(new))
-    finish(run.folder, run.questions)
 
 
 def ask(session: Session, unit: Unit, words: Mapping[str, Sequence[int]]) -> list[Answer]:
@@ -148,9 +148,8 @@ def ask(session: Session, unit: Unit, words: Mapping[str, Sequence[int]]) -> lis
     watched = any(_watched(question, words) for question in unit)
     trace = WordTrace(words) if watched else None
     begun = time.perf_counter()
-    replies = session.ask_rows(
-        [_row(question) for question in unit], unit_seed(session, unit), trace
-    )
+    rows = [_row(question) for question in unit]
+    replies = session.ask_rows(rows, unit_seed(session.request.seed, unit), trace)
     seconds = round((time.perf_counter() - begun) / len(unit), 4)
     answers, decoded = [], 0
     for question, reply in zip(unit, replies, strict=True):

@@ -17,6 +17,9 @@ from causalmm.evaluation.answers_file import CONTROLS
 from causalmm.json_lines import read_bytes
 from causalmm.request import SAMPLING_OFF, SETTINGS, Request, override
 
+_LONGEST_NAME = 255
+"""Of a folder, on the usual file systems."""
+
 
 class Variant(NamedTuple):
     """One way of answering. `name` is its folder within the command's, "" for that one itself."""
@@ -59,14 +62,15 @@ def grid(request: Request, path: str | Path) -> list[Variant]:
     if request.config is None:
         raise RequestError("--grid needs a mode other than plain; in the file, mode may be plain")
     variants: dict[str, Variant] = {}
-    tables = _tables(path)
-    several = {name for table in tables for name, values in table.items() if len(values) > 1}
-    several |= {name for name in SETTINGS if len({str(table.get(name)) for table in tables}) > 1}
-    for table in tables:
+    for table in _tables(path):
         for given in _combinations(table):
-            name = _name({key: value for key, value in given.items() if key in several})
+            name = _name(given)
             if name in variants:
                 raise RequestError(f"{path}: two combinations would have the name {name}")
+            if len(name) > _LONGEST_NAME:
+                raise RequestError(
+                    f"{path}: give settings that do not vary as flags: the name {name} is too long"
+                )
             settings = dict(given)
             plain = settings.get("mode") == "plain"
             if plain:
@@ -112,8 +116,8 @@ def _combinations(table: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
 
 
 def _name(given: Mapping[str, Any]) -> str:
-    """A folder's name: what tells this combination from the others."""
-    return ",".join(f"{key}={_word(given[key])}" for key in SETTINGS if key in given) or "only"
+    """A folder's name. All that is given, so that a grid may grow and its runs go on."""
+    return ",".join(f"{key}={_word(given[key])}" for key in SETTINGS if key in given)
 
 
 def _word(value: Any) -> str:

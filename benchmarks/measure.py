@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from causalmm.errors import RequestError
+from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.run_record import git_commit
 from causalmm.loading import find_device
 
@@ -168,12 +168,13 @@ def _cpu_name() -> str:
 
 
 def run_command(run: Callable[[list[str]], None], argv: Sequence[str] | None) -> int:
-    """Run a benchmark and return its exit code: 2, and one sentence, for a wrong request."""
+    """Run a benchmark and return its exit code: with one sentence, 2 for a wrong request and 1 for
+    a failure."""
     try:
         run(list(sys.argv[1:] if argv is None else argv))
-    except RequestError as error:
+    except (RequestError, FailureError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, RequestError) else 1
     return 0
 
 

@@ -2,7 +2,7 @@
 
 Read and tried in 0.1.7: it runs LLaVA under this transformers, batches too, by a decoding loop of
 its own with two forwards a token, one of them on an image with noise. So its cost stands beside
-that of mode "vision". It has no Qwen2-VL. It is no dependency of ours: `pip install mitigv`.
+that of mode "vision". It has no Qwen2-VL. Installed for tests and benchmarks only.
 """
 
 from importlib import import_module
@@ -24,8 +24,17 @@ class VisualContrast:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def generate(self, inputs: dict[str, Tensor], new_tokens: int, streamer: Any = None) -> Tensor:
-        """New tokens int64 [B, T]. `streamer.put` gets each step's, as in transformers."""
+    def generate(
+        self,
+        inputs: dict[str, Tensor],
+        new_tokens: int,
+        streamer: Any = None,
+        end_token: int | None = None,
+    ) -> Tensor:
+        """New tokens int64 [B, T], up to where all rows have said `end_token`.
+
+        `streamer.put` gets each step's, as in transformers.
+        """
         vcd = import_module("mitigv.algorithms.vcd").VCD
         adapt = import_module("mitigv.backends.factory").adapt_vision_language
 
@@ -36,20 +45,20 @@ class VisualContrast:
                     streamer.put(tokens.cpu())
                 return tokens
 
-        model, processor = adapt("llava", self.model, _Prepared(inputs))
+        model, processor = adapt("llava", self.model, _Prepared(inputs, end_token))
         settings = {"alpha": 1.0, "beta": 0.1, "seed": 0, "max_new_tokens": new_tokens}
-        _, tokens = Watched(model=model, processor=processor, **settings)(None, ""), processor.said
-        return torch.as_tensor(tokens)
+        Watched(model=model, processor=processor, **settings)(None, "")
+        return torch.as_tensor(processor.said)
 
 
 class _Prepared:
-    """In the place of a processor: inputs that are made already, and no end token."""
+    """In the place of a processor: inputs that are made already."""
 
-    eos_token_id = None
     pad_token_id = 0
 
-    def __init__(self, inputs: dict[str, Tensor]) -> None:
+    def __init__(self, inputs: dict[str, Tensor], end_token: int | None) -> None:
         self.inputs = inputs
+        self.eos_token_id = end_token
         self.said: Tensor | None = None
 
     def __call__(self, **_: Any) -> dict[str, Tensor]:

@@ -1,0 +1,96 @@
+"""Answers of VCD, by the package `mitigv`, to a benchmark's questions: a run to score and compare.
+
+python benchmarks/vcd_answers.py pope --questions FILE --images FOLDER --model CHECKPOINT --out DIR
+python scripts/evaluate.py pope compare RUN DIR --questions FILE --images FOLDER
+
+Greedy, alpha 1, beta 0.1 and diffusion noise, the package's own settings. It runs LLaVA alone, and
+says no probabilities. A run goes on after an interruption. Held by tests/test_vcd_answers.py.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from measure import run_command
+from mitigv_vcd import VisualContrast, available
+from tqdm import tqdm
+
+from causalmm.errors import RequestError
+from causalmm.evaluation.answers_file import answer_line, cut_torn_line, finish, gather, part_file
+from causalmm.evaluation.benchmarks import BENCHMARKS
+from causalmm.evaluation.records import Answer, Question
+from causalmm.evaluation.runner import limited
+from causalmm.flags import Parser, add_model, add_running
+from causalmm.messages import one_turn, open_messages
+from causalmm.request import find_model, read_wanted
+from causalmm.session import Session
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Answer the questions and return the exit code."""
+    return run_command(run, argv)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Answer what has no answer yet. Raises RequestError where VCD cannot be run."""
+    args = parse_args(argv)
+    questions = limited(BENCHMARKS[args.benchmark].from_args(args), args.limit)
+    session = Session.start(args, find_model(args, read_wanted(args)))
+    if not available(session.model):
+        raise RequestError("VCD needs the package mitigv and a LLaVA checkpoint")
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = part_file(args.out, 0)
+    cut_torn_line(file)
+    done = gather(args.out, questions)
+    with open(file, "ab") as answers:
+        for question in tqdm(questions, desc="VCD", unit="question"):
+            if question.id not in done:
+                answers.write(answer_line(ask(session, question)))
+                answers.flush()
+    finish(args.out, questions)
+
+
+def ask(session: Session, question: Question) -> Answer:
+    """The answer to one question, or why there is none."""
+    begun = time.perf_counter()
+    said: dict[str, str | None] = {"answer": None}
+    try:
+        inputs = session.inputs(open_messages(one_turn([question.path], question.prompt)))
+    except RequestError as error:
+        said["error"] = str(error)
+    else:
+        tokenizer = session.processor.tokenizer
+        [tokens] = VisualContrast(session.model).generate(
+            dict(inputs.to(session.model.device)),
+            session.request.max_new_tokens,
+            end_token=tokenizer.eos_token_id,
+        )
+        said["answer"] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    return Answer(
+        question_id=question.id,
+        image=question.image,
+        prompt=question.prompt,
+        seconds=round(time.perf_counter() - begun, 4),
+        **said,
+    )
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Flags as given. Raises RequestError for flags that cannot be read."""
+    parser = Parser(prog="vcd_answers.py", description=__doc__.partition("\n")[0])
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    for benchmark in BENCHMARKS.values():
+        own = benchmarks.add_parser(benchmark.name, help=benchmark.title, allow_abbrev=False)
+        own.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+        own.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+        own.add_argument("--max-new-tokens", type=int, default=benchmark.max_new_tokens)
+        add_model(own)
+        benchmark.add_flags(own.add_argument_group("questions"))
+        add_running(own)
+        own.set_defaults(mode="plain", greedy=True, config=None)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -101,20 +101,19 @@ class Attention:
             value = value * self.rows.keys[:, None, :, None]
         return replace(self, query=query, key=key, value=value)
 
-    def weights(self) -> Tensor:
-        """a_ij: [B, H, Q, K], exactly 0 where hidden; NaN where a query sees nothing."""
+    def scores(self) -> Tensor:
+        """Products of queries and keys: [B, H, Q, K], -inf where hidden."""
         scores = _grouped(self.query, self.key.mT)
         rows = self.rows
         queries, keys = scores.shape[2:]
         if rows.everything:
-            return scores.softmax(dim=-1)
+            return scores
         if rows.mask is None and rows.keys is None and rows.query_start == keys - queries:
             # Only the last square holds hidden keys, and every query sees itself.
             square = scores[..., keys - queries :]
             square.masked_fill_(_above_diagonal(queries, scores.device), -torch.inf)
-            return scores.softmax(dim=-1)
-        hidden = ~rows.map(queries, keys, scores.device)
-        return scores.masked_fill_(hidden, -torch.inf).softmax(dim=-1)
+            return scores
+        return scores.masked_fill_(~rows.map(queries, keys, scores.device), -torch.inf)
 
     def seen(self) -> Tensor:
         """S_i: bool [B or 1, 1, Q, K]."""
@@ -168,14 +167,20 @@ def statistics(call: Attention) -> Statistics:
         return Statistics(
             *fused.statistics(call.query, call.key, call.value, call.scale, call.rows)
         )
-    outputs, peaks = [], []
+    value = call.value
+    output = value.new_empty(*call.query.shape[:3], value.shape[3])
+    peak = value.new_empty(*call.query.shape[:3], 1)
     # Blocks of a whole map hold all queries; more than fit are taken one part after another.
     for queries in call.query_blocks(_queries_at_a_time(call, call.key.shape[2])):
         part = call.block(queries)
-        weights = part.weights()
-        outputs.append(_grouped(weights, part.value))
-        peaks.append(weights.amax(dim=-1, keepdim=True))
-    return Statistics(torch.cat(outputs, dim=2), torch.cat(peaks, dim=2))
+        here = slice(queries.start, queries.stop)
+        # A softmax in the scores' own place. What is largest is exp(0) / total, so m_i = 1 / total;
+        # NaN where a query sees nothing.
+        weights = part.scores()
+        weights = weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
+        peak[:, :, here] = weights.sum(dim=-1, keepdim=True).reciprocal_()
+        output[:, :, here] = _grouped(weights, part.value).mul_(peak[:, :, here])
+    return Statistics(output, peak)
 
 
 def visible_sums(call: Attention) -> Sums:

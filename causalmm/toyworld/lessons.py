@@ -2,9 +2,8 @@
 
 A row is [ image prefix | question and answer 1 | question and answer 2 | ... ]. A 4-D mask lets a
 token see the prefix and its own question only, and positions start again after the prefix, so every
-question is computed exactly as in a row of its own. The first steps may be questions that need no
-picture, one a row, and the next ones pictures only, for the auxiliary head. A batch is a function
-of (family, seed, step).
+question is computed exactly as in a row of its own. The first steps may be pictures only, for the
+auxiliary head. A batch is a function of (family, seed, step).
 Held by tests/test_toyworld.py.
 """
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from causalmm.toyworld.questions import Question, blind_questions, rephrase, training_questions
+from causalmm.toyworld.questions import Question, rephrase, training_questions
 from causalmm.toyworld.scenes import Scene, SceneStyle, scene
 from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
@@ -35,18 +34,13 @@ _PLACEHOLDER = {"llava": "<image>", "qwen2vl": "<|image_pad|>"}
 
 @dataclass(frozen=True)
 class Lessons(torch.utils.data.Dataset):
-    """Batches, one an index: `text_steps` of text, `cell_steps` of pictures, then both."""
+    """Batches of images, one an index: first `cell_steps` of pictures only, then with questions."""
 
     settings: TrainingSettings
     processor: Any
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         settings = self.settings
-        if step < settings.text_steps:
-            luck = random.Random(f"texts {settings.seed} {step}")
-            asked = [luck.choice(blind_questions(luck)) for _ in range(settings.text_rows)]
-            return texts(settings.family, self.processor, asked)
-        step -= settings.text_steps
         sizes = SIZES[settings.family]
         style = replace(settings.style, size=sizes[step % len(sizes)])
         if step < settings.cell_steps:
@@ -58,14 +52,7 @@ class Lessons(torch.utils.data.Dataset):
         scenes = _scenes(first, settings.rows, style)
         luck = random.Random(f"{settings.family} {settings.seed} {step}")
         asked = [
-            training_questions(
-                each.items,
-                luck,
-                own_group,
-                settings.existence_pairs,
-                settings.statements,
-                settings.blind,
-            )
+            training_questions(each.items, luck, own_group, settings.existence_pairs)
             for each in scenes
         ]
         # Numbers of its own, so that the share of rephrased questions changes nothing else.
@@ -75,18 +62,6 @@ class Lessons(torch.utils.data.Dataset):
             for row in asked
         ]
         return collate(settings.family, self.processor, scenes, asked)
-
-
-def texts(family: str, processor: Any, asked: list[Question]) -> dict[str, Tensor]:
-    """Questions without a picture, one a row: input_ids and labels int64 [B, T], padded behind."""
-    rows = []
-    for question in asked:
-        messages = [{"role": "user", "content": [{"type": "text", "text": question.text}]}]
-        text = processor.apply_chat_template(messages, add_generation_prompt=True)
-        taught = _answer(family, processor, question)
-        ids = processor.tokenizer(text).input_ids
-        rows.append({"input_ids": ids + taught, "labels": [IGNORED] * len(ids) + taught})
-    return _pad(rows, processor)
 
 
 def pictures(processor: Any, scenes: list[Scene]) -> dict[str, Tensor]:
@@ -108,7 +83,15 @@ def collate(
         _row(family, processor, each.image.size, questions)
         for each, questions in zip(scenes, asked, strict=True)
     ]
-    return {**pictures(processor, scenes), **_pad(rows, processor)}
+    length = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED, "segment": -1}
+    packed = {
+        name: torch.tensor(
+            [row[name] + [fill.get(name, 0)] * (length - len(row[name])) for row in rows]
+        )
+        for name in rows[0]
+    }
+    return {**pictures(processor, scenes), **packed}
 
 
 def block_mask(segment: Tensor) -> Tensor:
@@ -147,34 +130,18 @@ def _row(
         "segment": [0] * len(prefix),
         "position": [0] * len(prefix),
     }
+    space = " " if family == "llava" else ""
     for number, question in enumerate(questions, start=1):
         _, rest = prompt_parts(family, processor, question.text)
         asked = tokenizer(rest, add_special_tokens=False).input_ids
-        answer = _answer(family, processor, question)
+        answer = tokenizer(space + question.answer, add_special_tokens=False).input_ids
+        answer.append(tokenizer.eos_token_id)
         ids = asked + answer
         row["input_ids"] += ids
         row["labels"] += [IGNORED] * len(asked) + answer
         row["segment"] += [number] * len(ids)
         row["position"] += list(range(len(ids)))
     return row
-
-
-def _answer(family: str, processor: Any, question: Question) -> list[int]:
-    tokenizer = processor.tokenizer
-    space = " " if family == "llava" else ""
-    ids = tokenizer(space + question.answer, add_special_tokens=False).input_ids
-    return [*ids, tokenizer.eos_token_id]
-
-
-def _pad(rows: list[dict[str, list[int]]], processor: Any) -> dict[str, Tensor]:
-    length = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED, "segment": -1}
-    return {
-        name: torch.tensor(
-            [row[name] + [fill.get(name, 0)] * (length - len(row[name])) for row in rows]
-        )
-        for name in rows[0]
-    }
 
 
 def _cell_labels(scenes: list[Scene]) -> dict[str, Tensor]:

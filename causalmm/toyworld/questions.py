@@ -193,14 +193,11 @@ def training_questions(
     luck: random.Random,
     own_group: float = 0.25,
     existence_pairs: int = 2,
-    statements: int = 1,
-    blind: int = 2,
 ) -> list[Question]:
     """About ten questions about one training image, whose items are given from left to right.
 
     `own_group` is the share of absent objects that would fit the others; `existence_pairs` are
-    asked for something there and for something absent; `statements` are made about the image; at
-    most `blind` questions need no picture.
+    asked for something there and for something absent.
     """
     in_order, items = tuple(items), list(items)
     luck.shuffle(items)
@@ -218,10 +215,8 @@ def training_questions(
         asked.append(colour(item.name, item.colour))
     extra = _check(items[0], luck) if luck.random() < 0.4 else _where_or_how_many(in_order, luck)
     asked.append(extra)
-    for _ in range(statements):
-        asked.append(_image_statement(luck.choice(odd or items), names, own_group, luck))
-    unseen = blind_questions(luck)
-    asked += unseen if len(unseen) <= blind else luck.sample(unseen, blind)
+    asked.append(_image_statement(luck.choice(odd or items), names, own_group, luck))
+    asked += _blind(luck)
     described = [(item.name, item.colour) for item in in_order]
     asked.append(caption(described, luck.choice(CAPTION_PROMPTS)))
     return asked
@@ -257,8 +252,8 @@ def _image_statement(
     return image_statement(colour_rule(item.name, shown), true)
 
 
-def blind_questions(luck: random.Random) -> list[Question]:
-    """One or two questions that need no picture: what a context says, and what is usual."""
+def _blind(luck: random.Random) -> list[Question]:
+    """One or two questions that need no picture."""
     name, told = luck.choice(CLASSES), luck.choice(list(COLOURS))
     wrong = luck.choice([each for each in COLOURS if each != told])
     if luck.random() < 0.35:

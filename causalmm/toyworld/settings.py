@@ -12,15 +12,10 @@ class TrainingSettings:
 
     family: str
     steps: int
-    """Steps with questions about pictures, after the steps with text or pictures only."""
+    """Steps with questions, after the steps with pictures only."""
     rows: int = 32
-    text_steps: int = 0
-    """Steps before all others, with questions that need no picture and without pictures: a language
-    model that knows them learns the like of them about pictures much faster."""
-    text_rows: int = 96
     cell_steps: int = 0
-    """Steps before those with questions about pictures, which train the vision tower on the cell
-    labels alone, and so see more."""
+    """Steps before, which train the vision tower on the cell labels alone, and so see more."""
     cell_rows: int = 96
     learning_rate: float = 1.1e-3
     warmup: int = 150
@@ -36,10 +31,6 @@ class TrainingSettings:
     late_rate: float = 2e-4
     existence_pairs: int = 2
     """Questions for something present, and as many for something absent, about each image."""
-    statements: int = 1
-    """Statements about each image, true or false."""
-    blind: int = 2
-    """Most questions about each image that need no picture."""
     rephrased: float = 0.0
     """Share of the questions that are asked in other words than the benchmarks'."""
     coherent: float = 0.8
@@ -49,7 +40,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family={self.family!r}: expected one of {', '.join(FAMILIES)}")
-        for name in ("steps", "rows", "warmup", "cell_rows", "text_rows", "existence_pairs"):
+        for name in ("steps", "rows", "warmup", "cell_rows", "existence_pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected an integer >= 1")
         if self.learning_rate <= 0:
@@ -57,12 +48,7 @@ class TrainingSettings:
 
     @property
     def total_steps(self) -> int:
-        return self.first_question + self.steps + self.late_steps
-
-    @property
-    def first_question(self) -> int:
-        """The first step with questions about pictures."""
-        return self.text_steps + self.cell_steps
+        return self.cell_steps + self.steps + self.late_steps
 
     @property
     def images(self) -> int:

@@ -6,6 +6,7 @@ tests/test_train_demo.py.
 """
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -102,21 +103,16 @@ class Trainer:
             group["lr"] = self._rate()
         if "input_ids" not in batch:
             return self._learn_cells(batch)
-        labels = batch["labels"][:, 1:]
-        taught = labels != IGNORED
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.hidden_states(batch)
+            labels = batch["labels"][:, 1:]
+            taught = labels != IGNORED
             logits = self.model.lm_head(hidden[:, :-1][taught])
-            # Without a picture there are no cells to name.
-            cells = self.head(self.features, batch) if "pixel_values" in batch else None
+            seen = self.head(self.features, batch)
         loss = cross_entropy(logits.float(), labels[taught])
+        self._descend(loss + self.settings.auxiliary * seen)
         right = (logits.argmax(-1) == labels[taught]).float().mean()
-        record = {"loss": loss.item(), "right": right.item()}
-        if cells is None:
-            self._descend(loss)
-            return record
-        self._descend(loss + self.settings.auxiliary * cells)
-        return record | {"cells": cells.item()}
+        return {"loss": loss.item(), "cells": seen.item(), "right": right.item()}
 
     def _learn_cells(self, batch: dict[str, Tensor]) -> dict[str, float]:
         inputs = {key: batch[key] for key in ("pixel_values", "image_grid_thw") if key in batch}
@@ -184,14 +180,12 @@ class Trainer:
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_step_back,
         )
         return iter(loader)
 
     def hidden_states(self, batch: dict[str, Tensor]) -> Tensor:
-        """Last hidden states [B, T, width] of packed rows, or of rows without a picture."""
-        if "pixel_values" not in batch:
-            # Padding is behind, so the causal mask is enough.
-            return self.model.model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
+        """Last hidden states [B, T, width] of packed rows."""
         mask = block_mask(batch["segment"])
         prefix = int((batch["segment"][0] == 0).sum())
         inputs: dict[str, Any] = {"pixel_values": batch["pixel_values"]}
@@ -218,21 +212,14 @@ class Trainer:
         return start, (batch["position"] + after[:, None]).expand(3, -1, -1).clone()
 
     def _rate(self) -> float:
-        # Every stage but the last warms up; the rate falls while there are questions about
-        # pictures, and again in the last.
-        settings = self.settings
-        asking = self.step - settings.first_question
-        if asking >= settings.steps:
-            late = asking - settings.steps
-            return settings.late_rate * (1 - late / settings.late_steps)
-        begun = max(
-            start
-            for start in (0, settings.text_steps, settings.first_question)
-            if start <= self.step
-        )
-        warm = min(1.0, (self.step - begun + 1) / settings.warmup)
-        done = max(0, asking) / settings.steps
-        return settings.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6
+        # The first two stages warm up; the rate falls in the second, and again in the third.
+        asking = self.step - self.settings.cell_steps
+        if asking >= self.settings.steps:
+            late = asking - self.settings.steps
+            return self.settings.late_rate * (1 - late / self.settings.late_steps)
+        warm = min(1.0, ((asking if asking >= 0 else self.step) + 1) / self.settings.warmup)
+        done = max(0, asking) / self.settings.steps
+        return self.settings.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6
 
     def _watch_features(self) -> None:
         def keep(_module: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -243,3 +230,9 @@ class Trainer:
             model.multi_modal_projector if self.settings.family == "llava" else model.visual.merger
         )
         watched.register_forward_hook(keep)
+
+
+def _step_back(_worker: int) -> None:
+    # A thread of the training that waits for its core holds all the others.
+    if hasattr(os, "nice"):
+        os.nice(10)

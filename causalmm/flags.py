@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from causalmm.checkpoints import DEFAULT, DEMOS, FAMILIES
@@ -36,7 +36,7 @@ _EXCLUDED = {
 }
 _NEEDED = {"batch": "out", "out": "batch", "batch_size": "batch"}
 
-_LAYER_FLAGS = ("--vision-layers", "--language-layers")
+_LAYER_FLAGS = ("--vision-layers", "--language-layers", "--windows")
 _NEGATIVE_LAYERS = re.compile(r"-(\d|half|third)")
 
 
@@ -136,11 +136,13 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """A flag for each field of `CausalMMConfig`, and --config."""
+def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
+    """A flag for each field of `CausalMMConfig`, those `without` left out, and --config."""
     group = parser.add_argument_group("CausalMM", argument_default=argparse.SUPPRESS)
 
     def setting(name: str, **options: Any) -> None:
+        if name in without:
+            return
         text = options.pop("help", "")
         default = getattr(CausalMMConfig, name)
         if default is not None:

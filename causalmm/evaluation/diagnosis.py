@@ -1,0 +1,232 @@
+"""Measure what counterfactual branches say alone: one tower, method and layer window at a time.
+
+A measurement is one line of measurements.jsonl, appended when it is done, so that a run that was
+killed goes on with the next one. The first is of the plain model. What is made of them is in
+diagnosis_report.py. Held by tests/test_diagnose.py.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from causalmm.batch import Row
+from causalmm.config import LANGUAGE_METHODS, VISION_METHODS, CausalMMConfig
+from causalmm.errors import RequestError
+from causalmm.evaluation.records import Question
+from causalmm.evaluation.runner import Unit, unit_seed, units
+from causalmm.evaluation.windows import Window, layers_name, windows
+from causalmm.json_lines import read_bytes, to_line, to_object, whole_lines
+from causalmm.session import Session
+
+MEASUREMENTS = "measurements.jsonl"
+METHODS = {"vision": VISION_METHODS, "language": LANGUAGE_METHODS}
+"""By tower."""
+
+
+class Said(NamedTuple):
+    """What a view says of one question."""
+
+    choice: int | None
+    """0 or 1 of the question's choices; None: cannot be read."""
+    probabilities: tuple[float, float]
+    """Of either choice: the sum over the tokens that spell it."""
+    entropy: float
+    divergence: float | None
+    """KL(factual || view); None where the view gives no probability to a token that the factual
+    one gives some, as the plausibility mask does."""
+
+
+class Configuration(NamedTuple):
+    """What is edited. `PLAIN` edits nothing."""
+
+    tower: str
+    method: str
+    layers: tuple[int, ...]
+
+    def over(self, base: CausalMMConfig) -> CausalMMConfig:
+        """As a configuration of one branch, with the strength and other settings of `base`."""
+        return replace(
+            base,
+            mode=self.tower,
+            site="attention",
+            gamma_vision=None,
+            gamma_language=None,
+            **{f"{self.tower}_method": self.method},
+            **{f"{self.tower}_layers": self.spec},
+        )
+
+    @property
+    def spec(self) -> str:
+        """The layers as a setting names them."""
+        return layers_name(self.layers) if self.layers else ""
+
+
+PLAIN = Configuration("plain", "", ())
+
+
+class Candidate(NamedTuple):
+    """A configuration, and the kind of window that it is one of."""
+
+    configuration: Configuration
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a branch says alone, and the adjusted model with it, in the order of the questions.
+
+    None where a question could not be asked. Of `PLAIN` both are what the plain model says.
+    """
+
+    configuration: Configuration
+    alone: tuple[Said | None, ...]
+    adjusted: tuple[Said | None, ...]
+    errors: Mapping[str, str]
+    """By question id."""
+    seconds: float
+
+
+def candidates(
+    layers: Mapping[str, int], towers: Sequence[str], methods: Sequence[str], kinds: Sequence[str]
+) -> list[Candidate]:
+    """All windows of the kinds, by method and tower, given how many layers each tower has.
+
+    Raises RequestError where a tower has no such window or method.
+    """
+    found = []
+    for tower in towers:
+        known = [method for method in METHODS[tower] if method in methods]
+        if not known:
+            raise RequestError(
+                f"--methods {','.join(methods)}: the {tower} tower has {', '.join(METHODS[tower])}"
+            )
+        if not layers[tower]:
+            raise RequestError(f"the model has no {tower} layer to edit: leave it out of --towers")
+        each: list[Window] = windows(kinds, tower, layers[tower])
+        found += [
+            Candidate(Configuration(tower, method, window.layers), window.kind)
+            for method in known
+            for window in each
+        ]
+    return found
+
+
+def measure(
+    session: Session,
+    questions: Sequence[Question],
+    configuration: Configuration,
+    base: CausalMMConfig,
+    words: Mapping[str, Sequence[int]],
+    *,
+    batch_size: int,
+    tick: Callable[[int], Any],
+) -> Measurement:
+    """Ask all questions under a configuration; `tick` is told of so many after every batch."""
+    begun = time.perf_counter()
+    config = None if configuration == PLAIN else configuration.over(base)
+    # One token: what is measured is where the answer begins.
+    request = session.request._replace(
+        config=config, sampling={"do_sample": False}, max_new_tokens=1
+    )
+    session = session._replace(request=request)
+    said: dict[str, dict[str, Any]] = {}
+    errors: dict[str, str] = {}
+    for unit in units(questions, batch_size):
+        for question, reply in zip(unit, _ask(session, unit, words), strict=True):
+            (errors if isinstance(reply, str) else said)[question.id] = reply
+        tick(len(unit))
+    view = "factual" if configuration == PLAIN else configuration.tower
+    return Measurement(
+        configuration=configuration,
+        alone=tuple(said.get(each.id, {}).get(view) for each in questions),
+        adjusted=tuple(said.get(each.id, {}).get("adjusted") for each in questions),
+        errors=errors,
+        seconds=round(time.perf_counter() - begun, 3),
+    )
+
+
+def _ask(
+    session: Session, unit: Unit, words: Mapping[str, Sequence[int]]
+) -> list[dict[str, Said] | str]:
+    """What each view says of a unit's questions, or why one cannot be asked."""
+    from causalmm.evaluation.first_token import FirstTokens  # loads torch
+
+    trace = FirstTokens(words)
+    rows = [Row(question.id, question.path, question.prompt) for question in unit]
+    replies = session.ask_rows(rows, unit_seed(session.request.seed, unit), trace)
+    said: list[Any] = []
+    asked = 0
+    for question, reply in zip(unit, replies, strict=True):
+        if isinstance(reply, str):
+            said.append(reply)
+            continue
+        said.append(trace.said(asked, question.choices))
+        asked += 1
+    return said
+
+
+def measurement_line(measurement: Measurement) -> bytes:
+    """As it stands in the file."""
+    return to_line(
+        {
+            "tower": measurement.configuration.tower,
+            "method": measurement.configuration.method,
+            "layers": list(measurement.configuration.layers),
+            "alone": [_flat(each) for each in measurement.alone],
+            "adjusted": [_flat(each) for each in measurement.adjusted],
+            "errors": dict(measurement.errors),
+            "seconds": measurement.seconds,
+        }
+    )
+
+
+def read_measurements(file: Path, questions: int) -> dict[Configuration, Measurement]:
+    """What is measured already; nothing where there is no file.
+
+    A line cut short does not count. Raises RequestError for a line that is no measurement of so
+    many questions.
+    """
+    if not file.exists():
+        return {}
+    found: dict[Configuration, Measurement] = {}
+    for number, line in enumerate(whole_lines(read_bytes(file)), 1):
+        try:
+            each = _measurement(to_object(line))
+        except (KeyError, TypeError, ValueError):
+            each = None
+        if each is None or {len(each.alone), len(each.adjusted)} != {questions}:
+            raise RequestError(f"{file} line {number} is no measurement of {questions} questions")
+        found.setdefault(each.configuration, each)
+    return found
+
+
+def _flat(said: Said | None) -> list[Any] | None:
+    if said is None:
+        return None
+    return [said.choice, *said.probabilities, said.entropy, said.divergence]
+
+
+def _measurement(record: Mapping[str, Any]) -> Measurement:
+    return Measurement(
+        configuration=Configuration(record["tower"], record["method"], tuple(record["layers"])),
+        alone=tuple(map(_said, record["alone"])),
+        adjusted=tuple(map(_said, record["adjusted"])),
+        errors=record["errors"],
+        seconds=record["seconds"],
+    )
+
+
+def _said(flat: list[Any] | None) -> Said | None:
+    if flat is None:
+        return None
+    choice, first, second, entropy, divergence = flat
+    return Said(choice, (first, second), entropy, divergence)
+
+
+def failures(measurements: Sequence[Measurement]) -> dict[str, str]:
+    """Questions that failed under some configuration, with the first error of each."""
+    every = chain.from_iterable(each.errors.items() for each in reversed(measurements))
+    return dict(every)

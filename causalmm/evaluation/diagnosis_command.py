@@ -1,0 +1,387 @@
+"""The `diagnose` command: which layers should I edit?
+
+It asks two-way questions under every tower, method and layer window wanted, ranks them and writes
+a table, a heat map and, if asked, a configuration. Exit codes: 0, 2 for a wrong request, 1 for a
+failure, 130 when interrupted. What was measured before an interruption is not measured again.
+
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from causalmm.cli import INTERRUPTED
+from causalmm.config import CONFIG_NAME, CausalMMConfig
+from causalmm.errors import FailureError, RequestError
+from causalmm.evaluation import pope, vlind
+from causalmm.evaluation.answers_file import cut_torn_line
+from causalmm.evaluation.diagnosis import (
+    MEASUREMENTS,
+    METHODS,
+    PLAIN,
+    Candidate,
+    Configuration,
+    Measurement,
+    candidates,
+    measure,
+    measurement_line,
+    read_measurements,
+)
+from causalmm.evaluation.diagnosis_report import ALL, SETS, Diagnosis, diagnose, split
+from causalmm.evaluation.processes import sole_writer
+from causalmm.evaluation.question_files import check_unique
+from causalmm.evaluation.records import Question
+from causalmm.evaluation.run_record import (
+    RECORD,
+    check_record,
+    common_settings,
+    surroundings,
+    write_record,
+)
+from causalmm.evaluation.runner import limited
+from causalmm.evaluation.windows import DEFAULT, read_kinds
+from causalmm.flags import (
+    Parser,
+    add_model,
+    add_running,
+    add_settings,
+    join_negative_layers,
+    number,
+)
+from causalmm.json_lines import read_bytes, to_object, write_whole
+from causalmm.request import Request, find_model, read_wanted
+from causalmm.session import Session, memory_guard
+from causalmm.terminal import complain, tell
+
+TABLE, PICTURE = "table.json", "heatmap.png"
+BATCH_SIZE = 8
+SHOWN = 12
+_VARIED = ("mode", "site", "gamma_vision", "gamma_language") + tuple(
+    f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")
+)
+"""Settings that a measurement has of its own."""
+_BASE = ("gamma", "epsilon", "draws", "normalization", "seed")
+_SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    try:
+        run(parse_args(sys.argv[1:] if argv is None else argv))
+    except RequestError as error:
+        complain(str(error))
+        return 2
+    except FailureError as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return INTERRUPTED
+    except OSError as error:
+        complain(f"{error.filename or 'the output'} cannot be written ({error.strerror})")
+        return 1
+    return 0
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Flags as given. Raises RequestError for flags that cannot be read."""
+    parser = Parser(
+        prog="diagnose.py",
+        description="Which layers should I edit? For each tower, method and window of layers: what "
+        "the counterfactual branch says alone at the first token, and what the adjusted model says "
+        "with it. Windows are ranked on half of the images and reported on the other half.",
+        epilog=f"--out gets {MEASUREMENTS}, {TABLE}, {PICTURE} and run.json. The same command "
+        "again goes on after an interruption, and other towers, methods and windows are added to "
+        "what is there.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FOLDER",
+        help=f"write the best window as {CONFIG_NAME} into it, if it gains on the half of the "
+        "images that windows are ranked on",
+    )
+    parser.add_argument(
+        "--show",
+        type=number(">= 1", lambda value: value >= 1, int),
+        default=SHOWN,
+        metavar="N",
+        help="print the first N windows (default: %(default)s)",
+    )
+    add_model(parser)
+    _add_questions(parser.add_argument_group("questions"))
+    edits = parser.add_argument_group("what is compared")
+    edits.add_argument(
+        "--towers",
+        nargs="+",
+        choices=tuple(METHODS),
+        default=list(METHODS),
+        metavar="TOWER",
+        help=f"(default: {' '.join(METHODS)})",
+    )
+    every = tuple(dict.fromkeys(method for methods in METHODS.values() for method in methods))
+    edits.add_argument(
+        "--methods",
+        nargs="+",
+        choices=every,
+        default=list(every),
+        metavar="METHOD",
+        help=f"(default: those that a tower has of {' '.join(every)})",
+    )
+    edits.add_argument(
+        "--windows",
+        default=",".join(DEFAULT),
+        metavar="LIST",
+        help="with commas: all, halves, thirds, sliding:W (W layers at a time, from every layer "
+        'on), sliding:W:S (from every S-th on), or slices such as "half:" and 10:20 '
+        "(default: %(default)s)",
+    )
+    add_settings(parser, without=_VARIED)
+    parser.set_defaults(greedy=True, max_new_tokens=1)
+    add_running(parser)
+    parser.add_argument(
+        "--batch-size",
+        type=number(">= 1", lambda value: value >= 1, int),
+        default=BATCH_SIZE,
+        metavar="N",
+        help="questions at a time; those about one image share its work (default: %(default)s)",
+    )
+    return parser.parse_args(join_negative_layers(argv))
+
+
+def _add_questions(group: Any) -> None:
+    pope.add_flags(group)
+    group.add_argument(
+        "--contradicting",
+        type=Path,
+        metavar="PATH",
+        help="questions whose right answer contradicts the prior, the others being consistent with "
+        "it: a file of POPE's form, or VLind-Bench's data.json or its folder, of which the "
+        "language-prior questions (LP) are taken",
+    )
+    group.add_argument(
+        "--contradicting-images",
+        type=Path,
+        metavar="FOLDER",
+        help="of a file of POPE's form (default: that of --images)",
+    )
+    group.add_argument(
+        "--contradicting-label",
+        choices=pope.CHOICES,
+        help="take only those with this right answer, as no of POPE's adversarial split; the rest "
+        "counts as consistent if --questions has it",
+    )
+    group.add_argument(
+        "--limit",
+        type=number(">= 2", lambda value: value >= 2, int),
+        metavar="N",
+        help="ask about the first N images of each set only",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure what is not measured yet, then rank and report.
+
+    Raises RequestError for what cannot be compared, FailureError where something goes wrong.
+    """
+    kinds = read_kinds(args.windows)
+    questions = asked(args)
+    split(questions)  # what cannot be split is better told before it is measured
+    request = find_model(args, read_wanted(args))
+    base = request.config
+    if base.gamma == 0:
+        raise RequestError("gamma 0 leaves no branch to look at: expected a number > 0")
+    if args.write is not None and (there := args.write / CONFIG_NAME).exists():
+        raise RequestError(f"{there} is there already: give --write another folder")
+    settings = _settings(args, questions, request)
+    check_record(args.out, settings)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with sole_writer(args.out):
+        file = args.out / MEASUREMENTS
+        cut_torn_line(file)
+        measured = read_measurements(file, len(questions))
+        wanted = _known_candidates(args, kinds)
+        if wanted is None or _left(wanted, measured):
+            with memory_guard(_SMALLER):
+                wanted = _measure(args, questions, request, settings, kinds, measured)
+        found = diagnose(questions, measured, wanted, base.seed)
+        _report(args, found, wanted, request)
+    if args.write is not None:
+        _write_configuration(args.write, found, base)
+
+
+def asked(args: argparse.Namespace) -> list[Question]:
+    """The questions, each with its set in `facts`. Raises RequestError where there are none."""
+    questions = limited(pope.from_args(args), args.limit)
+    if args.contradicting is None:
+        questions = [_in_set(each, ALL) for each in questions]
+    else:
+        contradicting = limited(_contradicting(args), args.limit)
+        if not contradicting:
+            raise RequestError(f"{args.contradicting} has no question to be marked")
+        # The file may be a part of the other one, which so marks its questions.
+        marked = {(each.path, each.prompt) for each in contradicting}
+        consistent = [each for each in questions if (each.path, each.prompt) not in marked]
+        if not consistent:
+            raise RequestError("--contradicting holds all of --questions: no other one is left")
+        questions = [_in_set(each, SETS[0]) for each in consistent]
+        questions += [_in_set(each, SETS[1]) for each in contradicting]
+    check_unique(questions)
+    paths = list(dict.fromkeys(question.path for question in questions))
+    missing = [path for path in paths if not Path(path).is_file()]
+    if len(missing) == len(paths):
+        raise RequestError(f"none of the {len(paths)} images is there (first: {paths[0]})")
+    if missing:
+        tell(f"{len(missing)} of {len(paths)} images are missing (first: {missing[0]})")
+    return questions
+
+
+def _in_set(question: Question, name: str) -> Question:
+    """Ids of the two files may be the same; those of one set stay as they are."""
+    id = question.id if name == ALL else f"{name}/{question.id}"
+    return replace(question, id=id, facts={"set": name})
+
+
+def _contradicting(args: argparse.Namespace) -> list[Question]:
+    path = args.contradicting
+    if path.is_dir() or path.name == "data.json":
+        every = vlind.read(path if path.is_dir() else path.parent)
+        return [each for each in every if each.facts["stage"] == "LP"]
+    images = args.images if args.contradicting_images is None else args.contradicting_images
+    named = {"dataset": args.dataset or "given", "split": args.split or "given"}
+    every = pope.read([path], images=images, suffix=args.suffix, **named)
+    label = args.contradicting_label
+    return [each for each in every if label in (None, each.label)]
+
+
+def _settings(
+    args: argparse.Namespace, questions: Sequence[Question], request: Request
+) -> dict[str, Any]:
+    """What measurements depend on and all of them share."""
+    from causalmm.loading import find_device  # loads torch
+
+    device = find_device(args.device).type
+    common = common_settings("diagnose", questions, request, args, device)
+    return common | {"base": {name: getattr(request.config, name) for name in _BASE}}
+
+
+def _known_candidates(args: argparse.Namespace, kinds: Sequence[str]) -> list[Candidate] | None:
+    """What is wanted, if an earlier run of the command has left how many layers there are."""
+    record = args.out / RECORD
+    layers = to_object(read_bytes(record)).get("layers") if record.exists() else None
+    return None if layers is None else candidates(layers, args.towers, args.methods, kinds)
+
+
+def _left(
+    wanted: Sequence[Candidate], measured: Mapping[Configuration, Any]
+) -> list[Configuration]:
+    """What is to be measured still, the plain model first."""
+    order = dict.fromkeys([PLAIN, *(each.configuration for each in wanted)])
+    return [each for each in order if each not in measured]
+
+
+def _measure(
+    args: argparse.Namespace,
+    questions: Sequence[Question],
+    request: Request,
+    settings: Mapping[str, Any],
+    kinds: Sequence[str],
+    measured: dict[Configuration, Measurement],
+) -> list[Candidate]:
+    """Add to the file and to `measured` what is not there; returns all that is wanted."""
+    session = Session.start(args, request)
+    towers = session.model.causalmm_towers()
+    layers = {"vision": towers.vision_layers, "language": towers.language_layers}
+    wanted = candidates(layers, args.towers, args.methods, kinds)
+    words = _word_tokens(session, questions)
+    sources = [*args.questions, *([] if args.contradicting is None else [args.contradicting])]
+    files = [each / "data.json" if each.is_dir() else each for each in sources]
+    about = surroundings(files, session.model) | {"layers": layers}
+    write_record(args.out, dict(settings), about)
+    left, every = _left(wanted, measured), len(_left(wanted, {}))
+    with (
+        open(args.out / MEASUREMENTS, "ab") as file,
+        tqdm(
+            total=every * len(questions),
+            initial=(every - len(left)) * len(questions),
+            unit="question",
+            file=sys.stderr,
+        ) as progress,
+    ):
+        for each in left:
+            progress.set_description(" ".join(filter(None, [each.tower, each.method, each.spec])))
+            measured[each] = measure(
+                session,
+                questions,
+                each,
+                request.config,
+                words,
+                batch_size=args.batch_size,
+                tick=progress.update,
+            )
+            file.write(measurement_line(measured[each]))
+            file.flush()
+    return wanted
+
+
+def _word_tokens(session: Session, questions: Sequence[Question]) -> dict[str, list[int]]:
+    """The tokens of all choices. Raises RequestError where there are none of one."""
+    from causalmm.evaluation.probabilities import word_tokens
+
+    choices = dict.fromkeys(word for question in questions for word in question.choices)
+    words = {word: word_tokens(session.processor.tokenizer, word) for word in choices}
+    if missing := [word for word, tokens in words.items() if not tokens]:
+        raise RequestError(
+            f"the tokenizer has no token {missing[0]!r}, and an answer is read from its first one"
+        )
+    return words
+
+
+def _report(
+    args: argparse.Namespace, found: Diagnosis, wanted: Sequence[Candidate], request: Request
+) -> None:
+    record = to_object(read_bytes(args.out / RECORD))
+    content = found.to_dict() | {"run": record}
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_whole(args.out / TABLE, text.encode())
+    print(found.table(args.show), flush=True)
+    if find_spec("matplotlib") is None:
+        tell('no heat map: drawing needs matplotlib (pip install -e ".[figures]")')
+    else:
+        _draw(args.out / PICTURE, found, wanted, record["layers"], request)
+    tell(f"wrote {args.out / TABLE}")
+
+
+def _draw(
+    path: Path,
+    found: Diagnosis,
+    wanted: Sequence[Candidate],
+    layers: Mapping[str, int],
+    request: Request,
+) -> None:
+    from causalmm.figures.diagnosis_figure import diagnosis_figure
+
+    name = request.model.rstrip("/").rpartition("/")[2]
+    title = f"{name}: what branches say alone, and what is gained"
+    figure = diagnosis_figure(found, wanted, layers, title)
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _write_configuration(folder: Path, found: Diagnosis, base: CausalMMConfig) -> None:
+    """Raises FailureError where no window gains."""
+    if found.best is None:
+        raise FailureError(
+            "no window gains over the plain model on the half that windows are ranked on: no "
+            f"{CONFIG_NAME} is written"
+        )
+    path = found.best.configuration.over(base).save_pretrained(folder)
+    tell(f"wrote {path}")

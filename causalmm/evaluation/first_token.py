@@ -1,0 +1,71 @@
+"""What every view says of a two-way question at the first token of the answer.
+
+A view is the factual model, a counterfactual branch by itself, or the adjusted logits. It says the
+choice of which its most probable token is a spelling; a token that spells neither says nothing that
+can be read. Entropy and divergence are over the whole vocabulary, in nats.
+
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from causalmm.evaluation.diagnosis import Said
+from causalmm.trace import BranchTrace, StepLogits
+
+
+class FirstTokens(BranchTrace):
+    """Keeps of one step what each view says in every row; logits are not kept."""
+
+    def __init__(self, tokens: Mapping[str, Sequence[int]]) -> None:
+        """Takes the ids of the tokens that spell each word, see `probabilities.word_tokens`."""
+        super().__init__()
+        self.tokens = tokens
+        self.views: dict[str, _View] = {}
+
+    def record(self, step: StepLogits) -> None:
+        if self.views:  # of the first token only
+            return
+        factual = step.factual.float().log_softmax(dim=-1)
+        for name, logits in step._asdict().items():
+            if logits is not None:
+                self.views[name] = _view(logits.float().log_softmax(dim=-1), factual, self.tokens)
+
+    def said(self, row: int, choices: Sequence[str]) -> dict[str, Said]:
+        """Of a row's question, under "factual", "adjusted" and the name of each branch."""
+        return {name: view.said(row, choices, self.tokens) for name, view in self.views.items()}
+
+
+class _View(NamedTuple):
+    """Of all rows of a batch."""
+
+    best: list[int]
+    words: dict[str, list[float]]
+    entropy: list[float]
+    divergence: list[float]
+
+    def said(self, row: int, choices: Sequence[str], tokens: Mapping[str, Sequence[int]]) -> Said:
+        spelled = [place for place in (0, 1) if self.best[row] in tokens[choices[place]]]
+        divergence = self.divergence[row]
+        return Said(
+            choice=spelled[0] if spelled else None,
+            probabilities=tuple(self.words[word][row] for word in choices),
+            entropy=self.entropy[row],
+            divergence=None if divergence == float("inf") else divergence,
+        )
+
+
+def _view(own: Tensor, factual: Tensor, tokens: Mapping[str, Sequence[int]]) -> _View:
+    """Of log-probabilities float32 [rows, vocab]."""
+    probabilities, weights = own.exp(), factual.exp()
+    sums = {word: probabilities[:, list(ids)].sum(dim=-1) for word, ids in tokens.items()}
+    # 0 x (log 0 - log 0) is 0: what neither thinks possible tells them apart in nothing.
+    gaps = torch.where(weights > 0, weights * (factual - own), 0.0)
+    return _View(
+        best=own.argmax(dim=-1).tolist(),
+        words={word: each.tolist() for word, each in sums.items()},
+        entropy=torch.special.entr(probabilities).sum(dim=-1).tolist(),
+        divergence=gaps.sum(dim=-1).clamp_min(0).tolist(),
+    )

@@ -1,0 +1,171 @@
+"""The figure of `diagnose`: layers along, a lane for each method and kind of window.
+
+Numbers are those of the held-out half, from evaluation/diagnosis_report.py. Windows that overlap
+are drawn around their middles, next to each other. Held by tests/test_diagnose.py.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from causalmm.evaluation.diagnosis import Candidate, Configuration
+from causalmm.evaluation.diagnosis_report import Diagnosis
+from causalmm.figures import colours
+from causalmm.figures.canvas import NORMAL, SMALL, WIDTH, new_axes, new_figure
+
+_LANE, _BETWEEN = 0.2, 0.08  # inches
+_NARROWEST = 0.24
+"""Inches of a cell in which its number still has room."""
+
+
+class Cell(NamedTuple):
+    """Where a window is drawn, in layers, and what is."""
+
+    start: float
+    end: float
+    configuration: Configuration
+
+
+class Lane(NamedTuple):
+    """The windows of one kind under one method."""
+
+    method: str
+    kind: str
+    cells: list[Cell]
+
+
+def lanes(wanted: Sequence[Candidate], tower: str) -> list[Lane]:
+    """Of a tower, in the order of what was asked for."""
+    found: dict[tuple[str, str], list[Configuration]] = {}
+    for each in wanted:
+        if each.configuration.tower == tower:
+            key = each.configuration.method, each.kind
+            found.setdefault(key, []).append(each.configuration)
+    return [Lane(*key, _cells(windows)) for key, windows in found.items()]
+
+
+def _cells(windows: Sequence[Configuration]) -> list[Cell]:
+    spans = [(each.layers[0], each.layers[-1] + 1) for each in windows]
+    # Between two that only touch, this is where they do.
+    edges = [(one[1] + other[0]) / 2 for one, other in zip(spans, spans[1:], strict=False)]
+    starts, ends = [spans[0][0], *edges], [*edges, spans[-1][1]]
+    return [Cell(*each) for each in zip(starts, ends, windows, strict=True)]
+
+
+def diagnosis_figure(
+    found: Diagnosis, wanted: Sequence[Candidate], layers: Mapping[str, int], title: str
+) -> Figure:
+    """What each branch says alone and what the adjusted model gains, a panel each."""
+    panels = _panels(found)
+    values = {each.configuration: each.held_out for each in found.ranked}
+    by_tower = {tower: lanes(wanted, tower) for tower in layers}
+    by_tower = {tower: each for tower, each in by_tower.items() if each}
+    left, gap, head, foot, below = 1.75, 0.12, 0.62, 0.4, 0.5
+    heights = {tower: _height(each) for tower, each in by_tower.items()}
+    figure = new_figure(head + sum(heights.values()) + below * (len(heights) - 1) + foot, title)
+    wide = (WIDTH - left - 0.1 - gap * (len(panels) - 1)) / len(panels)
+    # The largest gain or loss has the full colour.
+    most = max((abs(each["gain"].value) for each in values.values()), default=0) or 1.0
+    top = figure.get_figheight() - head
+    for turn, (tower, each) in enumerate(by_tower.items()):
+        for column, (name, heading) in enumerate(panels):
+            where = (left + column * (wide + gap), top - heights[tower], wide, heights[tower])
+            axes = new_axes(figure, where)
+            axes.set_xlim(0, layers[tower])
+            axes.set_ylim(heights[tower], 0)
+            if turn == 0:
+                axes.set_title(heading, fontsize=NORMAL, pad=4)
+            _draw_lanes(axes, each, name, values, most, wide / layers[tower])
+            _label(axes, each, layers[tower], tower if column == 0 else None)
+        top -= heights[tower] + below
+    return figure
+
+
+def _panels(found: Diagnosis) -> list[tuple[str, str]]:
+    """Metrics and what is said above them."""
+    alone = [name for name in found.ranked[0].held_out if name.startswith("alone")]
+    return [
+        *((name, f"branch {name}\n% right") for name in alone),
+        ("unreadable", "branch alone\n% unreadable"),
+        ("gain", "adjusted\npoints gained"),
+    ]
+
+
+def _tops(each: Sequence[Lane]) -> list[float]:
+    """Where lanes begin, in inches: a gap before every method."""
+    tops, top = [], 0.0
+    for place, lane in enumerate(each):
+        if place and lane.method != each[place - 1].method:
+            top += _BETWEEN
+        tops.append(top)
+        top += _LANE
+    return tops
+
+
+def _height(each: Sequence[Lane]) -> float:
+    return _tops(each)[-1] + _LANE
+
+
+def _draw_lanes(
+    axes: Any,
+    each: Sequence[Lane],
+    name: str,
+    values: Mapping[Configuration, Mapping[str, Any]],
+    most: float,
+    layer_width: float,
+) -> None:
+    for lane, top in zip(each, _tops(each), strict=True):
+        for start, end, configuration in lane.cells:
+            value = values[configuration][name].value
+            colour = shade(value / most, diverging=True) if name == "gain" else shade(value / 100)
+            corner, size = (start, top + 0.01), (end - start, _LANE - 0.02)
+            axes.add_patch(
+                Rectangle(corner, *size, facecolor=colour, edgecolor="white", linewidth=0.6)
+            )
+            if (end - start) * layer_width >= _NARROWEST:
+                # The eye sees green most and blue least.
+                light = float(np.dot(colour, (0.299, 0.587, 0.114)))
+                axes.text(
+                    (start + end) / 2,
+                    top + _LANE / 2,
+                    # Adding 0 turns -0.0 into 0.0.
+                    f"{round(value) + 0.0:{'+' if name == 'gain' else ''}.0f}",
+                    fontsize=SMALL - 1,
+                    color="black" if light > 0.55 else "white",
+                    ha="center",
+                    va="center_baseline",
+                )
+
+
+def shade(share: float, diverging: bool = False) -> np.ndarray:
+    """The colour of a share of the whole, RGB; diverging: of a share from -1 to 1."""
+    if math.isnan(share):
+        return np.array(to_rgb(colours.UNSEEN))
+    strong = colours.FACTUAL
+    if diverging:
+        strong = colours.MORE if share > 0 else colours.LESS
+    strength = min(1.0, abs(share))
+    return (1 - strength) * np.ones(3) + strength * np.array(to_rgb(strong))
+
+
+def _label(axes: Any, each: Sequence[Lane], layers: int, tower: str | None) -> None:
+    step = max(1, math.ceil(layers / 8))
+    ticks = list(range(0, layers + 1, step))
+    axes.set_xticks(ticks, map(str, ticks), fontsize=SMALL - 1, color=colours.FAINT)
+    axes.tick_params(length=2, pad=1)
+    if tower is None:
+        return
+    axes.set_xlabel("layer", fontsize=SMALL, color=colours.FAINT, labelpad=1)
+    axes.set_ylabel(tower, fontsize=NORMAL + 1)
+    names, before = [], None
+    for lane in each:
+        names.append(f"{lane.method}  {lane.kind}" if lane.method != before else lane.kind)
+        before = lane.method
+    middles = [top + _LANE / 2 for top in _tops(each)]
+    axes.set_yticks(middles, names, fontsize=SMALL)
+    axes.tick_params(axis="y", length=0, pad=3)

@@ -99,24 +99,48 @@ class Session(NamedTuple):
 
         The others are answered in one batch, and are the rows that `trace` sees.
         """
+        asked: list[list[dict[str, Any]] | str] = []
+        pictures: dict[str, list[Any]] = {}
+        for row in rows:
+            if row.error:
+                asked.append(row.error)
+                continue
+            try:
+                if (key := json.dumps(row.image)) not in pictures:
+                    [turn] = open_messages(one_turn(row.images, None))
+                    pictures[key] = turn["content"]
+                content = [*pictures[key], text_part(row.prompt)]
+                asked.append([{"role": "user", "content": content}])
+            except RequestError as error:
+                asked.append(str(error))
+        return self.ask(asked, seed, shared=len(pictures) == 1, trace=trace)
+
+    def ask(
+        self,
+        conversations: Sequence[list[dict[str, Any]] | str],
+        seed: int,
+        *,
+        shared: bool,
+        trace: "BranchTrace | None" = None,
+    ) -> "list[Reply | str]":
+        """The reply to each opened conversation, or a sentence on why it cannot be asked.
+
+        A sentence in the place of a conversation is returned as it is. The others are answered in
+        one batch, and are the rows that `trace` sees. They are `shared` where all begin alike up to
+        and with their last picture: what they share is then found and computed once.
+        """
         from causalmm.answer import answer_batch
 
-        said: list[Any] = [row.error for row in rows]
+        said: list[Any] = [each if isinstance(each, str) else None for each in conversations]
         prepared = {}
-        pictures: dict[str, list[Any]] = {}
-        for index, row in enumerate(rows):
-            if not row.error:
+        for index, messages in enumerate(conversations):
+            if said[index] is None:
                 try:
-                    if (key := json.dumps(row.image)) not in pictures:
-                        [turn] = open_messages(one_turn(row.images, None))
-                        pictures[key] = turn["content"]
-                    content = [*pictures[key], text_part(row.prompt)]
-                    messages = [{"role": "user", "content": content}]
                     prepared[index] = self.prompt.prepare(self.processor, messages)
                 except RequestError as error:
                     said[index] = str(error)
-        # About the same pictures one by one, so that what they share is found and computed once.
-        shared = len(prepared) > 1 and len(pictures) == 1
+        # About the same pictures one by one.
+        shared = shared and len(prepared) > 1
         inputs = None
         while prepared and inputs is None:
             parts = [[each] for each in prepared.values()] if shared else [list(prepared.values())]

@@ -21,9 +21,15 @@ PACKAGES = ("causalmm", "llava_causalmm", "qwen2vl_causalmm")
 ENVIRONMENTS = ("causalmm_llava", "causalmm_qwen2vl")
 
 
-def requirement_sections() -> tuple[dict[str, str], dict[str, str]]:
-    """What env/requirements.txt pins: to run, and to build and test."""
-    _, run, develop = re.split(r"^# -- .*$", read("env/requirements.txt"), flags=re.MULTILINE)
+LMMS_EVAL = "env/requirements-lmms-eval.txt"
+OLDER_UNDER_LMMS_EVAL = {"av", "protobuf"}
+
+
+def requirement_sections(
+    name: str = "env/requirements.txt",
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What a file of requirements pins: to run, and to build and test."""
+    _, run, develop = re.split(r"^# -- .*$", read(name), flags=re.MULTILINE)
     return pins(run.split()), pins(develop.split())
 
 
@@ -49,16 +55,28 @@ def repository_files() -> list[str]:
 
 
 def test_pyproject_pins_what_requirements_pin():
+    run, _ = requirement_sections()
+    lmms_eval, _ = requirement_sections(LMMS_EVAL)
+    ranges = {name: f">={lmms_eval[name]},<={run[name]}" for name in OLDER_UNDER_LMMS_EVAL}
+    expected = {name + ranges.get(name, f"=={version}") for name, version in run.items()}
     project = tomllib.loads(read("pyproject.toml"))
-    exact = [x for x in project["project"]["dependencies"] if "python_version" not in x]
-    assert pins(exact) == requirement_sections()[0]
+    assert set(project["project"]["dependencies"]) == expected
 
 
 def test_extras_pin_what_requirements_pin():
     extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
     known = requirement_sections()[1]
+    assert pins(extras.pop("lmms-eval")).items() <= requirement_sections(LMMS_EVAL)[0].items()
     for requirements in extras.values():
         assert pins(requirements).items() <= known.items()
+
+
+def test_the_environment_of_lmms_eval_differs_only_where_it_must():
+    run, develop = requirement_sections()
+    there, build = requirement_sections(LMMS_EVAL)
+    assert {name for name in run if run[name] != there.get(name)} == OLDER_UNDER_LMMS_EVAL
+    assert there.keys() - run.keys() == {"lmms-eval", "datasets"}
+    assert build.items() <= develop.items()
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -82,7 +100,7 @@ def test_the_patched_release_is_the_pinned_one():
 def test_no_other_pin_is_written_down_anywhere():
     known = {**requirement_sections()[0], **requirement_sections()[1]}
     wrong = []
-    for name in repository_files():
+    for name in set(repository_files()) - {LMMS_EVAL}:
         if (ROOT / name).suffix not in {
             ".md",
             ".toml",
@@ -103,6 +121,7 @@ def test_no_other_pin_is_written_down_anywhere():
 def test_everything_imported_is_pinned():
     known = {**requirement_sections()[0], **requirement_sections()[1]}
     known |= pins(re.findall("^[^#].*", read("env/requirements-authors.txt"), re.MULTILINE))
+    known |= requirement_sections(LMMS_EVAL)[0]
     providers = importlib.metadata.packages_distributions()
     folders = ("tests", "benchmarks")
     own = {*PACKAGES, *(path.stem for name in folders for path in (ROOT / name).glob("*.py"))}

@@ -1,0 +1,18 @@
+"""lmms-eval beside a CPU build of torch.    python -m causalmm.lmms_eval --model ... --tasks ...
+
+The same as the command lmms-eval, whose imports stop there at torchvision (see causalmm/compat.py).
+"""
+
+from causalmm.compat import ensure_torchvision
+
+
+def main() -> None:
+    """The command lmms-eval, with its flags."""
+    ensure_torchvision()
+    from lmms_eval.cli.dispatch import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

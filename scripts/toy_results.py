@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         record = measure(args.model, args.images, args.runs)
         args.out.mkdir(exist_ok=True)
-        text = json.dumps(record, indent=1) + "\n"
+        text = json.dumps(_rounded(record), separators=(",", ":")) + "\n"
         (args.out / f"toy-results-{args.model}.json").write_text(text, encoding="utf-8")
     except (RequestError, FailureError, OSError) as error:
         complain(str(error))
@@ -104,7 +104,8 @@ def measure(model: str, images: int, runs: Path) -> dict[str, Any]:
         found = out / "comparison.json"
         bases = [part for base in BASES for part in ("--base", base)]
         _do(commands.main, [benchmark, "compare", out, *flags, *bases, "--out", found])
-        comparisons[name] = json.loads(found.read_text(encoding="utf-8"))
+        compared = json.loads(found.read_text(encoding="utf-8"))
+        comparisons[name] = {part: compared[part] for part in ("bases", "reports", "differences")}
     return {
         "command": f"python scripts/toy_results.py {model} --images {images}",
         "modes": " ".join(SAME),
@@ -156,6 +157,15 @@ def _cell(comparison: Mapping[str, Any], run: str, column: Column) -> str:
     # What an interval without 0 says is worth seeing.
     text = f"{value:{sign}.1f}" if not sign or low <= 0 <= high else f"**{value:{sign}.1f}**"
     return f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to a thousandth of a point: resampling is not exact beyond that."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, Mapping):
+        return {name: _rounded(each) for name, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def _do(command: Any, argv: Sequence[Any]) -> None:

@@ -71,9 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the numbers")
     args = parser.parse_args(argv)
     try:
-        record = measure(args.model, args.images, args.runs)
+        record = _rounded(measure(args.model, args.images, args.runs))
         args.out.mkdir(exist_ok=True)
-        text = json.dumps(_rounded(record), separators=(",", ":")) + "\n"
+        text = json.dumps(record, separators=(",", ":")) + "\n"
         (args.out / f"toy-results-{args.model}.json").write_text(text, encoding="utf-8")
     except (RequestError, FailureError, OSError) as error:
         complain(str(error))

@@ -30,6 +30,7 @@ MODES = ("vision", "language", "multimodal", "joint")
 SAME = ("--vision-method", "random", "--vision-layers", "all", "--language-method", "random",
         "--language-layers", "half:", "--gamma", "1", "--epsilon", "0.1")  # fmt: skip
 BASES = CONTROLS[:3]
+_STANDARD_ERROR = 2
 NAMES = {
     "greedy": "greedy",
     "sample": "sampled",
@@ -176,7 +177,8 @@ def _do(command: Any, argv: Sequence[Any]) -> None:
 
 
 def _run(script: Path, argv: Sequence[Any]) -> None:
-    code = subprocess.run([sys.executable, script, *map(str, argv)], stdout=sys.stderr).returncode
+    command = [sys.executable, script, *map(str, argv)]
+    code = subprocess.run(command, stdout=_STANDARD_ERROR).returncode
     if code:
         raise FailureError(f"{script.name} ended with exit code {code}")
 

@@ -130,7 +130,7 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--batch-size",
-        type=number(">= 1", lambda value: value >= 1, int),
+        type=at_least(1),
         metavar="N",
         help=f"rows at a time (default: {BATCH_SIZE})",
     )
@@ -185,7 +185,7 @@ def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int = MAX_NEW_
     group.add_argument("--top-k", type=number(">= 0 (0: off)", lambda value: value >= 0, int))
     group.add_argument(
         "--max-new-tokens",
-        type=number(">= 1", lambda value: value >= 1, int),
+        type=at_least(1),
         default=max_new_tokens,
         metavar="N",
         help="(default: %(default)s)",
@@ -249,6 +249,11 @@ def number(
         raise argparse.ArgumentTypeError(f"{text!r} is not {what} {expected}")
 
     return parse
+
+
+def at_least(least: int) -> Callable[[str], Any]:
+    """A type of argparse: an integer that is not below `least`."""
+    return number(f">= {least}", lambda value: value >= least, int)
 
 
 def join_negative_layers(argv: Sequence[str]) -> list[str]:

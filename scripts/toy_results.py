@@ -22,6 +22,7 @@ from causalmm.checkpoints import DEMOS
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation import commands
 from causalmm.evaluation.answers_file import CONTROLS
+from causalmm.evaluation.statistics import Estimate
 from causalmm.terminal import complain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,11 +154,10 @@ def _cell(comparison: Mapping[str, Any], run: str, column: Column) -> str:
     if found["value"] is None:
         return "-"
     sign = "" if run == BASES[0] else "+"
-    # Adding 0 turns what rounds to -0.0 into 0.0.
-    value, low, high = (round(each, 1) + 0.0 for each in (found["value"], *found["interval"]))
+    shown = Estimate(*(round(each, 1) for each in (found["value"], *found["interval"])))
+    value, interval = shown.text(sign).split(maxsplit=1)
     # What an interval without 0 says is worth seeing.
-    text = f"{value:{sign}.1f}" if not sign or low <= 0 <= high else f"**{value:{sign}.1f}**"
-    return f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
+    return f"{value if not sign or shown.low <= 0 <= shown.high else f'**{value}**'} {interval}"
 
 
 def _rounded(value: Any) -> Any:

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from causalmm.cli import INTERRUPTED
 from causalmm.config import CONFIG_NAME
-from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.answers_file import finish, parts
 from causalmm.evaluation.benchmarks import BENCHMARKS, Benchmark
+from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images, exit_code
 from causalmm.evaluation.processes import Processes, meeting, sole_writer
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.run_record import (
@@ -46,35 +45,22 @@ from causalmm.flags import (
     add_model,
     add_running,
     add_settings,
+    at_least,
     join_negative_layers,
-    number,
 )
 from causalmm.request import find_model, read_wanted
 from causalmm.session import Session, memory_guard
-from causalmm.terminal import complain, tell
-
-BATCH_SIZE = 8
-_SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
+from causalmm.terminal import tell
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    try:
+
+    def act() -> None:
         args = parse_args(sys.argv[1:] if argv is None else argv)
         args.act(args)
-    except RequestError as error:
-        complain(str(error))
-        return 2
-    except FailureError as error:
-        complain(str(error))
-        return 1
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return INTERRUPTED
-    except OSError as error:
-        complain(f"{error.filename or 'the output'} cannot be written ({error.strerror})")
-        return 1
-    return 0
+
+    return exit_code(act)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -125,16 +111,10 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         help="a run for every combination of the settings in a YAML file, such as "
         "{gamma: [0.5, 1], language_layers: ['half:', all]}, in folders of their own",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=number(">= 1", lambda value: value >= 1, int),
-        default=BATCH_SIZE,
-        metavar="N",
-        help="questions at a time; those about one image share its work (default: %(default)s)",
-    )
+    add_batch_size(parser)
     parser.add_argument(
         "--limit",
-        type=number(">= 1", lambda value: value >= 1, int),
+        type=at_least(1),
         metavar="N",
         help="ask about the first N images only",
     )
@@ -180,7 +160,7 @@ def run(args: argparse.Namespace) -> None:
             shares = [take_share(each, args.batch_size, processes) for each in runs]
             processes.wait()
         if any(share.units for share in shares):
-            with memory_guard(_SMALLER):
+            with memory_guard(SMALLER):
                 _answer(args, shares, processes)
         else:
             for each in runs:
@@ -219,12 +199,7 @@ def _device_kind(name: str) -> str:
 def _questions(args: argparse.Namespace) -> list[Question]:
     """Those to be asked. Raises RequestError where not one of their images is there."""
     questions = limited(BENCHMARKS[args.benchmark].from_args(args), args.limit)
-    paths = list(dict.fromkeys(question.path for question in questions))
-    missing = [path for path in paths if not Path(path).is_file()]
-    if len(missing) == len(paths):
-        raise RequestError(f"none of the {len(paths)} images is there (first: {paths[0]})")
-    if missing:
-        tell(f"{len(missing)} of {len(paths)} images are missing (first: {missing[0]})")
+    check_images(questions)
     return questions
 
 
@@ -248,10 +223,9 @@ def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Proces
 
 def _word_tokens(session: Session, questions: Sequence[Question]) -> dict[str, list[int]]:
     """The tokens of all choices; told where there are none of one."""
-    from causalmm.evaluation.probabilities import word_tokens
+    from causalmm.evaluation.probabilities import choice_tokens
 
-    choices = dict.fromkeys(word for question in questions for word in question.choices or ())
-    words = {word: word_tokens(session.processor.tokenizer, word) for word in choices}
+    words = choice_tokens(session.processor.tokenizer, questions)
     if missing := [word for word, tokens in words.items() if not tokens]:
         tell(f"the tokenizer has no token {missing[0]!r}: answers come without probabilities")
     return words

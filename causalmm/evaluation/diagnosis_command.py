@@ -17,11 +17,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from causalmm.cli import INTERRUPTED
 from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation import pope, vlind
 from causalmm.evaluation.answers_file import cut_torn_line
+from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images, exit_code
 from causalmm.evaluation.diagnosis import (
     MEASUREMENTS,
     METHODS,
@@ -52,42 +52,26 @@ from causalmm.flags import (
     add_model,
     add_running,
     add_settings,
+    at_least,
     join_negative_layers,
-    number,
 )
 from causalmm.json_lines import read_bytes, to_object, write_whole
 from causalmm.request import Request, find_model, read_wanted
 from causalmm.session import Session, memory_guard
-from causalmm.terminal import complain, tell
+from causalmm.terminal import tell
 
 TABLE, PICTURE = "table.json", "heatmap.png"
-BATCH_SIZE = 8
 SHOWN = 12
 _VARIED = ("mode", "site", "gamma_vision", "gamma_language") + tuple(
     f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")
 )
 """Settings that a measurement has of its own."""
 _BASE = ("gamma", "epsilon", "draws", "normalization", "seed")
-_SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    try:
-        run(parse_args(sys.argv[1:] if argv is None else argv))
-    except RequestError as error:
-        complain(str(error))
-        return 2
-    except FailureError as error:
-        complain(str(error))
-        return 1
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return INTERRUPTED
-    except OSError as error:
-        complain(f"{error.filename or 'the output'} cannot be written ({error.strerror})")
-        return 1
-    return 0
+    return exit_code(lambda: run(parse_args(sys.argv[1:] if argv is None else argv)))
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -112,7 +96,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--show",
-        type=number(">= 1", lambda value: value >= 1, int),
+        type=at_least(1),
         default=SHOWN,
         metavar="N",
         help="print the first N windows (default: %(default)s)",
@@ -148,13 +132,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add_settings(parser, without=_VARIED)
     parser.set_defaults(greedy=True, max_new_tokens=1)
     add_running(parser)
-    parser.add_argument(
-        "--batch-size",
-        type=number(">= 1", lambda value: value >= 1, int),
-        default=BATCH_SIZE,
-        metavar="N",
-        help="questions at a time; those about one image share its work (default: %(default)s)",
-    )
+    add_batch_size(parser)
     return parser.parse_args(join_negative_layers(argv))
 
 
@@ -182,7 +160,7 @@ def _add_questions(group: Any) -> None:
     )
     group.add_argument(
         "--limit",
-        type=number(">= 2", lambda value: value >= 2, int),
+        type=at_least(2),
         metavar="N",
         help="ask about the first N images of each set only",
     )
@@ -211,7 +189,7 @@ def run(args: argparse.Namespace) -> None:
         measured = read_measurements(file, len(questions))
         wanted = _known_candidates(args, kinds)
         if wanted is None or _left(wanted, measured):
-            with memory_guard(_SMALLER):
+            with memory_guard(SMALLER):
                 wanted = _measure(args, questions, request, settings, kinds, measured)
         found = diagnose(questions, measured, wanted, base.seed)
         _report(args, found, wanted, request)
@@ -236,12 +214,7 @@ def asked(args: argparse.Namespace) -> list[Question]:
         questions = [_in_set(each, SETS[0]) for each in consistent]
         questions += [_in_set(each, SETS[1]) for each in contradicting]
     check_unique(questions)
-    paths = list(dict.fromkeys(question.path for question in questions))
-    missing = [path for path in paths if not Path(path).is_file()]
-    if len(missing) == len(paths):
-        raise RequestError(f"none of the {len(paths)} images is there (first: {paths[0]})")
-    if missing:
-        tell(f"{len(missing)} of {len(paths)} images are missing (first: {missing[0]})")
+    check_images(questions)
     return questions
 
 
@@ -335,10 +308,9 @@ def _measure(
 
 def _word_tokens(session: Session, questions: Sequence[Question]) -> dict[str, list[int]]:
     """The tokens of all choices. Raises RequestError where there are none of one."""
-    from causalmm.evaluation.probabilities import word_tokens
+    from causalmm.evaluation.probabilities import choice_tokens
 
-    choices = dict.fromkeys(word for question in questions for word in question.choices)
-    words = {word: word_tokens(session.processor.tokenizer, word) for word in choices}
+    words = choice_tokens(session.processor.tokenizer, questions)
     if missing := [word for word, tokens in words.items() if not tokens]:
         raise RequestError(
             f"the tokenizer has no token {missing[0]!r}, and an answer is read from its first one"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from causalmm.evaluation.records import Question
 from causalmm.evaluation.yesno import find_word
 from causalmm.trace import BranchTrace, StepLogits
 
@@ -61,6 +62,12 @@ def word_tokens(tokenizer: Any, word: str) -> list[int]:
     return sorted(
         number for number in candidates if tokenizer.decode([number]).strip().lower() == word
     )
+
+
+def choice_tokens(tokenizer: Any, questions: Sequence[Question]) -> dict[str, list[int]]:
+    """The same of every choice of some questions, by the word; empty where there is no token."""
+    choices = dict.fromkeys(word for question in questions for word in question.choices or ())
+    return {word: word_tokens(tokenizer, word) for word in choices}
 
 
 def deciding_step(tokenizer: Any, tokens: Sequence[int], choices: Sequence[str]) -> int:

@@ -6,7 +6,6 @@ an interruption is asked whole again; so an answer, a drawn one too, depends nei
 of processes nor on interruptions. Held by tests/test_evaluation_run.py.
 """
 
-import hashlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from causalmm.evaluation.processes import Processes
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.run_record import write_record
 from causalmm.evaluation.variants import Variant
+from causalmm.seeds import seed_of
 from causalmm.session import Session
 
 Unit = Sequence[Question]
@@ -167,8 +167,7 @@ def ask(session: Session, unit: Unit, words: Mapping[str, Sequence[int]]) -> lis
 
 def unit_seed(seed: int, unit: Unit) -> int:
     """Of what is drawn for a unit: by the seed and by what is asked, not by when or where."""
-    text = f"{seed} {unit[0].image} {unit[0].id}"
-    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:7])
+    return seed_of(f"{seed} {unit[0].image} {unit[0].id}")
 
 
 def _row(question: Question) -> Row:

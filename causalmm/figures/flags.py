@@ -14,9 +14,9 @@ from causalmm.flags import (
     add_question,
     add_running,
     add_settings,
+    at_least,
     check_together,
     join_negative_layers,
-    number,
 )
 
 CANDIDATES = 4
@@ -48,7 +48,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     vision.add_argument(
         "--picture",
-        type=number(">= 1", lambda value: value >= 1, int),
+        type=at_least(1),
         default=1,
         metavar="N",
         help="which of the images, and after them the video's frames (default: %(default)s)",
@@ -75,7 +75,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     tokens.add_argument("--html", metavar="FILE", help="write a page there, in one file")
     tokens.add_argument(
         "--candidates",
-        type=number(">= 1", lambda value: value >= 1, int),
+        type=at_least(1),
         default=CANDIDATES,
         metavar="N",
         help="candidates a token, at most (default: %(default)s)",

@@ -12,7 +12,7 @@ from typing import Any
 
 from causalmm.checkpoints import FAMILIES
 from causalmm.errors import RequestError
-from causalmm.flags import Parser, add_running, add_settings, number
+from causalmm.flags import Parser, add_running, add_settings, at_least
 from causalmm.lmms_eval.decoding import MAX_NEW_TOKENS
 from causalmm.request import SETTINGS, Request, find_model, read_wanted
 
@@ -39,8 +39,7 @@ def read_arguments(given: Mapping[str, Any]) -> argparse.Namespace:
     parser.add_argument("--pretrained", dest="model")
     add_settings(parser)
     add_running(parser)
-    at_least_one = number(">= 1", lambda value: value >= 1, int)
-    parser.add_argument("--batch-size", type=at_least_one, default=1)
+    parser.add_argument("--batch-size", type=at_least(1), default=1)
     # With an equals sign, since -8: would be taken for a flag.
     flags = [f"--{name.replace('_', '-')}={_text(name, value)}" for name, value in given.items()]
     try:

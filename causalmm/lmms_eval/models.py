@@ -5,7 +5,6 @@ batch, its order and the number of processes. What is drawn depends on the seed,
 decoded together with. Held by tests/test_lmms_eval.py.
 """
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from causalmm.lmms_eval.arguments import find_request, own_device, read_argument
 from causalmm.lmms_eval.conversations import Conversation, open_conversation, portions
 from causalmm.lmms_eval.decoding import Decoding, cut, read_decoding
 from causalmm.lmms_eval.stopping import StopStrings
+from causalmm.seeds import seed_of
 from causalmm.session import Session, memory_guard
 from causalmm.terminal import complain, tell
 
@@ -144,7 +144,8 @@ class CausalMM(lmms):
         with memory_guard("a smaller batch_size, fewer draws, dtype=bfloat16 or another device"):
             replies = session._replace(request=request).ask(
                 [each.messages for each in portion],
-                _seed_of(request.seed, name),
+                # By what is asked, not by when or in which process.
+                seed_of(f"{request.seed} {name}"),
                 shared=shared,
             )
         ends = session.model.generation_config.eos_token_id
@@ -204,11 +205,6 @@ def _names(asked: Sequence[_Asked]) -> list[str]:
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}, time {seen[name]}")
     return names
-
-
-def _seed_of(seed: int, name: str) -> int:
-    """Of what is drawn: by the seed and by what is asked, not by when or in which process."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7])
 
 
 def _length(tokens: Sequence[int], ends: int | Sequence[int] | None) -> int:

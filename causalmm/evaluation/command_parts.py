@@ -1,0 +1,57 @@
+"""What the commands `evaluate` and `diagnose` have in common.
+
+Held by tests/test_evaluation_run.py and tests/test_diagnose.py.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from causalmm.cli import INTERRUPTED
+from causalmm.errors import FailureError, RequestError
+from causalmm.evaluation.records import Question
+from causalmm.flags import at_least
+from causalmm.terminal import complain, tell
+
+SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
+"""What helps where memory ran out."""
+
+
+def exit_code(run: Callable[[], None]) -> int:
+    """Of a command: 0, 2 for a wrong request, 1 for a failure, 130 when interrupted."""
+    try:
+        run()
+    except RequestError as error:
+        complain(str(error))
+        return 2
+    except FailureError as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return INTERRUPTED
+    except OSError as error:
+        complain(f"{error.filename or 'the output'} cannot be written ({error.strerror})")
+        return 1
+    return 0
+
+
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """How many questions are decoded together."""
+    parser.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        default=8,
+        metavar="N",
+        help="questions at a time; those about one image share its work (default: %(default)s)",
+    )
+
+
+def check_images(questions: Sequence[Question]) -> None:
+    """Say how many of their images are missing. Raises RequestError where none is there."""
+    paths = list(dict.fromkeys(question.path for question in questions))
+    missing = [path for path in paths if not Path(path).is_file()]
+    if len(missing) == len(paths):
+        raise RequestError(f"none of the {len(paths)} images is there (first: {paths[0]})")
+    if missing:
+        tell(f"{len(missing)} of {len(paths)} images are missing (first: {missing[0]})")

@@ -4,8 +4,8 @@ B rows: S draws of n samples, laid out [draw 0: all samples | draw 1: all sample
 heads, G key-value heads (H = G * g), Q queries, K keys, D head size; vision encoder: Q = K = N.
 For query i: a_ij factual softmax weights, S_i the n_i keys it may see, o_i = sum_j a_ij v_j,
 m_i = max_j a_ij, u_i = sum of v_j over S_i, M = the largest a_ij of one head's whole map.
-A call is worked off in blocks of heads and queries, so that what exists at a time is bounded and
-stays in a CPU's cache.
+A call is worked off in blocks of heads, queries and keys, so that what exists at a time is bounded
+and stays in a CPU's cache.
 Promises, held in tests/test_attention.py: hidden keys get weight 0; a query that sees no key gets
 0; finite inputs give finite outputs; memory grows linearly with K (shuffle: one map at a time).
 """
@@ -21,10 +21,10 @@ from causalmm import fused, hashing
 from causalmm.config import NORMALIZATIONS
 from causalmm.visible import Visible
 
-BLOCK_ENTRIES = 2**19
-"""Weights that exist at a time on a CPU: 2 MB of them, about what its caches hold."""
-LEAST_QUERIES = 16
-"""Queries in a block at least: matrix products of fewer are slow."""
+BLOCK_ENTRIES = 2**18
+"""Weights that exist at a time on a CPU: 1 MB of them, about what its caches hold."""
+LEAST_QUERIES, LEAST_KEYS = 16, 512
+"""Of each, in a block, at least: matrix products of fewer are slow."""
 
 FLAT = 64
 """n*m - 1 within this many rounding errors of 0 means a uniform row, whose reverse is 0/0."""
@@ -32,11 +32,7 @@ FLAT = 64
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attention:
-    """Some heads and queries of one attention call: what every formula is computed from.
-
-    float32 (or float64) and the query scaled, except where nothing looks at scores or the fused
-    kernel does: that takes the model's own.
-    """
+    """Some heads and queries of one attention call: what every formula is computed from."""
 
     query: Tensor  # [B, H, Q, D]
     key: Tensor  # [B, G, K, D]
@@ -53,6 +49,8 @@ class Attention:
     layer: int
     fused: bool
     """Whether the fused kernel computes what looks at scores."""
+    factual: "Statistics | None" = None
+    """Where the formula looks at them."""
 
     @property
     def rows(self) -> Visible:
@@ -60,7 +58,7 @@ class Attention:
         return self.visible.repeat(len(self.draws))
 
     def head_blocks(self, at_a_time: int) -> Iterator["Attention"]:
-        """The call, `at_a_time` key-value heads after another, in the precision of the formulas."""
+        """The call, `at_a_time` key-value heads after another."""
         shared = self.key.shape[1]
         share = len(self.heads) // shared
         for start in range(0, shared, at_a_time):
@@ -83,35 +81,34 @@ class Attention:
             key=self.key[:, :, :keys],
             value=self.value[:, :, :keys],
             visible=self.visible.block(queries, keys),
+            factual=None if self.factual is None else self.factual.block(queries),
+        )
+
+    def among(self, keys: range) -> "Attention":
+        """The same where these are all the keys there are."""
+        return replace(
+            self,
+            key=self.key[:, :, keys.start : keys.stop],
+            value=self.value[:, :, keys.start : keys.stop],
+            visible=self.visible.among(keys),
         )
 
     def query_blocks(self, at_a_time: int) -> Iterator[range]:
         """Ranges of queries, `at_a_time` after another."""
-        count = self.query.shape[2]
-        for start in range(0, count, at_a_time):
-            yield range(start, min(start + at_a_time, count))
+        return _ranges(self.query.shape[2], at_a_time)
 
-    def ready(self, scores: bool) -> "Attention":
-        """The same with padding's values 0 and, where scores are wanted, in their precision."""
-        query, key, value = self.query, self.key, self.value
-        if scores and not self.fused:
-            dtype = torch.promote_types(query.dtype, torch.float32)
-            query, key, value = query.to(dtype) * self.scale, key.to(dtype), value.to(dtype)
-        if self.visible.keys is not None:
-            value = value * self.rows.keys[:, None, :, None]
-        return replace(self, query=query, key=key, value=value)
+    def without_padding(self) -> "Attention":
+        """The same with padding's values 0."""
+        if self.visible.keys is None:
+            return self
+        return replace(self, value=self.value * self.rows.keys[:, None, :, None])
 
     def scores(self) -> Tensor:
         """Products of queries and keys: [B, H, Q, K], -inf where hidden."""
-        scores = _grouped(self.query, self.key.mT)
+        scores = _grouped(_precise(self.query) * self.scale, _precise(self.key).mT)
         rows = self.rows
         queries, keys = scores.shape[2:]
-        if rows.everything:
-            return scores
-        if rows.mask is None and rows.keys is None and rows.query_start == keys - queries:
-            # Only the last square holds hidden keys, and every query sees itself.
-            square = scores[..., keys - queries :]
-            square.masked_fill_(_above_diagonal(queries, scores.device), -torch.inf)
+        if rows.everything(keys):
             return scores
         return scores.masked_fill_(~rows.map(queries, keys, scores.device), -torch.inf)
 
@@ -122,7 +119,8 @@ class Attention:
     def luck(self) -> Tensor:
         """r_ij ~ U(0, 1): [B, H, Q, K]."""
         states, keys = self.luck_words()
-        return hashing.number(states.unsqueeze(-1) ^ keys[:, None, None, :]).to(self.value.dtype)
+        numbers = hashing.number(states.unsqueeze(-1) ^ keys[:, None, None, :])
+        return numbers.to(_precision(self.value.dtype))
 
     def luck_words(self) -> tuple[Tensor, Tensor]:
         """The halves of r_ij: of the queries int64 [B, H, Q], of the keys [B or 1, K]."""
@@ -148,6 +146,14 @@ class Statistics(NamedTuple):
     output: Tensor
     peak: Tensor
 
+    def block(self, queries: range) -> "Statistics":
+        """Those of some of the queries."""
+        return Statistics(*(part[:, :, queries.start : queries.stop] for part in self))
+
+    def of_whole_map(self) -> "Statistics":
+        """With M of each head, the largest weight of all its queries, as every m_i."""
+        return self._replace(peak=self.peak.amax(dim=2, keepdim=True).expand_as(self.peak))
+
 
 class Sums(NamedTuple):
     """u_i [B, H, Q, D] and n_i, which broadcasts to [B, H, Q, 1]."""
@@ -162,32 +168,78 @@ class Sums(NamedTuple):
 
 
 def statistics(call: Attention) -> Statistics:
-    """o_i and m_i, in one pass over the scores."""
+    """o_i and m_i, in one pass over the scores.
+
+    What is largest in a row weighs exp(0) / total, so m_i = 1 / total. Where a query sees nothing,
+    m_i is infinite and o_i NaN.
+    """
     if call.fused:
         return Statistics(
             *fused.statistics(call.query, call.key, call.value, call.scale, call.rows)
         )
-    value = call.value
-    output = value.new_empty(*call.query.shape[:3], value.shape[3])
-    peak = value.new_empty(*call.query.shape[:3], 1)
-    # Blocks of a whole map hold all queries; more than fit are taken one part after another.
-    for queries in call.query_blocks(_queries_at_a_time(call, call.key.shape[2])):
-        part = call.block(queries)
-        here = slice(queries.start, queries.stop)
-        # A softmax in the scores' own place. What is largest is exp(0) / total, so m_i = 1 / total;
-        # NaN where a query sees nothing.
-        weights = part.scores()
-        weights = weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
-        peak[:, :, here] = weights.sum(dim=-1, keepdim=True).reciprocal_()
-        output[:, :, here] = _grouped(weights, part.value).mul_(peak[:, :, here])
-    return Statistics(output, peak)
+    shared, queries, keys = call.key.shape[1], call.query.shape[2], call.key.shape[2]
+    rows = shared * _rows_a_head(call)
+    keys_at_a_time = max(LEAST_KEYS, _block_entries(call) // (rows * queries))
+    queries_at_a_time = _queries_at_a_time(call, shared * min(keys_at_a_time, keys))
+    if keys_at_a_time >= keys and queries_at_a_time >= queries:
+        sums = _exponential_sums(call)
+    else:
+        sums = _exponential_sums_in_blocks(call, queries_at_a_time, keys_at_a_time)
+    peak = sums.total.reciprocal_()
+    return Statistics(sums.output.mul_(peak), peak)
+
+
+class ExponentialSums(NamedTuple):
+    """For scores s_ij: c_i = max_j s_ij [B, H, Q, 1], sum_j exp(s_ij - c_i) [B, H, Q, 1] and
+    sum_j exp(s_ij - c_i) v_j [B, H, Q, D]. Where nothing is seen, c_i is finite and the sums 0."""
+
+    largest: Tensor
+    total: Tensor
+    output: Tensor
+
+
+def _exponential_sums(call: Attention) -> ExponentialSums:
+    weights = call.scores()
+    # Finite, as -inf - -inf would be NaN.
+    largest = weights.amax(dim=-1, keepdim=True).clamp_min_(torch.finfo(weights.dtype).min)
+    weights = weights.sub_(largest).exp_()
+    total = weights.sum(dim=-1, keepdim=True)
+    return ExponentialSums(largest, total, _grouped(weights, _precise(call.value)))
+
+
+def _exponential_sums_in_blocks(
+    call: Attention, queries_at_a_time: int, keys_at_a_time: int
+) -> ExponentialSums:
+    """One block of keys after another, rescaling where a larger score comes: the online softmax
+    (Milakov & Gimelshein, 2018, arXiv 1805.02867). So no more keys than a block's are held in the
+    precision of the formulas at a time."""
+    dtype = _precision(call.query.dtype)
+    output = call.query.new_zeros(*call.query.shape[:3], call.value.shape[3], dtype=dtype)
+    total = output.new_zeros(*output.shape[:3], 1)
+    sums = ExponentialSums(torch.full_like(total, torch.finfo(dtype).min), total, output)
+    for some_keys in _ranges(call.key.shape[2], keys_at_a_time):
+        among = call.among(some_keys)
+        among = replace(among, key=_precise(among.key), value=_precise(among.value))
+        for queries in call.query_blocks(queries_at_a_time):
+            part = among.block(queries)
+            if not part.key.shape[2]:
+                continue
+            here = slice(queries.start, queries.stop)
+            largest, total, output = (old[:, :, here] for old in sums)
+            new = _exponential_sums(part)
+            top = torch.maximum(largest, new.largest)
+            old_share, new_share = (largest - top).exp_(), (new.largest - top).exp_()
+            largest.copy_(top)
+            total.mul_(old_share).add_(new.total.mul_(new_share))
+            output.mul_(old_share).add_(new.output.mul_(new_share))
+    return sums
 
 
 def visible_sums(call: Attention) -> Sums:
     """u_i and n_i: sums over the keys before the block, and running ones in it."""
     visible, value = call.rows, call.value
     queries, keys = call.query.shape[2], call.key.shape[2]
-    dtype = torch.promote_types(value.dtype, torch.float32)
+    dtype = _precision(value.dtype)
     trailing = isinstance(visible.query_start, int) and visible.query_start + queries == keys
     if visible.mask is not None or (visible.causal and queries == 1 and not trailing):
         seen = call.seen().to(dtype)
@@ -225,45 +277,32 @@ def uniform_over_all_keys(call: Attention) -> Tensor:
 
 def reverse(call: Attention) -> Tensor:
     """Weights m_i - a_ij, not normalised: m_i u_i - o_i."""
-    output, peak = statistics(call)
+    output, peak = call.factual
     return peak * visible_sums(call).total - output
 
 
 def reverse_and_normalize(call: Attention) -> Tensor:
     """Weights (m_i - a_ij) / (n_i m_i - 1), which sum to 1."""
-    output, peak = statistics(call)
+    output, peak = call.factual
     sums = visible_sums(call)
     return _away_from(output, sums.mean, sums.count * peak - 1)
-
-
-def reversed_map(call: Attention) -> Tensor:
-    """Weights (M - a_ij) / (N M - 1): `reverse_and_normalize` by the largest weight of the map."""
-    output, peak = statistics(call)
-    sums = visible_sums(call)
-    return _away_from(output, sums.mean, sums.count * peak.amax(dim=2, keepdim=True) - 1)
-
-
-def reversed_map_unscaled(call: Attention) -> Tensor:
-    """Released: weights M - a_ij, M u - o_i."""
-    output, peak = statistics(call)
-    return peak.amax(dim=2, keepdim=True) * visible_sums(call).total - output
 
 
 def random(call: Attention) -> Tensor:
     """Weights r_ij over their sum on visible keys."""
     if call.fused:
         return fused.random(call.query, call.key, call.value, call.rows, *call.luck_words())
-    return _grouped(_share_out(call.luck() * call.seen()), call.value)
+    return _grouped(_share_out(call.luck() * call.seen()), _precise(call.value))
 
 
 def random_over_all_keys(call: Attention) -> Tensor:
     """Released: weights r_ij over their sum on all K keys, then masked."""
-    return _grouped(_share_out(call.luck()) * call.seen(), call.value)
+    return _grouped(_share_out(call.luck()) * call.seen(), _precise(call.value))
 
 
 def random_doubled(call: Attention) -> Tensor:
     """Released: weights 2 r_ij, with no row sum."""
-    return _grouped(2 * call.luck(), call.value)
+    return _grouped(2 * call.luck(), _precise(call.value))
 
 
 def shuffle(call: Attention) -> Tensor:
@@ -271,8 +310,8 @@ def shuffle(call: Attention) -> Tensor:
     outputs = []
     group = len(call.heads) // call.key.shape[1]
     for index, head in enumerate(call.heads):
-        key, value = (part[:, index // group] for part in (call.key, call.value))  # [B, N, D]
-        weights = (call.query[:, index] @ key.mT).softmax(dim=-1)
+        key, value = (_precise(part[:, index // group]) for part in (call.key, call.value))
+        weights = (_precise(call.query[:, index]) * call.scale @ key.mT).softmax(dim=-1)
         outputs.append(_permute(weights, call, head) @ value)
     return torch.stack(outputs, dim=1)
 
@@ -281,10 +320,12 @@ class Formula(NamedTuple):
     """How a method's output is computed, and what it needs at a time."""
 
     compute: Callable[[Attention], Tensor]
-    scores: bool = True
-    """Whether it looks at every pair of a query and a key."""
+    factual: bool = False
+    """Whether it looks at the factual output and largest weights."""
+    pairs: bool = False
+    """Whether it makes something for every pair of a query and a key itself."""
     whole_map: bool = False
-    """Whether it needs all queries of a head at once."""
+    """Whether it needs all queries of a head at once; with `factual`, M as every m_i."""
     every_key: bool = False
     """Whether it looks at keys too that no query may see."""
     fused: bool = False
@@ -298,24 +339,24 @@ class Method(NamedTuple):
     released: Formula
 
 
-_UNIFORM = Formula(uniform, scores=False, fused=True)
-_REVERSE = Formula(reverse, fused=True)
-_REVERSE_AND_NORMALIZE = Formula(reverse_and_normalize, fused=True)
-_RANDOM = Formula(random, fused=True)
-_SHUFFLE = Formula(shuffle, whole_map=True)
+_UNIFORM = Formula(uniform, fused=True)
+_REVERSE = Formula(reverse, factual=True, fused=True)
+_REVERSE_AND_NORMALIZE = Formula(reverse_and_normalize, factual=True, fused=True)
+_RANDOM = Formula(random, pairs=True, fused=True)
+_SHUFFLE = Formula(shuffle, pairs=True, whole_map=True)
 LANGUAGE: dict[str, Method] = {
-    "uniform": Method(_UNIFORM, Formula(uniform_over_all_keys, scores=False, fused=True)),
+    "uniform": Method(_UNIFORM, Formula(uniform_over_all_keys, fused=True)),
     "reverse": Method(_REVERSE, _REVERSE),
     "reverse_and_normalize": Method(_REVERSE_AND_NORMALIZE, _REVERSE_AND_NORMALIZE),
-    "random": Method(_RANDOM, Formula(random_over_all_keys, every_key=True)),
+    "random": Method(_RANDOM, Formula(random_over_all_keys, pairs=True, every_key=True)),
 }
 VISION: dict[str, Method] = {
     "uniform": Method(_UNIFORM, _UNIFORM),
+    # Weights (M - a_ij) / (N M - 1); as released, M - a_ij.
     "reversed": Method(
-        Formula(reversed_map, whole_map=True, fused=True),
-        Formula(reversed_map_unscaled, whole_map=True, fused=True),
+        _REVERSE_AND_NORMALIZE._replace(whole_map=True), _REVERSE._replace(whole_map=True)
     ),
-    "random": Method(_RANDOM, Formula(random_doubled)),
+    "random": Method(_RANDOM, Formula(random_doubled, pairs=True)),
     "shuffle": Method(_SHUFFLE, _SHUFFLE),
 }
 
@@ -421,36 +462,58 @@ def _run(
         layer=layer,
         fused=formula.fused and fused.serves(query),
     )
-    shared_heads, queries = _block_size(call, formula)
+    blocks = _block_sizes(call, formula)
     output = query.new_empty(*query.shape[:3], value.shape[3])
     # Autocast would quietly run the matrix products in half precision.
     with torch.autocast(query.device.type, enabled=False):
-        for heads in call.head_blocks(shared_heads):
-            ready = heads.ready(formula.scores)
+        for heads in call.head_blocks(blocks.shared_heads):
+            ready = heads.without_padding()
             mine = output[:, heads.heads.start : heads.heads.stop]
-            for block in ready.query_blocks(queries):
-                part = ready.block(block, key.shape[2] if formula.every_key else None)
-                mine[:, :, block.start : block.stop] = formula.compute(part)
+            for outer in ready.query_blocks(blocks.outer):
+                part = ready.block(outer, key.shape[2] if formula.every_key else None)
+                _fill(mine[:, :, outer.start : outer.stop], formula, part, blocks.inner)
     # NaN is a query that sees nothing, or sums beyond float32; methods whose weights do not sum
     # to 1 can leave the range of float16.
     return output.nan_to_num_(0.0)
 
 
-def _block_size(call: Attention, formula: Formula) -> tuple[int, int]:
-    """Key-value heads and queries that are taken at a time."""
-    queries, keys = call.query.shape[2], call.key.shape[2]
-    width = keys if formula.scores else call.value.shape[3]
-    if not formula.whole_map:
-        queries = _queries_at_a_time(call, width)
+def _fill(output: Tensor, formula: Formula, call: Attention, queries_at_a_time: int) -> None:
+    # A function of its own, so that the statistics are gone before the next call's are made.
+    if formula.factual:
+        found = statistics(call)
+        call = replace(call, factual=found.of_whole_map() if formula.whole_map else found)
+    for queries in call.query_blocks(queries_at_a_time):
+        part = call.block(queries, call.key.shape[2] if formula.every_key else None)
+        output[:, :, queries.start : queries.stop] = formula.compute(part)
+
+
+class BlockSizes(NamedTuple):
+    """How much of a call is taken at a time."""
+
+    shared_heads: int
+    outer: int
+    """Queries that share their statistics' blocks."""
+    inner: int
+    """Queries whose outputs are computed together."""
+
+
+def _block_sizes(call: Attention, formula: Formula) -> BlockSizes:
+    shared, queries, keys = call.key.shape[1], call.query.shape[2], call.key.shape[2]
     if call.fused:
-        return call.key.shape[1], queries
-    return max(1, _block_entries(call) // (_rows_a_head(call) * queries * width)), queries
+        if not formula.whole_map:
+            return BlockSizes(shared, fused.QUERIES, fused.QUERIES)
+        return BlockSizes(max(1, shared * fused.QUERIES // queries), queries, fused.QUERIES)
+    if formula.whole_map and formula.pairs:
+        return BlockSizes(1, queries, queries)
+    # A formula without pairs holds about four tensors like its output at a time.
+    width = keys if formula.pairs or call.visible.mask is not None else 4 * call.value.shape[3]
+    widest = max(width, keys) if formula.factual else width
+    heads = max(1, _block_entries(call) // (_rows_a_head(call) * queries * widest))
+    return BlockSizes(heads, queries, _queries_at_a_time(call, heads * width))
 
 
 def _queries_at_a_time(call: Attention, width: int) -> int:
     """As many queries as fit a block where each takes `width` entries a row and head."""
-    if call.fused:
-        return fused.QUERIES
     fitting = _block_entries(call) // (_rows_a_head(call) * width)
     return min(call.query.shape[2], max(LEAST_QUERIES, fitting))
 
@@ -508,10 +571,6 @@ def _grouped(left: Tensor, right: Tensor) -> Tensor:
     return (stacked @ right).unflatten(2, (heads // groups, queries)).flatten(1, 2)
 
 
-def _above_diagonal(size: int, device: torch.device) -> Tensor:
-    return torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
-
-
 def _share_out(weights: Tensor) -> Tensor:
     total = weights.sum(dim=-1, keepdim=True)
     return weights / total.clamp_min(torch.finfo(weights.dtype).tiny)
@@ -539,3 +598,17 @@ def _permute(weights: Tensor, call: Attention, head: int) -> Tensor:
     entries = weights.flatten(1).unflatten(0, (len(orders), -1))  # [S, n, N * N]
     order = torch.stack(orders).unsqueeze(1).expand_as(entries)
     return entries.gather(-1, order).view_as(weights)
+
+
+def _ranges(count: int, at_a_time: int) -> Iterator[range]:
+    for start in range(0, count, at_a_time):
+        yield range(start, min(start + at_a_time, count))
+
+
+def _precision(dtype: torch.dtype) -> torch.dtype:
+    """What formulas are computed in: float32, or float64 where that is given."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _precise(part: Tensor) -> Tensor:
+    return part.to(_precision(part.dtype))

@@ -41,7 +41,7 @@ def statistics(
     def hide(score: Tensor, row: Tensor, head: Tensor, place: Tensor, other: Tensor) -> Tensor:
         return torch.where(seen(row, place, other), score, -torch.inf)
 
-    modify = None if visible.everything else hide
+    modify = None if visible.everything(key.shape[2]) else hide
     output, extra = _kernel()(
         query,
         key,

@@ -25,10 +25,13 @@ class Visible:
     """Bool [n or 1, 1, Q, K], True = sees: decides instead of the above; `keys` still says which
     are real."""
 
-    @property
-    def everything(self) -> bool:
-        """Whether every query sees every key."""
-        return not self.causal and self.keys is None and self.mask is None
+    def everything(self, key_count: int) -> bool:
+        """Whether every query is known to see every key."""
+        if self.keys is not None or self.mask is not None:
+            return False
+        if not self.causal:
+            return True
+        return isinstance(self.query_start, int) and self.query_start >= key_count - 1
 
     def map(self, query_count: int, key_count: int, device: torch.device | None = None) -> Tensor:
         """What the queries see, written out: bool [n or 1, 1, Q, K]."""
@@ -64,7 +67,7 @@ class Visible:
     def reach(self, queries: range, key_count: int) -> int:
         """How many leading keys hold all that these queries see."""
         if self.causal and self.mask is None and isinstance(self.query_start, int):
-            return min(self.query_start + queries.stop, key_count)
+            return max(0, min(self.query_start + queries.stop, key_count))
         return key_count
 
     def block(self, queries: range, keys: int) -> "Visible":
@@ -75,6 +78,16 @@ class Visible:
             keys=None if self.keys is None else self.keys[:, :keys],
             query_start=self.query_start + queries.start,
             mask=None if mask is None else mask[:, :, queries.start : queries.stop, :keys],
+        )
+
+    def among(self, keys: range) -> "Visible":
+        """The same where these are all the keys there are."""
+        mask = self.mask
+        return replace(
+            self,
+            keys=None if self.keys is None else self.keys[:, keys.start : keys.stop],
+            query_start=self.query_start - keys.start,
+            mask=None if mask is None else mask[..., keys.start : keys.stop],
         )
 
     def repeat(self, draws: int) -> "Visible":

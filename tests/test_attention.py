@@ -297,6 +297,51 @@ def test_random_weights_differ_between_query_heads_that_share_keys():
     assert len({tuple(head.flatten().tolist()) for head in result[0, :, 1:]}) == 4
 
 
+@pytest.mark.parametrize("masks", MASKS)
+@EXAMPLES
+@given(
+    samples=st.integers(1, 3),
+    queries=st.integers(1, 5),
+    past=st.integers(0, 4),
+    unfilled=st.integers(0, 2),
+    data=st.integers(0, 2**31),
+)
+def test_what_is_visible_among_some_keys_is_that_part_of_the_map(masks, data, **shapes):
+    _, visible, sees = language_inputs(language_case(masks=masks, **shapes), data)
+    queries, keys = sees.shape[1:]
+    assert sees.all() or not visible.everything(keys)
+    for start in range(keys):
+        for stop in range(start + 1, keys + 1):
+            some = visible.among(range(start, stop))
+            part = sees[:, :, start:stop]
+            assert some.map(queries, stop - start).expand(len(sees), 1, -1, -1)[:, 0].equal(part)
+            assert part.all() or not some.everything(stop - start)
+            for first in range(queries):
+                # The reach loses no key that is seen.
+                reach = some.reach(range(first, first + 1), stop - start)
+                assert not part[:, first, reach:].any()
+
+
+@pytest.mark.parametrize("method", ["reverse", "reverse_and_normalize", "reversed"])
+def test_many_blocks_equal_the_whole_map(method):
+    heads, shared, length, size = 4, 2, 2 * attention.LEAST_KEYS + 300, 8
+    queries = length if method == "reversed" else 700
+    query, key, value = tensors("normal", 1, 1, heads, shared, queries, length, size)
+    assert queries * length > 3 * attention.BLOCK_ENTRIES
+    every_key, every_value = (part.repeat_interleave(heads // shared, 1) for part in (key, value))
+    scores = 0.5 * query @ every_key.mT
+    if method == "reversed":
+        edit = reference.vision_reversed
+        result = vision_attention(method, query, key, value, scale=0.5, normalization="released")
+    else:
+        edit = getattr(reference, f"language_{method}")
+        past = length - queries
+        scores.masked_fill_(torch.ones_like(scores, dtype=torch.bool).triu(past + 1), -torch.inf)
+        visible = Visible(query_start=past)
+        result = language_attention(method, query, key, value, scale=0.5, visible=visible)
+    assert_close(result, edit(scores.softmax(dim=-1)) @ every_value)
+
+
 # Against the released formulas: the whole map, on the same chance.
 
 
@@ -625,5 +670,5 @@ def single(inputs):
 
 
 def in_blocks(entries, function, *args, **kwargs):
-    with mock.patch.multiple(attention, BLOCK_ENTRIES=entries, LEAST_QUERIES=1):
+    with mock.patch.multiple(attention, BLOCK_ENTRIES=entries, LEAST_QUERIES=1, LEAST_KEYS=2):
         return function(*args, **kwargs)

@@ -158,7 +158,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--shared-heads", type=int, default=defaults.shared_heads)
     add("--head-size", type=int, default=defaults.head_size)
     add("--rounds", type=int, default=9)
-    add("--seconds", type=float, default=120, help="at a length: begin no further round after that")
+    add("--seconds", type=float, default=60, help="at a length: begin no further round after that")
     add("--map-memory", type=float, default=6, help="GB that maps may take")
     add("--out", type=Path, help="JSON file; otherwise one in benchmarks/results")
     add("--no-figure", action="store_true")

@@ -119,7 +119,7 @@ class Attention:
     def luck(self) -> Tensor:
         """r_ij ~ U(0, 1): [B, H, Q, K]."""
         states, keys = self.luck_words()
-        numbers = hashing.number(states.unsqueeze(-1) ^ keys[:, None, None, :])
+        numbers = hashing.numbers(states.unsqueeze(-1), keys[:, None, None, :])
         return numbers.to(_precision(self.value.dtype))
 
     def luck_words(self) -> tuple[Tensor, Tensor]:
@@ -292,12 +292,17 @@ def random(call: Attention) -> Tensor:
     """Weights r_ij over their sum on visible keys."""
     if call.fused:
         return fused.random(call.query, call.key, call.value, call.rows, *call.luck_words())
-    return _grouped(_share_out(call.luck() * call.seen()), _precise(call.value))
+    weights = call.luck()
+    if not call.rows.everything(call.key.shape[2]):
+        weights.mul_(call.seen())
+    return _weighted(weights, weights.sum(dim=-1, keepdim=True), call.value)
 
 
 def random_over_all_keys(call: Attention) -> Tensor:
     """Released: weights r_ij over their sum on all K keys, then masked."""
-    return _grouped(_share_out(call.luck()) * call.seen(), _precise(call.value))
+    weights = call.luck()
+    total = weights.sum(dim=-1, keepdim=True)
+    return _weighted(weights * call.seen(), total, call.value)
 
 
 def random_doubled(call: Attention) -> Tensor:
@@ -382,6 +387,27 @@ def language_attention(
     """
     formula = _formula(LANGUAGE, method, normalization)
     return _run(formula, query, key, value, scale, visible, seed, draws, layer)
+
+
+def one_query_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, visible: Visible
+) -> Tensor:
+    """Factual attention of one query a row, [B, H, 1, D] in the query's dtype, without gradients.
+
+    Query [B, H, 1, D], key and value [B, G, K, D]; `visible` describes the rows. On a CPU PyTorch's
+    own kernel, made for many queries, takes several times as long; and it rounds the weights, which
+    are float32 here, to the query's precision. A row that sees no key gets 0.
+    """
+    everything = visible.everything(key.shape[2])
+    # One place for keys and then values: fresh memory costs more than the products.
+    precise = key.new_empty(key.shape, dtype=_precision(key.dtype))
+    # Autocast would quietly run the matrix products in half precision.
+    with torch.autocast(query.device.type, enabled=False):
+        scores = _grouped(_precise(query) * scale, precise.copy_(key).mT)
+        if not everything:
+            scores.masked_fill_(~visible.map(1, key.shape[2], key.device), -torch.inf)
+        output = _grouped(scores.softmax(dim=-1), precise.copy_(value))
+    return (output if everything else output.nan_to_num_(0.0)).to(query.dtype)
 
 
 def vision_attention(
@@ -571,9 +597,9 @@ def _grouped(left: Tensor, right: Tensor) -> Tensor:
     return (stacked @ right).unflatten(2, (heads // groups, queries)).flatten(1, 2)
 
 
-def _share_out(weights: Tensor) -> Tensor:
-    total = weights.sum(dim=-1, keepdim=True)
-    return weights / total.clamp_min(torch.finfo(weights.dtype).tiny)
+def _weighted(weights: Tensor, total: Tensor, value: Tensor) -> Tensor:
+    """sum_j w_ij v_j / total_i, and 0 where that is 0 / 0."""
+    return _grouped(weights, _precise(value)) / total.clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def _away_from(output: Tensor, mean: Tensor, excess: Tensor) -> Tensor:

@@ -17,17 +17,16 @@ Word = TypeVar("Word", int, Tensor)
 WORD = 2**32 - 1
 # Without an offset word 0 would be a fixed point: mix(0) == 0.
 OFFSET = 0x9E3779B9
+# Below 2^31, so that products of words stay below 2^63.
+FIRST, SECOND = 0x21F0AAAD, 0x735A2D97
 
 
 def mix(word: Word) -> Word:
-    """Scramble 32-bit words, one to one: every input bit reaches every output bit.
-
-    The constants are below 2^31, so a product stays below 2^63.
-    """
+    """Scramble 32-bit words, one to one: every input bit reaches every output bit."""
     word = word ^ (word >> 16)
-    word = (word * 0x21F0AAAD) & WORD
+    word = (word * FIRST) & WORD
     word = word ^ (word >> 15)
-    word = (word * 0x735A2D97) & WORD
+    word = (word * SECOND) & WORD
     return word ^ (word >> 15)
 
 
@@ -66,7 +65,7 @@ def uniform(
     keys = key_words(key_position)
     if rows.ndim - 3 < keys.ndim - 1:  # only the keys have samples
         rows = rows.unsqueeze(1)
-    return number(rows.unsqueeze(-1) ^ keys[..., None, None, :])
+    return numbers(rows.unsqueeze(-1), keys[..., None, None, :])
 
 
 def query_states(
@@ -95,6 +94,28 @@ def number(words: Tensor) -> Tensor:
     return ((mix(words) >> 9).float() + 0.5) * 2.0**-23
 
 
+def numbers(states: Tensor, keys: Tensor) -> Tensor:
+    """`number(states ^ keys)`, float32, of halves int64 that broadcast.
+
+    In 32 bits, where products wrap, and in place: a third of the time.
+    """
+    if torch.compiler.is_compiling():  # to generated code, wrapping may be undefined
+        return number(states ^ keys)
+    words = _as_int32(states) ^ _as_int32(keys)
+    scratch = torch.empty_like(words)
+
+    def shifted(by: int) -> Tensor:
+        # Without the sign, which an arithmetic shift draws in.
+        return torch.bitwise_right_shift(words, by, out=scratch).bitwise_and_(WORD >> by)
+
+    words ^= shifted(16)
+    words *= FIRST
+    words ^= shifted(15)
+    words *= SECOND
+    words ^= shifted(15)
+    return shifted(9).float().add_(0.5).mul_(2.0**-23)
+
+
 def permutation(
     seed: int,
     draw: int,
@@ -116,3 +137,8 @@ def _heads(
     states = [stream(seed, int(draw), layer) for draw in draws]
     state = torch.tensor(states, dtype=torch.int64, device=device)
     return fold(state.unsqueeze(-1), torch.arange(heads.start, heads.stop, device=device))
+
+
+def _as_int32(words: Tensor) -> Tensor:
+    """The same 32 bits."""
+    return (words - ((words >> 31) << 32)).to(torch.int32)

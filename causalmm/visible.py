@@ -100,6 +100,11 @@ class Visible:
         )
         return replace(self, keys=keys, mask=mask)
 
+    def rows(self, count: int) -> "Visible":
+        """The same for `count` rows, which hold the samples one or more times."""
+        lengths = [len(part) for part in (self.keys, self.mask) if part is not None]
+        return self.repeat(count // max(lengths, default=count))
+
     def to(self, device: torch.device) -> "Visible":
         """The same on another device, for a layer that lives there."""
         keys, start, mask = (

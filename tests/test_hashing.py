@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from causalmm import hashing
 from causalmm.hashing import WORD, fold, mix, number, permutation, stream, uniform
 
 PLACES = torch.arange(96)
@@ -27,6 +28,17 @@ def test_numbers_are_repeatable_and_strictly_between_0_and_1():
 def test_the_most_extreme_words_stay_inside_the_interval(word, monkeypatch):
     monkeypatch.setattr("causalmm.hashing.mix", lambda mixed: mixed)
     assert 0 < number(torch.tensor(word)).item() < 1
+
+
+def test_32_bits_in_place_give_the_same_numbers():
+    chance = torch.Generator().manual_seed(0)
+    states = torch.randint(WORD + 1, (3, 40, 1), generator=chance)
+    keys = torch.randint(WORD + 1, (1, 1, 500), generator=chance)
+    states[0, :5, 0] = keys[0, 0, :5] = torch.tensor([0, 2**31 - 1, 2**31, WORD - 1, WORD])
+    before = states.clone(), keys.clone()
+    assert torch.equal(hashing.numbers(states, keys), number(states ^ keys))
+    assert torch.equal(states, before[0])
+    assert torch.equal(keys, before[1])
 
 
 def test_numbers_do_not_depend_on_chunks_draws_or_heads_asked_for_together():

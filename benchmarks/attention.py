@@ -34,6 +34,7 @@ from measure import (
     write_record,
 )
 from memory import peak_memory
+from tqdm import tqdm
 
 LENGTHS = [2**n for n in range(10, 16)]
 KINDS = (("language", "prefill"), ("language", "decode"), ("vision", "prefill"))
@@ -57,7 +58,9 @@ def run(argv: list[str]) -> None:
         for tower, step in KINDS
         for length in sorted(args.lengths)
     ]
-    rows = [row for ways in calls for row in times_of(ways, args, device)]
+    rows = []
+    for ways in tqdm(calls, desc="time", unit="call"):
+        rows += times_of(ways, args, device)
     # Memory last: reading it changes the allocator's habits.
     add_memory(rows, args, device)
     out = args.out or RESULTS / f"attention-{device.type}.json"
@@ -97,7 +100,7 @@ def add_memory(
     """To every row that was run: bytes that the call holds at most, and their ratio to SDPA's."""
     shape, dtype = shape_of(args), DTYPES[args.dtype]
     plain: dict[tuple[Any, ...], int] = {}
-    for row in rows:
+    for row in tqdm(rows, desc="memory", unit="call"):
         if "left_out" in row:
             continue
         case = Case(*(row[name] for name in Case._fields))

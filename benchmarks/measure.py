@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.run_record import git_commit
@@ -49,7 +50,7 @@ def take_turns(
         for call in contestants.values():
             call()
     begun = time.perf_counter()
-    for number in range(rounds):
+    for number in tqdm(range(rounds), desc="rounds", unit="round", leave=False):
         if number >= LEAST_ROUNDS and time.perf_counter() - begun > seconds:
             break
         first = number % len(names)

@@ -10,149 +10,26 @@ Promises, held in tests/test_attention.py: hidden keys get weight 0; a query tha
 0; finite inputs give finite outputs; memory grows linearly with K (shuffle: one map at a time).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from causalmm import fused, hashing
+from causalmm.attention_call import (
+    Attention,
+    grouped,
+    precise,
+    precision,
+)
 from causalmm.config import NORMALIZATIONS
+from causalmm.factual import statistics
 from causalmm.visible import Visible
-
-BLOCK_ENTRIES = 2**18
-"""Weights that exist at a time on a CPU: 1 MB of them, about what its caches hold."""
-LEAST_QUERIES, LEAST_KEYS = 16, 512
-"""Of each, in a block, at least: matrix products of fewer are slow."""
 
 FLAT = 64
 """n*m - 1 within this many rounding errors of 0 means a uniform row, whose reverse is 0/0."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Attention:
-    """Some heads and queries of one attention call: what every formula is computed from."""
-
-    query: Tensor  # [B, H, Q, D]
-    key: Tensor  # [B, G, K, D]
-    value: Tensor  # [B, G, K, D], 0 at padding
-    scale: float
-    visible: Visible
-    """What the queries of the samples see."""
-    heads: range
-    """Which of the layer's query heads these are."""
-    keys_given: int
-    """How many keys the call has, those included that no query of this block may see."""
-    seed: int
-    draws: tuple[int, ...]
-    layer: int
-    fused: bool
-    """Whether the fused kernel computes what looks at scores."""
-    factual: "Statistics | None" = None
-    """Where the formula looks at them."""
-
-    @property
-    def rows(self) -> Visible:
-        """What the queries of all rows see."""
-        return self.visible.repeat(len(self.draws))
-
-    def head_blocks(self, at_a_time: int) -> Iterator["Attention"]:
-        """The call, `at_a_time` key-value heads after another."""
-        shared = self.key.shape[1]
-        share = len(self.heads) // shared
-        for start in range(0, shared, at_a_time):
-            stop = min(start + at_a_time, shared)
-            yield replace(
-                self,
-                query=self.query[:, start * share : stop * share],
-                key=self.key[:, start:stop],
-                value=self.value[:, start:stop],
-                heads=self.heads[start * share : stop * share],
-            )
-
-    def block(self, queries: range, keys: int | None = None) -> "Attention":
-        """Some of the queries, and the leading keys (None: all that these queries may see)."""
-        if keys is None:
-            keys = self.visible.reach(queries, self.key.shape[2])
-        return replace(
-            self,
-            query=self.query[:, :, queries.start : queries.stop],
-            key=self.key[:, :, :keys],
-            value=self.value[:, :, :keys],
-            visible=self.visible.block(queries, keys),
-            factual=None if self.factual is None else self.factual.block(queries),
-        )
-
-    def among(self, keys: range) -> "Attention":
-        """The same where these are all the keys there are."""
-        return replace(
-            self,
-            key=self.key[:, :, keys.start : keys.stop],
-            value=self.value[:, :, keys.start : keys.stop],
-            visible=self.visible.among(keys),
-        )
-
-    def query_blocks(self, at_a_time: int) -> Iterator[range]:
-        """Ranges of queries, `at_a_time` after another."""
-        return _ranges(self.query.shape[2], at_a_time)
-
-    def without_padding(self) -> "Attention":
-        """The same with padding's values 0."""
-        if self.visible.keys is None:
-            return self
-        return replace(self, value=self.value * self.rows.keys[:, None, :, None])
-
-    def scores(self) -> Tensor:
-        """Products of queries and keys: [B, H, Q, K], -inf where hidden."""
-        scores = _grouped(_precise(self.query) * self.scale, _precise(self.key).mT)
-        rows = self.rows
-        queries, keys = scores.shape[2:]
-        if rows.everything(keys):
-            return scores
-        return scores.masked_fill_(~rows.map(queries, keys, scores.device), -torch.inf)
-
-    def seen(self) -> Tensor:
-        """S_i: bool [B or 1, 1, Q, K]."""
-        return self.rows.map(self.query.shape[2], self.key.shape[2], self.value.device)
-
-    def luck(self) -> Tensor:
-        """r_ij ~ U(0, 1): [B, H, Q, K]."""
-        states, keys = self.luck_words()
-        numbers = hashing.numbers(states.unsqueeze(-1), keys[:, None, None, :])
-        return numbers.to(_precision(self.value.dtype))
-
-    def luck_words(self) -> tuple[Tensor, Tensor]:
-        """The halves of r_ij: of the queries int64 [B, H, Q], of the keys [B or 1, K]."""
-        device, queries, keys = self.value.device, self.query.shape[2], self.key.shape[2]
-        place = self.visible.query_positions(queries, keys, device)
-        states = hashing.query_states(self.seed, self.draws, self.layer, self.heads, place)
-        if place.ndim == 1:  # no padding: all samples count positions alike
-            states = states.unsqueeze(1)
-        samples = self.query.shape[0] // len(self.draws)
-        states = states.expand(-1, samples, -1, -1).flatten(0, 1)
-        words = hashing.key_words(self.rows.key_positions(keys, device))
-        return states, words.view(-1, keys)
-
-    def per_query_head(self, part: Tensor) -> Tensor:
-        """[B, G, Q or 1, D] -> [B, H, Q, D]."""
-        part = part.repeat_interleave(len(self.heads) // part.shape[1], dim=1)
-        return part.expand(-1, -1, self.query.shape[2], -1)
-
-
-class Statistics(NamedTuple):
-    """Factual outputs o_i [B, H, Q, D] and largest weights m_i [B, H, Q, 1]."""
-
-    output: Tensor
-    peak: Tensor
-
-    def block(self, queries: range) -> "Statistics":
-        """Those of some of the queries."""
-        return Statistics(*(part[:, :, queries.start : queries.stop] for part in self))
-
-    def of_whole_map(self) -> "Statistics":
-        """With M of each head, the largest weight of all its queries, as every m_i."""
-        return self._replace(peak=self.peak.amax(dim=2, keepdim=True).expand_as(self.peak))
 
 
 class Sums(NamedTuple):
@@ -167,79 +44,11 @@ class Sums(NamedTuple):
         return self.total / self.count.clamp_min(1)
 
 
-def statistics(call: Attention) -> Statistics:
-    """o_i and m_i, in one pass over the scores.
-
-    What is largest in a row weighs exp(0) / total, so m_i = 1 / total. Where a query sees nothing,
-    m_i is infinite and o_i NaN.
-    """
-    if call.fused:
-        return Statistics(
-            *fused.statistics(call.query, call.key, call.value, call.scale, call.rows)
-        )
-    shared, queries, keys = call.key.shape[1], call.query.shape[2], call.key.shape[2]
-    rows = shared * _rows_a_head(call)
-    keys_at_a_time = max(LEAST_KEYS, _block_entries(call) // (rows * queries))
-    queries_at_a_time = _queries_at_a_time(call, shared * min(keys_at_a_time, keys))
-    if keys_at_a_time >= keys and queries_at_a_time >= queries:
-        sums = _exponential_sums(call)
-    else:
-        sums = _exponential_sums_in_blocks(call, queries_at_a_time, keys_at_a_time)
-    peak = sums.total.reciprocal_()
-    return Statistics(sums.output.mul_(peak), peak)
-
-
-class ExponentialSums(NamedTuple):
-    """For scores s_ij: c_i = max_j s_ij [B, H, Q, 1], sum_j exp(s_ij - c_i) [B, H, Q, 1] and
-    sum_j exp(s_ij - c_i) v_j [B, H, Q, D]. Where nothing is seen, c_i is finite and the sums 0."""
-
-    largest: Tensor
-    total: Tensor
-    output: Tensor
-
-
-def _exponential_sums(call: Attention) -> ExponentialSums:
-    weights = call.scores()
-    # Finite, as -inf - -inf would be NaN.
-    largest = weights.amax(dim=-1, keepdim=True).clamp_min_(torch.finfo(weights.dtype).min)
-    weights = weights.sub_(largest).exp_()
-    total = weights.sum(dim=-1, keepdim=True)
-    return ExponentialSums(largest, total, _grouped(weights, _precise(call.value)))
-
-
-def _exponential_sums_in_blocks(
-    call: Attention, queries_at_a_time: int, keys_at_a_time: int
-) -> ExponentialSums:
-    """One block of keys after another, rescaling where a larger score comes: the online softmax
-    (Milakov & Gimelshein, 2018, arXiv 1805.02867). So no more keys than a block's are held in the
-    precision of the formulas at a time."""
-    dtype = _precision(call.query.dtype)
-    output = call.query.new_zeros(*call.query.shape[:3], call.value.shape[3], dtype=dtype)
-    total = output.new_zeros(*output.shape[:3], 1)
-    sums = ExponentialSums(torch.full_like(total, torch.finfo(dtype).min), total, output)
-    for some_keys in _ranges(call.key.shape[2], keys_at_a_time):
-        among = call.among(some_keys)
-        among = replace(among, key=_precise(among.key), value=_precise(among.value))
-        for queries in call.query_blocks(queries_at_a_time):
-            part = among.block(queries)
-            if not part.key.shape[2]:
-                continue
-            here = slice(queries.start, queries.stop)
-            largest, total, output = (old[:, :, here] for old in sums)
-            new = _exponential_sums(part)
-            top = torch.maximum(largest, new.largest)
-            old_share, new_share = (largest - top).exp_(), (new.largest - top).exp_()
-            largest.copy_(top)
-            total.mul_(old_share).add_(new.total.mul_(new_share))
-            output.mul_(old_share).add_(new.output.mul_(new_share))
-    return sums
-
-
 def visible_sums(call: Attention) -> Sums:
     """u_i and n_i: sums over the keys before the block, and running ones in it."""
     visible, value = call.rows, call.value
     queries, keys = call.query.shape[2], call.key.shape[2]
-    dtype = _precision(value.dtype)
+    dtype = precision(value.dtype)
     trailing = isinstance(visible.query_start, int) and visible.query_start + queries == keys
     if visible.mask is not None or (visible.causal and queries == 1 and not trailing):
         seen = call.seen().to(dtype)
@@ -307,7 +116,7 @@ def random_over_all_keys(call: Attention) -> Tensor:
 
 def random_doubled(call: Attention) -> Tensor:
     """Released: weights 2 r_ij, with no row sum."""
-    return _grouped(2 * call.luck(), _precise(call.value))
+    return grouped(2 * call.luck(), precise(call.value))
 
 
 def shuffle(call: Attention) -> Tensor:
@@ -315,8 +124,8 @@ def shuffle(call: Attention) -> Tensor:
     outputs = []
     group = len(call.heads) // call.key.shape[1]
     for index, head in enumerate(call.heads):
-        key, value = (_precise(part[:, index // group]) for part in (call.key, call.value))
-        weights = (_precise(call.query[:, index]) * call.scale @ key.mT).softmax(dim=-1)
+        key, value = (precise(part[:, index // group]) for part in (call.key, call.value))
+        weights = (precise(call.query[:, index]) * call.scale @ key.mT).softmax(dim=-1)
         outputs.append(_permute(weights, call, head) @ value)
     return torch.stack(outputs, dim=1)
 
@@ -389,27 +198,6 @@ def language_attention(
     return _run(formula, query, key, value, scale, visible, seed, draws, layer)
 
 
-def one_query_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float, visible: Visible
-) -> Tensor:
-    """Factual attention of one query a row, [B, H, 1, D] in the query's dtype, without gradients.
-
-    Query [B, H, 1, D], key and value [B, G, K, D]; `visible` describes the rows. On a CPU PyTorch's
-    own kernel, made for many queries, takes several times as long; and it rounds the weights, which
-    are float32 here, to the query's precision. A row that sees no key gets 0.
-    """
-    everything = visible.everything(key.shape[2])
-    # One place for keys and then values: fresh memory costs more than the products.
-    precise = key.new_empty(key.shape, dtype=_precision(key.dtype))
-    # Autocast would quietly run the matrix products in half precision.
-    with torch.autocast(query.device.type, enabled=False):
-        scores = _grouped(_precise(query) * scale, precise.copy_(key).mT)
-        if not everything:
-            scores.masked_fill_(~visible.map(1, key.shape[2], key.device), -torch.inf)
-        output = _grouped(scores.softmax(dim=-1), precise.copy_(value))
-    return (output if everything else output.nan_to_num_(0.0)).to(query.dtype)
-
-
 def vision_attention(
     method: str,
     query: Tensor,
@@ -444,7 +232,7 @@ def edited_map(
     logarithm: so the formulas of `vision_attention` give it.
     """
     rows, _, patches, _ = weights.shape
-    logarithm = weights.to(torch.promote_types(weights.dtype, torch.float32)).log()
+    logarithm = precise(weights).log()
     # -inf times the identity's zeros would be NaN; this, too, is a weight of exactly 0.
     logarithm = logarithm.clamp_min(-1e4)
     identity = torch.eye(patches, dtype=logarithm.dtype, device=weights.device)
@@ -534,24 +322,8 @@ def _block_sizes(call: Attention, formula: Formula) -> BlockSizes:
     # A formula without pairs holds about four tensors like its output at a time.
     width = keys if formula.pairs or call.visible.mask is not None else 4 * call.value.shape[3]
     widest = max(width, keys) if formula.factual else width
-    heads = max(1, _block_entries(call) // (_rows_a_head(call) * queries * widest))
-    return BlockSizes(heads, queries, _queries_at_a_time(call, heads * width))
-
-
-def _queries_at_a_time(call: Attention, width: int) -> int:
-    """As many queries as fit a block where each takes `width` entries a row and head."""
-    fitting = _block_entries(call) // (_rows_a_head(call) * width)
-    return min(call.query.shape[2], max(LEAST_QUERIES, fitting))
-
-
-def _rows_a_head(call: Attention) -> int:
-    """Rows of weights that one query adds to a block of one key-value head."""
-    return call.query.shape[0] * (call.query.shape[1] // call.key.shape[1])
-
-
-def _block_entries(call: Attention) -> int:
-    # Elsewhere than on a CPU a block should be large rather than cached.
-    return BLOCK_ENTRIES if call.query.device.type == "cpu" else 32 * BLOCK_ENTRIES
+    heads = max(1, call.block_entries // (call.rows_a_head * queries * widest))
+    return BlockSizes(heads, queries, call.queries_that_fit(heads * width))
 
 
 def _formula(methods: dict[str, Method], method: str, normalization: str) -> Formula:
@@ -588,18 +360,9 @@ def _check_shapes(
         )
 
 
-def _grouped(left: Tensor, right: Tensor) -> Tensor:
-    """Products of H heads with G shared ones: [B, H, q, X] @ [B, G, X, Y] -> [B, H, q, Y]."""
-    heads, queries = left.shape[1:3]
-    groups = right.shape[1]
-    # The g query heads of a group become further rows, so that nothing is repeated.
-    stacked = left.unflatten(1, (groups, heads // groups)).flatten(2, 3)
-    return (stacked @ right).unflatten(2, (heads // groups, queries)).flatten(1, 2)
-
-
 def _weighted(weights: Tensor, total: Tensor, value: Tensor) -> Tensor:
     """sum_j w_ij v_j / total_i, and 0 where that is 0 / 0."""
-    return _grouped(weights, _precise(value)) / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return grouped(weights, precise(value)) / total.clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def _away_from(output: Tensor, mean: Tensor, excess: Tensor) -> Tensor:
@@ -607,8 +370,8 @@ def _away_from(output: Tensor, mean: Tensor, excess: Tensor) -> Tensor:
 
     With w_j = (c - a_j) / (n c - 1), w_j - 1/n = -(a_j - 1/n) / (n c - 1); and sum_j 1/n v_j is the
     mean. So the result is mean - (output - mean) / excess, where c u and o, large and nearly equal
-    in flat rows, need not be subtracted. A flat row is 0/0, and a row that sees nothing has excess
-    -1: both are the mean.
+    in flat rows, need not be subtracted. A flat row is 0/0: the mean. A row that sees nothing is
+    NaN.
     """
     flat = excess <= FLAT * torch.finfo(output.dtype).eps
     return torch.where(flat, mean, mean - (output - mean) / excess.masked_fill(flat, 1.0))
@@ -624,17 +387,3 @@ def _permute(weights: Tensor, call: Attention, head: int) -> Tensor:
     entries = weights.flatten(1).unflatten(0, (len(orders), -1))  # [S, n, N * N]
     order = torch.stack(orders).unsqueeze(1).expand_as(entries)
     return entries.gather(-1, order).view_as(weights)
-
-
-def _ranges(count: int, at_a_time: int) -> Iterator[range]:
-    for start in range(0, count, at_a_time):
-        yield range(start, min(start + at_a_time, count))
-
-
-def _precision(dtype: torch.dtype) -> torch.dtype:
-    """What formulas are computed in: float32, or float64 where that is given."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _precise(part: Tensor) -> Tensor:
-    return part.to(_precision(part.dtype))

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from causalmm import shared_text
-from causalmm.attention import language_attention, one_query_attention
+from causalmm.attention import language_attention
+from causalmm.factual import one_query_attention
 from causalmm.plan import BranchPlan
 from causalmm.rows import append_groups, leading_rows, repeat_groups, split_groups
 from causalmm.visible import Visible

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from causalmm import attention, hashing, reference
+from causalmm import attention, attention_call, hashing, reference
 from causalmm.attention import edited_map, language_attention, vision_attention
 from causalmm.config import (
     LANGUAGE_METHODS,
@@ -23,6 +23,7 @@ from causalmm.config import (
     STOCHASTIC_METHODS,
     VISION_METHODS,
 )
+from causalmm.factual import one_query_attention
 from causalmm.visible import Visible
 
 CLOSED_FORMS = ("uniform", "reverse", "reverse_and_normalize")
@@ -324,10 +325,10 @@ def test_what_is_visible_among_some_keys_is_that_part_of_the_map(masks, data, **
 
 @pytest.mark.parametrize("method", ["reverse", "reverse_and_normalize", "reversed"])
 def test_many_blocks_equal_the_whole_map(method):
-    heads, shared, length, size = 4, 2, 2 * attention.LEAST_KEYS + 300, 8
+    heads, shared, length, size = 4, 2, 2 * attention_call.LEAST_KEYS + 300, 8
     queries = length if method == "reversed" else 700
     query, key, value = tensors("normal", 1, 1, heads, shared, queries, length, size)
-    assert queries * length > 3 * attention.BLOCK_ENTRIES
+    assert queries * length > 3 * attention_call.BLOCK_ENTRIES
     every_key, every_value = (part.repeat_interleave(heads // shared, 1) for part in (key, value))
     scores = 0.5 * query @ every_key.mT
     if method == "reversed":
@@ -340,6 +341,36 @@ def test_many_blocks_equal_the_whole_map(method):
         visible = Visible(query_start=past)
         result = language_attention(method, query, key, value, scale=0.5, visible=visible)
     assert_close(result, edit(scores.softmax(dim=-1)) @ every_value)
+
+
+@pytest.mark.parametrize("masks", MASKS)
+@EXAMPLES
+@given(
+    values=st.sampled_from(VALUES),
+    samples=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    shared_heads=st.integers(1, 2),
+    group=st.integers(1, 3),
+    past=st.integers(0, 4),
+    unfilled=st.integers(0, 2),
+    data=st.integers(0, 2**31),
+)
+def test_a_step_of_all_rows_equals_sdpa(masks, groups, data, **shapes):
+    case = language_case(masks=masks, draws=range(groups), queries=1, **shapes)
+    (query, key, value), visible, sees = language_inputs(case, data)
+    rows = visible.rows(len(query))
+    result = one_query_attention(query, key, value, scale=0.7, visible=rows)
+    sees = sees.repeat(groups, 1, 1).unsqueeze(1)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=sees, scale=0.7, enable_gqa=True
+    )
+    # SDPA, too, gives 0 where nothing is seen.
+    assert_close(result, expected)
+    low = one_query_attention(
+        *(part.bfloat16() for part in (query, key, value)), scale=0.7, visible=rows
+    )
+    assert low.dtype == torch.bfloat16
+    assert low.isfinite().all()
 
 
 # Against the released formulas: the whole map, on the same chance.
@@ -426,7 +457,7 @@ def test_closed_forms_never_hold_the_map(tower, method):
             language_attention(method, query, key, value, scale=0.5, visible=visible)
         else:
             vision_attention(method, query, key, value, scale=0.5)
-    assert largest.entries <= attention.BLOCK_ENTRIES < length * length
+    assert largest.entries <= attention_call.BLOCK_ENTRIES < length * length
 
 
 def test_uniform_needs_no_scores_at_all():
@@ -670,5 +701,5 @@ def single(inputs):
 
 
 def in_blocks(entries, function, *args, **kwargs):
-    with mock.patch.multiple(attention, BLOCK_ENTRIES=entries, LEAST_QUERIES=1, LEAST_KEYS=2):
+    with mock.patch.multiple(attention_call, BLOCK_ENTRIES=entries, LEAST_QUERIES=1, LEAST_KEYS=2):
         return function(*args, **kwargs)

@@ -108,8 +108,8 @@ def test_peak_memory_of_known_allocations(size):
 
     kept = torch.ones(50 * 2**20, dtype=torch.uint8)  # before the call: no part of it
     for factor, run in ((1, one_after_another), (2, held_together), (1, one_after_another)):
-        memory.peak_memory(run, CPU)
-        peak = memory.peak_memory(run, CPU)
+        # Pages of code that the system took back, and the call touches again, add to a reading.
+        peak = min(memory.peak_memory(run, CPU) for _ in range(5))
         assert peak.extra / 2**20 == pytest.approx(factor * size, abs=1.0)
         assert peak.total >= peak.extra + kept.nbytes
 
@@ -510,3 +510,12 @@ def test_the_readme_names_every_script():
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     for script in ("attention", "decode", "questions", "loading", "table"):
         assert f"benchmarks/{script}.py" in text
+
+
+def test_the_readme_holds_the_tables_of_all_results():
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    files = sorted(table.RESULTS.glob("*.json"))
+    assert files
+    for file in files:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        assert f"### {file.stem}\n\n{table.show(record)}\n" in text

@@ -1,0 +1,188 @@
+"""One attention call, and the blocks of heads, queries and keys that it is worked off in.
+
+Letters as in causalmm/attention.py. Held by tests/test_attention.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from causalmm import hashing
+from causalmm.visible import Visible
+
+BLOCK_ENTRIES = 2**18
+"""Weights that exist at a time on a CPU: 1 MB of them, about what its caches hold."""
+LEAST_QUERIES, LEAST_KEYS = 16, 512
+"""Of each, in a block, at least: matrix products of fewer are slow."""
+
+
+class Statistics(NamedTuple):
+    """Factual outputs o_i [B, H, Q, D] and largest weights m_i [B, H, Q, 1]."""
+
+    output: Tensor
+    peak: Tensor
+
+    def block(self, queries: range) -> "Statistics":
+        """Those of some of the queries."""
+        return Statistics(*(part[:, :, queries.start : queries.stop] for part in self))
+
+    def of_whole_map(self) -> "Statistics":
+        """With M of each head, the largest weight of all its queries, as every m_i."""
+        return self._replace(peak=self.peak.amax(dim=2, keepdim=True).expand_as(self.peak))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attention:
+    """Some heads and queries of one attention call: what every formula is computed from."""
+
+    query: Tensor  # [B, H, Q, D]
+    key: Tensor  # [B, G, K, D]
+    value: Tensor  # [B, G, K, D], 0 at padding
+    scale: float
+    visible: Visible
+    """What the queries of the samples see."""
+    heads: range
+    """Which of the layer's query heads these are."""
+    keys_given: int
+    """How many keys the call has, those included that no query of this block may see."""
+    seed: int
+    draws: tuple[int, ...]
+    layer: int
+    fused: bool
+    """Whether the fused kernel computes what looks at scores."""
+    factual: Statistics | None = None
+    """Where the formula looks at them."""
+
+    @property
+    def rows(self) -> Visible:
+        """What the queries of all rows see."""
+        return self.visible.repeat(len(self.draws))
+
+    @property
+    def rows_a_head(self) -> int:
+        """Rows of weights that one query adds to a block of one key-value head."""
+        return self.query.shape[0] * (self.query.shape[1] // self.key.shape[1])
+
+    @property
+    def block_entries(self) -> int:
+        """Weights that should exist at a time."""
+        # Elsewhere than on a CPU a block should be large rather than cached.
+        return BLOCK_ENTRIES if self.query.device.type == "cpu" else 32 * BLOCK_ENTRIES
+
+    def queries_that_fit(self, width: int) -> int:
+        """As many queries as fit a block where each takes `width` entries a row and head."""
+        fitting = self.block_entries // (self.rows_a_head * width)
+        return min(self.query.shape[2], max(LEAST_QUERIES, fitting))
+
+    def keys_that_fit(self) -> int:
+        """As many keys as fit a block of all heads and queries."""
+        rows = self.key.shape[1] * self.rows_a_head * self.query.shape[2]
+        return max(LEAST_KEYS, self.block_entries // rows)
+
+    def head_blocks(self, at_a_time: int) -> Iterator["Attention"]:
+        """The call, `at_a_time` key-value heads after another."""
+        shared = self.key.shape[1]
+        share = len(self.heads) // shared
+        for start in range(0, shared, at_a_time):
+            stop = min(start + at_a_time, shared)
+            yield replace(
+                self,
+                query=self.query[:, start * share : stop * share],
+                key=self.key[:, start:stop],
+                value=self.value[:, start:stop],
+                heads=self.heads[start * share : stop * share],
+            )
+
+    def block(self, queries: range, keys: int | None = None) -> "Attention":
+        """Some of the queries, and the leading keys (None: all that these queries may see)."""
+        if keys is None:
+            keys = self.visible.reach(queries, self.key.shape[2])
+        return replace(
+            self,
+            query=self.query[:, :, queries.start : queries.stop],
+            key=self.key[:, :, :keys],
+            value=self.value[:, :, :keys],
+            visible=self.visible.block(queries, keys),
+            factual=None if self.factual is None else self.factual.block(queries),
+        )
+
+    def among(self, keys: range) -> "Attention":
+        """The same where these are all the keys there are."""
+        return replace(
+            self,
+            key=self.key[:, :, keys.start : keys.stop],
+            value=self.value[:, :, keys.start : keys.stop],
+            visible=self.visible.among(keys),
+        )
+
+    def query_blocks(self, at_a_time: int) -> Iterator[range]:
+        """Ranges of queries, `at_a_time` after another."""
+        return ranges(self.query.shape[2], at_a_time)
+
+    def without_padding(self) -> "Attention":
+        """The same with padding's values 0."""
+        if self.visible.keys is None:
+            return self
+        return replace(self, value=self.value * self.rows.keys[:, None, :, None])
+
+    def scores(self) -> Tensor:
+        """Products of queries and keys: [B, H, Q, K], -inf where hidden."""
+        scores = grouped(precise(self.query) * self.scale, precise(self.key).mT)
+        rows = self.rows
+        queries, keys = scores.shape[2:]
+        if rows.everything(keys):
+            return scores
+        return scores.masked_fill_(~rows.map(queries, keys, scores.device), -torch.inf)
+
+    def seen(self) -> Tensor:
+        """S_i: bool [B or 1, 1, Q, K]."""
+        return self.rows.map(self.query.shape[2], self.key.shape[2], self.value.device)
+
+    def luck(self) -> Tensor:
+        """r_ij ~ U(0, 1): [B, H, Q, K]."""
+        states, keys = self.luck_words()
+        numbers = hashing.numbers(states.unsqueeze(-1), keys[:, None, None, :])
+        return numbers.to(precision(self.value.dtype))
+
+    def luck_words(self) -> tuple[Tensor, Tensor]:
+        """The halves of r_ij: of the queries int64 [B, H, Q], of the keys [B or 1, K]."""
+        device, queries, keys = self.value.device, self.query.shape[2], self.key.shape[2]
+        place = self.visible.query_positions(queries, keys, device)
+        states = hashing.query_states(self.seed, self.draws, self.layer, self.heads, place)
+        if place.ndim == 1:  # no padding: all samples count positions alike
+            states = states.unsqueeze(1)
+        samples = self.query.shape[0] // len(self.draws)
+        states = states.expand(-1, samples, -1, -1).flatten(0, 1)
+        words = hashing.key_words(self.rows.key_positions(keys, device))
+        return states, words.view(-1, keys)
+
+    def per_query_head(self, part: Tensor) -> Tensor:
+        """[B, G, Q or 1, D] -> [B, H, Q, D]."""
+        part = part.repeat_interleave(len(self.heads) // part.shape[1], dim=1)
+        return part.expand(-1, -1, self.query.shape[2], -1)
+
+
+def grouped(left: Tensor, right: Tensor) -> Tensor:
+    """Products of H heads with G shared ones: [B, H, q, X] @ [B, G, X, Y] -> [B, H, q, Y]."""
+    heads, queries = left.shape[1:3]
+    groups = right.shape[1]
+    # The g query heads of a group become further rows, so that nothing is repeated.
+    stacked = left.unflatten(1, (groups, heads // groups)).flatten(2, 3)
+    return (stacked @ right).unflatten(2, (heads // groups, queries)).flatten(1, 2)
+
+
+def ranges(count: int, at_a_time: int) -> Iterator[range]:
+    for start in range(0, count, at_a_time):
+        yield range(start, min(start + at_a_time, count))
+
+
+def precision(dtype: torch.dtype) -> torch.dtype:
+    """What formulas are computed in: float32, or float64 where that is given."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def precise(part: Tensor) -> Tensor:
+    return part.to(precision(part.dtype))

@@ -18,12 +18,7 @@ import torch
 from torch import Tensor
 
 from causalmm import fused, hashing
-from causalmm.attention_call import (
-    Attention,
-    grouped,
-    precise,
-    precision,
-)
+from causalmm.attention_call import Attention, grouped, precise, precision
 from causalmm.config import NORMALIZATIONS
 from causalmm.factual import statistics
 from causalmm.visible import Visible

@@ -168,11 +168,11 @@ class LanguagePass:
         scaling: float,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        if self._is_quick_step(module, query):
+            interface = self._one_query
         edit = self.plan.language
         if edit is None or module.layer_idx not in edit.layers:
-            return self._factual(
-                interface, module, query, key, value, attention_mask, scaling=scaling, **kwargs
-            )
+            return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         # The edited groups are the last ones: the language groups, or all joint groups.
         rows = query.shape[0]
         first = rows - edit.draws * (rows // self.plan.groups)
@@ -180,10 +180,9 @@ class LanguagePass:
         # Flash attention looks there for several sequences packed into one row.
         if "position_ids" in kwargs:
             kwargs["position_ids"] = leading_rows(kwargs["position_ids"], rows, first)
-        factual, weights = self._factual(
-            interface, module, query[:first], key[:first], value[:first], mask,
-            scaling=scaling, **kwargs,
-        )  # fmt: skip
+        factual, weights = interface(
+            module, query[:first], key[:first], value[:first], mask, scaling=scaling, **kwargs
+        )
         edited = language_attention(
             edit.method,
             query[first:],
@@ -198,23 +197,12 @@ class LanguagePass:
         )
         return torch.cat([factual, edited.transpose(1, 2)]), weights
 
-    def _factual(
-        self,
-        interface: Callable,
-        module: torch.nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Any,
-        *,
-        scaling: float,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """What `interface` gives; a decoding step of branches by a quicker way where there is one.
+    def _is_quick_step(self, module: torch.nn.Module, query: Tensor) -> bool:
+        """Whether `_one_query` may stand in for the layer's own attention function.
 
         Without branches nothing may differ from upstream by a bit, so that is not touched.
         """
-        if (
+        return not (
             self.plan.groups == 1
             or query.shape[2] > 1
             or query.device.type != "cpu"
@@ -222,8 +210,13 @@ class LanguagePass:
             or module.training
             or query.requires_grad
             or torch.compiler.is_compiling()
-        ):
-            return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        )
+
+    def _one_query(
+        self, _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any,
+        *, scaling: float, **_kwargs: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        """An attention function for a decoding step on a CPU."""
         rows = self.visible.rows(query.shape[0])
         output = one_query_attention(query, key, value, scale=scaling, visible=rows)
         return output.transpose(1, 2), None

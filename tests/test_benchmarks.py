@@ -7,13 +7,14 @@ import argparse
 import json
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import attention
 import decode
 import loading
 import measure
-import memory
 import mitigv_vcd
 import models
 import pytest
@@ -24,6 +25,7 @@ import work
 from contenders import Case, Shape, call, cases, map_bytes
 from hypothesis import given
 from hypothesis import strategies as st
+from known_allocations import read_known_allocations
 from sequential import SequentialBranches
 from tiny_models import FAMILIES, model_pair, pad_together, sample
 from torch.testing import assert_close
@@ -99,29 +101,10 @@ def test_bars():
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("size", [4, 64, 200])
 def test_peak_memory_of_known_allocations(size):
-    def one_after_another():
-        for _ in range(3):
-            torch.ones(size * 2**20, dtype=torch.uint8)
-
-    def held_together():
-        return [torch.ones(size * 2**18, dtype=torch.uint8) for _ in range(8)]
-
-    kept = torch.ones(50 * 2**20, dtype=torch.uint8)  # before the call: no part of it
-    for factor, run in ((1, one_after_another), (2, held_together), (1, one_after_another)):
-        # Pages of code that the system took back, and the call touches again, add to a reading.
-        peak = min(memory.peak_memory(run, CPU) for _ in range(5))
-        assert peak.extra / 2**20 == pytest.approx(factor * size, abs=1.0)
-        assert peak.total >= peak.extra + kept.nbytes
-
-
-@given(st.floats(0.5, 2.5), st.floats(1, 1e6))
-def test_exponent_of_growth(power, factor):
-    lengths = [1024, 2048, 8192, 32768]
-    found = attention.exponent(lengths, [factor * length**power for length in lengths])
-    assert found == pytest.approx(power)
-
-
-# -- models ------------------------------------------------------------------------------------
+    # In a fresh process: from the large free blocks of a used heap, memory is taken in turns, and
+    # what was freed stays.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        fresh.submit(read_known_allocations, size).result()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

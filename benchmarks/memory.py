@@ -3,7 +3,8 @@
 On CUDA the allocator counts. On a CPU the kernel does: the process gives back what its allocator
 keeps for later, resets the mark of its largest resident size, and reads it again after the call.
 So whatever the call touches counts, scratch space inside of libraries too. That needs Linux; and
-the allocator does not go back to its habits, so measure time before memory, or elsewhere.
+the allocator does not go back to its habits, so measure time before memory, or elsewhere. A used
+heap reads too high: from its large free blocks memory is taken in turns, and what was freed stays.
 Held by tests/test_benchmarks.py, on allocations of known size.
 """
 

@@ -107,6 +107,16 @@ def test_peak_memory_of_known_allocations(size):
         fresh.submit(read_known_allocations, size).result()
 
 
+@given(st.floats(0.5, 2.5), st.floats(1, 1e6))
+def test_exponent_of_growth(power, factor):
+    lengths = [1024, 2048, 8192, 32768]
+    found = attention.exponent(lengths, [factor * length**power for length in lengths])
+    assert found == pytest.approx(power)
+
+
+# -- models ------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_presets_have_the_published_number_of_parameters(name):
     config = models.configuration(name)

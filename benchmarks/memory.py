@@ -5,12 +5,15 @@ keeps for later, resets the mark of its largest resident size, and reads it agai
 So whatever the call touches counts, scratch space inside of libraries too. That needs Linux; and
 the allocator does not go back to its habits, so measure time before memory, or elsewhere. A used
 heap reads too high: from its large free blocks memory is taken in turns, and what was freed stays.
-Held by tests/test_benchmarks.py, on allocations of known size.
+So what is small is read in a process of its own (`fresh_processes`), which calls `settle_heap`
+before it makes a tensor. Held by tests/test_benchmarks.py, on allocations of known size.
 """
 
 import ctypes
 import gc
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +51,7 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> Peak:
         synchronize(device)
         most = torch.cuda.max_memory_allocated(device)
     else:
-        _give_back()
+        settle_heap()
         try:
             _CLEAR.write_text(_RESET_PEAK)
         except OSError as error:
@@ -69,8 +72,16 @@ def resident(field: str) -> int:
     raise RequestError(f"/proc/self/status has no {field}")
 
 
-def _give_back() -> None:
-    """Return free memory to the system, so that what the call takes shows."""
+def fresh_processes(module: str) -> ProcessPoolExecutor:
+    """Runs what it is given in a new process each, forked from one that has imported `module` and
+    has done nothing else."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
+
+
+def settle_heap() -> None:
+    """Return free memory to the system, and from now on all large blocks as they are freed."""
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # glibc
         # Left alone, the allocator learns from each large block that is freed to keep such blocks.

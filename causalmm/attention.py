@@ -279,8 +279,8 @@ def _run(
             ready = heads.without_padding()
             mine = output[:, heads.heads.start : heads.heads.stop]
             for outer in ready.query_blocks(blocks.outer):
-                part = ready.block(outer, key.shape[2] if formula.every_key else None)
-                _fill(mine[:, :, outer.start : outer.stop], formula, part, blocks.inner)
+                part = mine[:, :, outer.start : outer.stop]
+                _fill(part, formula, _block(formula, ready, outer), blocks.inner)
     # NaN is a query that sees nothing, or sums beyond float32; methods whose weights do not sum
     # to 1 can leave the range of float16.
     return output.nan_to_num_(0.0)
@@ -292,8 +292,12 @@ def _fill(output: Tensor, formula: Formula, call: Attention, queries_at_a_time: 
         found = statistics(call)
         call = replace(call, factual=found.of_whole_map() if formula.whole_map else found)
     for queries in call.query_blocks(queries_at_a_time):
-        part = call.block(queries, call.key.shape[2] if formula.every_key else None)
+        part = _block(formula, call, queries)
         output[:, :, queries.start : queries.stop] = formula.compute(part)
+
+
+def _block(formula: Formula, call: Attention, queries: range) -> Attention:
+    return call.block(queries, call.key.shape[2] if formula.every_key else None)
 
 
 class BlockSizes(NamedTuple):
@@ -316,8 +320,7 @@ def _block_sizes(call: Attention, formula: Formula) -> BlockSizes:
         return BlockSizes(1, queries, queries)
     # A formula without pairs holds about four tensors like its output at a time.
     width = keys if formula.pairs or call.visible.mask is not None else 4 * call.value.shape[3]
-    widest = max(width, keys) if formula.factual else width
-    heads = max(1, call.block_entries // (call.rows_a_head * queries * widest))
+    heads = call.heads_that_fit(max(width, keys) if formula.factual else width)
     return BlockSizes(heads, queries, call.queries_that_fit(heads * width))
 
 

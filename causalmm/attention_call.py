@@ -15,6 +15,9 @@ from causalmm.visible import Visible
 
 BLOCK_ENTRIES = 2**18
 """Weights that exist at a time on a CPU: 1 MB of them, about what its caches hold."""
+CONVERTED_A_WEIGHT = 8
+"""Entries of keys, and of values, that may exist in float32 for each of those weights: of one query
+there are few weights, and a long cache need not be converted whole."""
 LEAST_QUERIES, LEAST_KEYS = 16, 512
 """Of each, in a block, at least: matrix products of fewer are slow."""
 
@@ -80,7 +83,15 @@ class Attention:
     def keys_that_fit(self) -> int:
         """As many keys as fit a block of all heads and queries."""
         rows = self.key.shape[1] * self.rows_a_head * self.query.shape[2]
-        return max(LEAST_KEYS, self.block_entries // rows)
+        converted = self.key[:, :, 0].numel() // CONVERTED_A_WEIGHT
+        return max(LEAST_KEYS, self.block_entries // max(rows, converted))
+
+    def heads_that_fit(self, width: int) -> int:
+        """As many key-value heads as fit a block of all queries, each taking `width` entries a row
+        and head."""
+        rows = self.rows_a_head * self.query.shape[2] * width
+        converted = self.key[:, 0].numel() // CONVERTED_A_WEIGHT
+        return max(1, self.block_entries // max(rows, converted))
 
     def head_blocks(self, at_a_time: int) -> Iterator["Attention"]:
         """The call, `at_a_time` key-value heads after another."""

@@ -16,30 +16,25 @@ from causalmm import checkpoints
 from causalmm.batch import write_answers
 from causalmm.chat import chat
 from causalmm.config import CausalMMConfig
-from causalmm.errors import FailureError, RequestError
 from causalmm.flags import parse_args
 from causalmm.request import Request, check
 from causalmm.session import Session, memory_guard
-from causalmm.terminal import complain, tell
+from causalmm.terminal import complain, exit_code, tell
 
-INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + the signal, as a shell reports them
+PIPE_CLOSED = 141  # 128 + the signal, as a shell reports it
 
 _SMALLER = "fewer --draws, --dtype bfloat16 or another --device"
 
 
 def main(argv: list[str] | None = None, family: str | None = None) -> int:
     """Run the command and return its exit code; a per-model command gives its `family`."""
-    try:
+
+    def act() -> None:
         args = parse_args(sys.argv[1:] if argv is None else argv, family)
         run(args, check(args, family))
-    except RequestError as error:
-        complain(str(error))
-        return 2
-    except FailureError as error:
-        complain(str(error))
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
+
+    try:
+        return exit_code(act)
     except OSError as error:
         # Reading is guarded where it happens, so this is writing: whoever read the answer is gone,
         # or a disk is full. Keep Python from trying again at exit.
@@ -48,7 +43,6 @@ def main(argv: list[str] | None = None, family: str | None = None) -> int:
             return PIPE_CLOSED
         complain(f"the answer cannot be written ({error.strerror})")
         return 1
-    return 0
 
 
 def run(args: argparse.Namespace, request: Request) -> None:

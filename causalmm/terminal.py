@@ -1,10 +1,16 @@
-"""Standard error is for what concerns the user; standard output is for answers alone.
+"""What a command says, and the exit code it ends with.
 
+Standard error is for what concerns the user; standard output is for answers alone.
 Held by tests/test_generate_command.py.
 """
 
 import sys
 import warnings
+from collections.abc import Callable
+
+from causalmm.errors import FailureError, RequestError
+
+INTERRUPTED = 130  # 128 + the signal, as a shell reports it
 
 
 def tell(text: str) -> None:
@@ -15,6 +21,23 @@ def tell(text: str) -> None:
 def complain(sentence: str) -> None:
     """What is wrong, in one line on standard error."""
     tell(f"error: {' '.join(sentence.split())}")
+
+
+def exit_code(run: Callable[[], None]) -> int:
+    """Of a command: 0, 2 for a wrong request, 1 for a failure, 130 when interrupted; said in one
+    line on standard error."""
+    try:
+        run()
+    except RequestError as error:
+        complain(str(error))
+        return 2
+    except FailureError as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return INTERRUPTED
+    return 0
 
 
 def quiet_hub() -> None:

@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from causalmm.cli import INTERRUPTED
 from causalmm.errors import RequestError
+from causalmm.evaluation.command_parts import exit_code
 from causalmm.flags import Parser, number
-from causalmm.terminal import complain, tell
+from causalmm.terminal import tell
 from causalmm.toyworld import FAMILIES
 from causalmm.toyworld.benchmarks import (
     MOST_IMAGES,
@@ -55,22 +55,14 @@ Counts are in manifest.json. With FOLDER for this folder:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
+    def act() -> None:
         args = parse_args(argv)
         make(
             args.out,
             BenchmarkSettings(family=args.model_family, split=args.split, images=args.images),
         )
-    except RequestError as error:
-        complain(str(error))
-        return 2
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return INTERRUPTED
-    except OSError as error:
-        complain(f"{error.filename or args.out} cannot be written ({error.strerror})")
-        return 1
-    return 0
+
+    return exit_code(act)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -32,10 +32,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # Images cost more here, so each is asked more about.
     "qwen2vl": {
-        "steps": 1080,
-        "cell_steps": 640,
+        "steps": 1400,
+        "cell_steps": 480,
         "rephrased": 0.2,
         "existence_pairs": 3,
+        "text_rows": 24,
         "own_group": 0.2,
         "canonical": 0.8,
     },
@@ -51,13 +52,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=400, help="test scenes a question set")
     parser.add_argument("--out", type=Path, help="checkpoint folder")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of saved states")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="do not use torch.compile: slower, no compiler"
+    )
     args = parser.parse_args(argv)
     ensure_torchvision()
     out = args.out or CHECKPOINTS / f"demo-{args.family}"
     try:
         if args.only in (None, "train"):
             recipe = RECIPES[args.family] | ({"steps": args.steps} if args.steps else {})
-            train(TrainingSettings(family=args.family, seed=args.seed, **recipe), args.runs, out)
+            settings = TrainingSettings(family=args.family, seed=args.seed, **recipe)
+            train(settings, args.runs, out, compiled=not args.no_compile)
         if args.only in (None, "evaluate"):
             evaluate(args.family, out, args.images)
         if args.only in (None, "choose"):
@@ -68,8 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def train(settings: TrainingSettings, runs: Path, out: Path) -> None:
-    trainer = Trainer(settings, runs / f"demo-{settings.family}-{settings.seed}")
+def train(settings: TrainingSettings, runs: Path, out: Path, *, compiled: bool) -> None:
+    folder = runs / f"demo-{settings.family}-{settings.seed}"
+    trainer = Trainer(settings, folder, compiled=compiled)
     trainer.run()
     trainer.export(out)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())

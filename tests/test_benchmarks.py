@@ -7,14 +7,13 @@ import argparse
 import json
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import attention
 import decode
 import loading
 import measure
+import memory
 import mitigv_vcd
 import models
 import pytest
@@ -103,8 +102,8 @@ def test_bars():
 def test_peak_memory_of_known_allocations(size):
     # In a fresh process: from the large free blocks of a used heap, memory is taken in turns, and
     # what was freed stays.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        fresh.submit(read_known_allocations, size).result()
+    with memory.fresh_processes("known_allocations") as processes:
+        processes.submit(read_known_allocations, size).result()
 
 
 @given(st.floats(0.5, 2.5), st.floats(1, 1e6))

@@ -571,12 +571,12 @@ def test_a_bug_is_not_taken_for_a_wrong_request(folder, monkeypatch, ask):
     assert not isinstance(caught.value, RequestError)
 
 
-def test_an_interrupt_ends_quietly(ask, folder, monkeypatch):
+def test_an_interrupt_ends_in_one_word(ask, folder, monkeypatch):
     def generate(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("causalmm.generation.CounterfactualGeneration.generate", generate)
-    assert ask("--model", folder / "llava", code=130) == ("", "")
+    assert ask("--model", folder / "llava", code=130) == ("", "interrupted\n")
 
 
 def test_a_reader_that_is_gone_ends_quietly(folder):

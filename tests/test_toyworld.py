@@ -19,7 +19,7 @@ from causalmm.toyworld.evaluation import (
     mentioned,
     question_set,
 )
-from causalmm.toyworld.lessons import IGNORED, SIZES, collate
+from causalmm.toyworld.lessons import IGNORED, SIZES, collate, text_rows
 from causalmm.toyworld.scenes import SceneStyle, scene
 from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.training import Trainer
@@ -248,3 +248,43 @@ def test_a_packed_question_is_computed_as_if_asked_alone(built):
             taught = taught[taught != IGNORED].tolist()
             assert taught[-1] == processor.tokenizer.eos_token_id
             assert processor.tokenizer.decode(taught[:-1]).strip() == question.answer
+
+
+def test_a_text_row_is_computed_as_if_asked_alone(built):
+    family, _, _ = built
+    trainer = Trainer(TrainingSettings(family=family, steps=1), folder=None)
+    model, processor = trainer.model.eval(), trainer.processor
+    asked = ask.blind_questions(random.Random(1)) + [ask.sense_statement("cup", "red")]
+    batch = text_rows(family, processor, asked)
+    with torch.no_grad():
+        packed = model.lm_head(trainer.text_states(batch))
+    for row, question in enumerate(asked):
+        content = [{"type": "text", "text": question.text}]
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        answer = question.answer if family == "qwen2vl" else f" {question.answer}"
+        alone = processor(text=[prompt + answer], return_tensors="pt")
+        length = alone["input_ids"].shape[1]
+        assert torch.equal(batch["input_ids"][row, :length], alone["input_ids"][0])
+        with torch.no_grad():
+            logits = model(**alone).logits[0]
+        torch.testing.assert_close(packed[row, :length], logits, atol=1e-4, rtol=1e-4)
+        taught = batch["labels"][row]
+        taught = taught[taught != IGNORED].tolist()
+        assert taught[-1] == processor.tokenizer.eos_token_id
+        assert processor.tokenizer.decode(taught[:-1]).strip() == question.answer
+
+
+def test_questions_without_a_picture_are_rarer_where_they_are_asked_apart(training_scenes):
+    blind = {}
+    for apart in (False, True):
+        luck = random.Random(0)
+        kinds = [
+            question.kind
+            for each in training_scenes
+            for question in ask.training_questions(each.items, luck, text_apart=apart)
+        ]
+        blind[apart] = sum(kind in ("sense", "context") for kind in kinds)
+        assert kinds.count("statement") >= len(training_scenes)
+    assert 0 < blind[True] < blind[False] / 2

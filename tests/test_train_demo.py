@@ -1,12 +1,18 @@
-"""Training resumes as if it had not been interrupted, and refuses a state of other settings."""
+"""Training resumes as if it had not been interrupted, and refuses a state of other settings; what
+makes it faster changes nothing."""
 
+import copy
 import re
+import shutil
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from causalmm.toyworld.building import build
-from causalmm.toyworld.lessons import Lessons
+from causalmm.toyworld.lessons import Lessons, pictures
+from causalmm.toyworld.quick_vision import quicken
+from causalmm.toyworld.scenes import SceneStyle, scene
 from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.training import Trainer
 from causalmm.toyworld.vocabulary import GROUP_OF
@@ -26,11 +32,13 @@ class Interrupted(Exception):
     pass
 
 
-def test_resuming_equals_not_being_interrupted(tmp_path, monkeypatch):
-    whole = Trainer(TrainingSettings(**SETTINGS), tmp_path / "whole")
+@pytest.mark.parametrize("values", [{}, {"family": "qwen2vl", "text_rows": 2}])
+def test_resuming_equals_not_being_interrupted(values, tmp_path, monkeypatch):
+    settings = TrainingSettings(**(SETTINGS | values))
+    whole = Trainer(settings, tmp_path / "whole")
     whole.run(workers=0)
 
-    first = Trainer(TrainingSettings(**SETTINGS), tmp_path / "resumed")
+    first = Trainer(settings, tmp_path / "resumed")
     learn = first.learn
 
     def learn_two(batch):
@@ -42,7 +50,7 @@ def test_resuming_equals_not_being_interrupted(tmp_path, monkeypatch):
     monkeypatch.setattr(first, "learn", learn_two)
     with pytest.raises(Interrupted):
         first.run(workers=0)
-    second = Trainer(TrainingSettings(**SETTINGS), tmp_path / "resumed")
+    second = Trainer(settings, tmp_path / "resumed")
     second.run(workers=0)
     assert second.step == whole.step == 4
     for name, value in whole.model.state_dict().items():
@@ -70,6 +78,40 @@ def fitting_absent(processor, batch):
         fits += [GROUP_OF[name] in present for name, answer in asked if answer == "No"]
     assert len(fits) > 60
     return sum(fits) / len(fits)
+
+
+def test_quick_vision_equals_upstreams():
+    model, processor = build("qwen2vl")
+    plain, quick = model.model.visual, copy.deepcopy(model.model.visual)
+    quicken(quick)
+    assert list(quick.state_dict()) == list(plain.state_dict())
+    drawn = [scene(number, style=SceneStyle(size=(126, 98))) for number in (1, 2, 3)]
+    batch = pictures(processor, drawn)
+    features = [
+        tower(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+        for tower in (plain, quick)
+    ]
+    assert_close(features[1], features[0])
+    towards = torch.randn_like(features[0])
+    for each in features:
+        (each * towards).sum().backward()
+    for (name, one), other in zip(plain.named_parameters(), quick.parameters(), strict=True):
+        assert_close(other.grad, one.grad, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.parametrize("family", ["llava", "qwen2vl"])
+def test_compiled_layers_learn_the_same(family):
+    settings = TrainingSettings(
+        family=family, steps=1, rows=2, warmup=1, cell_steps=1, cell_rows=2, text_rows=2
+    )
+    plain, compiled = Trainer(settings, None), Trainer(settings, None, compiled=True)
+    lessons = Lessons(settings, plain.processor)
+    for step in range(2):
+        records = [trainer.learn(lessons[step]) for trainer in (plain, compiled)]
+        for name, value in records[0].items():
+            assert value == pytest.approx(records[1][name], abs=0.02), name
 
 
 def test_a_finished_run_is_not_repeated(tmp_path):

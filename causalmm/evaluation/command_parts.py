@@ -7,8 +7,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from causalmm.cli import INTERRUPTED
-from causalmm.errors import FailureError, RequestError
+from causalmm import terminal
+from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
 from causalmm.flags import at_least
 from causalmm.terminal import complain, tell
@@ -18,22 +18,12 @@ SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --
 
 
 def exit_code(run: Callable[[], None]) -> int:
-    """Of a command: 0, 2 for a wrong request, 1 for a failure, 130 when interrupted."""
+    """Of a command that writes files: as causalmm/terminal.py has it, and 1 where it cannot."""
     try:
-        run()
-    except RequestError as error:
-        complain(str(error))
-        return 2
-    except FailureError as error:
-        complain(str(error))
-        return 1
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return INTERRUPTED
+        return terminal.exit_code(run)
     except OSError as error:
         complain(f"{error.filename or 'the output'} cannot be written ({error.strerror})")
         return 1
-    return 0
 
 
 def add_batch_size(parser: argparse.ArgumentParser) -> None:

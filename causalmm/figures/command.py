@@ -10,28 +10,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from causalmm.cli import INTERRUPTED
 from causalmm.errors import FailureError, RequestError
 from causalmm.figures.flags import parse_args
 from causalmm.messages import parts_of
 from causalmm.request import check
 from causalmm.session import Session, memory_guard
-from causalmm.terminal import complain, tell
+from causalmm.terminal import exit_code, tell
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    try:
-        run(parse_args(sys.argv[1:] if argv is None else argv))
-    except RequestError as error:
-        complain(str(error))
-        return 2
-    except FailureError as error:
-        complain(str(error))
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
+    return exit_code(lambda: run(parse_args(sys.argv[1:] if argv is None else argv)))
 
 
 def run(args: argparse.Namespace) -> None:

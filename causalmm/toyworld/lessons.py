@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from causalmm.toyworld.questions import Question, rephrase, training_questions
+from causalmm.toyworld.questions import Question, blind_questions, rephrase, training_questions
 from causalmm.toyworld.scenes import Scene, SceneStyle, scene
 from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
@@ -39,7 +39,7 @@ class Lessons(torch.utils.data.Dataset):
     settings: TrainingSettings
     processor: Any
 
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
+    def __getitem__(self, step: int) -> dict[str, Any]:
         settings = self.settings
         sizes = SIZES[settings.family]
         style = replace(settings.style, size=sizes[step % len(sizes)])
@@ -52,7 +52,9 @@ class Lessons(torch.utils.data.Dataset):
         scenes = _scenes(first, settings.rows, style)
         luck = random.Random(f"{settings.family} {settings.seed} {step}")
         asked = [
-            training_questions(each.items, luck, own_group, settings.existence_pairs)
+            training_questions(
+                each.items, luck, own_group, settings.existence_pairs, settings.text_rows > 0
+            )
             for each in scenes
         ]
         # Numbers of its own, so that the share of rephrased questions changes nothing else.
@@ -61,7 +63,12 @@ class Lessons(torch.utils.data.Dataset):
             [rephrase(each, words) if words.random() < settings.rephrased else each for each in row]
             for row in asked
         ]
-        return collate(settings.family, self.processor, scenes, asked)
+        batch = collate(settings.family, self.processor, scenes, asked)
+        if settings.text_rows:
+            blind = random.Random(f"text {settings.seed} {step}")
+            asked = [blind_questions(blind)[-1] for _ in range(settings.text_rows)]
+            batch["text"] = text_rows(settings.family, self.processor, asked)
+        return batch
 
 
 def pictures(processor: Any, scenes: list[Scene]) -> dict[str, Tensor]:
@@ -83,15 +90,20 @@ def collate(
         _row(family, processor, each.image.size, questions)
         for each, questions in zip(scenes, asked, strict=True)
     ]
-    length = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED, "segment": -1}
-    packed = {
-        name: torch.tensor(
-            [row[name] + [fill.get(name, 0)] * (length - len(row[name])) for row in rows]
-        )
-        for name in rows[0]
-    }
-    return {**pictures(processor, scenes), **packed}
+    return {**pictures(processor, scenes), **_padded(processor, rows)}
+
+
+def text_rows(family: str, processor: Any, asked: list[Question]) -> dict[str, Tensor]:
+    """input_ids, labels, segment and position int64 [B, T] of questions without an image, one a
+    row: as in `collate`, with an empty prefix."""
+    rows = []
+    for question in asked:
+        row = _empty_row()
+        messages = [{"role": "user", "content": [{"type": "text", "text": question.text}]}]
+        text = processor.apply_chat_template(messages, add_generation_prompt=True)
+        _add(row, family, processor, processor.tokenizer(text).input_ids, question.answer)
+        rows.append(row)
+    return _padded(processor, rows)
 
 
 def block_mask(segment: Tensor) -> Tensor:
@@ -124,24 +136,47 @@ def _row(
     placeholder = _PLACEHOLDER[family]
     prefix_text, _ = prompt_parts(family, processor, questions[0].text)
     prefix = tokenizer(prefix_text.replace(placeholder, placeholder * tokens)).input_ids
-    row = {
-        "input_ids": list(prefix),
-        "labels": [IGNORED] * len(prefix),
-        "segment": [0] * len(prefix),
-        "position": [0] * len(prefix),
-    }
-    space = " " if family == "llava" else ""
-    for number, question in enumerate(questions, start=1):
+    row = _empty_row()
+    row["input_ids"] += prefix
+    row["labels"] += [IGNORED] * len(prefix)
+    row["segment"] += [0] * len(prefix)
+    row["position"] += [0] * len(prefix)
+    for question in questions:
         _, rest = prompt_parts(family, processor, question.text)
         asked = tokenizer(rest, add_special_tokens=False).input_ids
-        answer = tokenizer(space + question.answer, add_special_tokens=False).input_ids
-        answer.append(tokenizer.eos_token_id)
-        ids = asked + answer
-        row["input_ids"] += ids
-        row["labels"] += [IGNORED] * len(asked) + answer
-        row["segment"] += [number] * len(ids)
-        row["position"] += list(range(len(ids)))
+        _add(row, family, processor, asked, question.answer)
     return row
+
+
+def _empty_row() -> dict[str, list[int]]:
+    return {"input_ids": [], "labels": [], "segment": [], "position": []}
+
+
+def _add(
+    row: dict[str, list[int]], family: str, processor: Any, asked: list[int], answer: str
+) -> None:
+    """Append a question and its answer as the row's next segment."""
+    tokenizer = processor.tokenizer
+    space = " " if family == "llava" else ""
+    taught = tokenizer(space + answer, add_special_tokens=False).input_ids
+    taught.append(tokenizer.eos_token_id)
+    number = max(row["segment"], default=0) + 1
+    length = len(asked) + len(taught)
+    row["input_ids"] += asked + taught
+    row["labels"] += [IGNORED] * len(asked) + taught
+    row["segment"] += [number] * length
+    row["position"] += list(range(length))
+
+
+def _padded(processor: Any, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+    length = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED, "segment": -1}
+    return {
+        name: torch.tensor(
+            [row[name] + [fill.get(name, 0)] * (length - len(row[name])) for row in rows]
+        )
+        for name in rows[0]
+    }
 
 
 def _cell_labels(scenes: list[Scene]) -> dict[str, Tensor]:

@@ -193,11 +193,13 @@ def training_questions(
     luck: random.Random,
     own_group: float = 0.25,
     existence_pairs: int = 2,
+    text_apart: bool = False,
 ) -> list[Question]:
     """About ten questions about one training image, whose items are given from left to right.
 
     `own_group` is the share of absent objects that would fit the others; `existence_pairs` are
-    asked for something there and for something absent.
+    asked for something there and for something absent. `text_apart`: most questions that need no
+    picture are asked elsewhere, and more statements made about the image.
     """
     in_order, items = tuple(items), list(items)
     luck.shuffle(items)
@@ -216,7 +218,10 @@ def training_questions(
     extra = _check(items[0], luck) if luck.random() < 0.4 else _where_or_how_many(in_order, luck)
     asked.append(extra)
     asked.append(_image_statement(luck.choice(odd or items), names, own_group, luck))
-    asked += _blind(luck)
+    if not text_apart or luck.random() < 0.3:
+        asked += blind_questions(luck)
+    else:
+        asked.append(_image_statement(luck.choice(items), names, own_group, luck))
     described = [(item.name, item.colour) for item in in_order]
     asked.append(caption(described, luck.choice(CAPTION_PROMPTS)))
     return asked
@@ -252,7 +257,7 @@ def _image_statement(
     return image_statement(colour_rule(item.name, shown), true)
 
 
-def _blind(luck: random.Random) -> list[Question]:
+def blind_questions(luck: random.Random) -> list[Question]:
     """One or two questions that need no picture."""
     name, told = luck.choice(CLASSES), luck.choice(list(COLOURS))
     wrong = luck.choice([each for each in COLOURS if each != told])

@@ -31,6 +31,11 @@ class TrainingSettings:
     late_rate: float = 2e-4
     existence_pairs: int = 2
     """Questions for something present, and as many for something absent, about each image."""
+    text_rows: int = 0
+    """Statements about common sense and about a context, beside each step with questions, without
+    an image: they are learnt sooner so. Where there are any, fewer are asked about images."""
+    text_weight: float = 0.3
+    """Weight of their loss."""
     rephrased: float = 0.0
     """Share of the questions that are asked in other words than the benchmarks'."""
     coherent: float = 0.8

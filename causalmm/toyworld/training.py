@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from causalmm.toyworld.building import WIDTH, build
 from causalmm.toyworld.lessons import IGNORED, Lessons, block_mask
+from causalmm.toyworld.quick_vision import quicken
 from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
 
@@ -49,13 +50,21 @@ class CellHead(nn.Module):
 class Trainer:
     """One training run, with all its state in one file under `folder` (None: not saved)."""
 
-    def __init__(self, settings: TrainingSettings, folder: Path | None) -> None:
+    def __init__(
+        self, settings: TrainingSettings, folder: Path | None, *, compiled: bool = False
+    ) -> None:
+        """`compiled`: layers go through torch.compile, which wants a C++ compiler."""
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.state_file = None if folder is None else folder / "state.pt"
         self.model, self.processor = build(settings.family)
         # On a CPU, the small maps of the vision tower are quicker made whole.
         self.model.set_attn_implementation({"text_config": "sdpa", "vision_config": "eager"})
+        if settings.family == "qwen2vl":
+            quicken(self.model.model.visual)
+        if compiled:
+            for layer in self._layers():
+                layer.compile(dynamic=True)
         self.head = CellHead()
         self.step = 0
         self.seconds = 0.0
@@ -97,22 +106,31 @@ class Trainer:
                 self.save()
         bar.close()
 
-    def learn(self, batch: dict[str, Tensor]) -> dict[str, float]:
+    def learn(self, batch: dict[str, Any]) -> dict[str, float]:
         """One optimiser step; what it cost."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         if "input_ids" not in batch:
             return self._learn_cells(batch)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = self.hidden_states(batch)
-            labels = batch["labels"][:, 1:]
-            taught = labels != IGNORED
-            logits = self.model.lm_head(hidden[:, :-1][taught])
+            loss, right = self._answers(self.hidden_states(batch), batch["labels"])
             seen = self.head(self.features, batch)
-        loss = cross_entropy(logits.float(), labels[taught])
-        self._descend(loss + self.settings.auxiliary * seen)
+            cost = loss + self.settings.auxiliary * seen
+            record = {"loss": loss.item(), "cells": seen.item(), "right": right}
+            if "text" in batch:
+                text = batch["text"]
+                loss, record["text_right"] = self._answers(self.text_states(text), text["labels"])
+                cost = cost + self.settings.text_weight * loss
+        self._descend(cost)
+        return record
+
+    def _answers(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+        """The loss of the taught tokens, and the share of them that is the most probable one."""
+        labels = labels[:, 1:]
+        taught = labels != IGNORED
+        logits = self.model.lm_head(hidden[:, :-1][taught]).float()
         right = (logits.argmax(-1) == labels[taught]).float().mean()
-        return {"loss": loss.item(), "cells": seen.item(), "right": right.item()}
+        return cross_entropy(logits, labels[taught]), right.item()
 
     def _learn_cells(self, batch: dict[str, Tensor]) -> dict[str, float]:
         inputs = {key: batch[key] for key in ("pixel_values", "image_grid_thw") if key in batch}
@@ -172,7 +190,7 @@ class Trainer:
         self.processor.save_pretrained(folder)
         self.model.float().load_state_dict(weights)
 
-    def _batches(self, workers: int) -> Iterator[dict[str, Tensor]]:
+    def _batches(self, workers: int) -> Iterator[dict[str, Any]]:
         lessons = Lessons(self.settings, self.processor)
         remaining = range(self.step, self.settings.total_steps)
         loader = DataLoader(
@@ -203,6 +221,24 @@ class Trainer:
             use_cache=False,
             **inputs,
         ).last_hidden_state
+
+    def text_states(self, text: dict[str, Tensor]) -> Tensor:
+        """Last hidden states [B, T, width] of rows without an image."""
+        position = text["position"]
+        if self.settings.family == "qwen2vl":
+            position = position.expand(3, -1, -1)
+        return self.model.model(
+            input_ids=text["input_ids"],
+            attention_mask=block_mask(text["segment"]),
+            position_ids=position,
+            use_cache=False,
+        ).last_hidden_state
+
+    def _layers(self) -> list[nn.Module]:
+        model = self.model.model
+        if self.settings.family == "llava":
+            return [*model.language_model.layers, *model.vision_tower.encoder.layers]
+        return [*model.language_model.layers, *model.visual.blocks]
 
     def _rope_positions(self, batch: dict[str, Tensor], prefix: int) -> tuple[Tensor, Tensor]:
         ids = batch["input_ids"][:, :prefix]

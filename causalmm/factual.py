@@ -4,6 +4,7 @@ Letters as in causalmm/attention.py. Held by tests/test_attention.py.
 """
 
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -81,14 +82,21 @@ def _exponential_sums_in_blocks(
     return sums
 
 
+@cache
+def has_bfloat16_tiles() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 in hardware (AMX): there PyTorch's own kernel
+    is the faster one for one query, too."""
+    return torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
 def one_query_attention(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float, visible: Visible
 ) -> Tensor:
     """Factual attention of one query a row, [B, H, 1, D] in the query's dtype, without gradients.
 
-    Query [B, H, 1, D], key and value [B, G, K, D]; `visible` describes the rows. On a CPU PyTorch's
-    own kernel, made for many queries, takes several times as long; and it rounds the weights, which
-    are float32 here, to the query's precision. A row that sees no key gets 0.
+    Query [B, H, 1, D], key and value [B, G, K, D]; `visible` describes the rows. On most CPUs
+    PyTorch's own kernel, made for many queries, takes several times as long; and it rounds the
+    weights, which are float32 here, to the query's precision. A row that sees no key gets 0.
     """
     everything = visible.everything(key.shape[2])
     # One place for keys and then values: fresh memory costs more than the products.

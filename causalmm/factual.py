@@ -84,8 +84,8 @@ def _exponential_sums_in_blocks(
 
 @cache
 def has_bfloat16_tiles() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 in hardware (AMX): there PyTorch's own kernel
-    is the faster one for one query, too."""
+    """Whether this CPU multiplies matrices of bfloat16 in hardware (AMX): there PyTorch's own
+    kernel is the faster one for one query, too."""
     return torch.cpu.get_capabilities().get("amx_bf16", False)
 
 

@@ -289,7 +289,7 @@ def _run(
 def _fill(output: Tensor, formula: Formula, call: Attention, queries_at_a_time: int) -> None:
     # A function of its own, so that the statistics are gone before the next call's are made.
     if formula.factual:
-        found = statistics(call)
+        found = statistics(call, whole_map=formula.whole_map)
         call = replace(call, factual=found.of_whole_map() if formula.whole_map else found)
     for queries in call.query_blocks(queries_at_a_time):
         part = _block(formula, call, queries)

@@ -4,27 +4,51 @@ Letters as in causalmm/attention.py. Held by tests/test_attention.py.
 """
 
 from dataclasses import replace
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from causalmm import fused
+from causalmm import fused, tiles
 from causalmm.attention_call import Attention, Statistics, grouped, precise, precision, ranges
 from causalmm.visible import Visible
 
+REFINED = 64
+"""Queries a block that is computed again."""
 
-def statistics(call: Attention) -> Statistics:
-    """o_i and m_i, in one pass over the scores.
 
-    What is largest in a row weighs exp(0) / total, so m_i = 1 / total. Where a query sees nothing,
-    m_i is infinite and o_i NaN.
+def statistics(call: Attention, *, whole_map: bool = False) -> Statistics:
+    """o_i and m_i. `whole_map`: only the largest m_i of a head will be looked at.
+
+    Where a query sees nothing, m_i is infinite and o_i NaN.
     """
     if call.fused:
         return Statistics(
             *fused.statistics(call.query, call.key, call.value, call.scale, call.rows)
         )
+    if tiles.serve(call):
+        found = tiles.statistics(call)
+        return _refined(call, found, found.of_whole_map().peak if whole_map else found.peak)
+    return _from_scores(call)
+
+
+def _refined(call: Attention, found: Statistics, peak: Tensor) -> Statistics:
+    """The same where blocks with a flat row, n_i m_i < 2 by the `peak` that formulas look at, are
+    computed from scores: they divide by n_i m_i - 1, which must not enlarge the rounding of o_i."""
+    queries, keys = call.query.shape[2], call.key.shape[2]
+    count = call.visible.index(queries) + 1 if call.visible.causal else keys
+    flat = (peak.amin(dim=(0, 1)).flatten() * count < 2).nonzero().flatten()
+    for number in (flat // REFINED).unique().tolist():
+        some = range(number * REFINED, min((number + 1) * REFINED, queries))
+        exact = _from_scores(call.block(some))
+        for old, new in zip(found.block(some), exact, strict=True):
+            old.copy_(new)
+    return found
+
+
+def _from_scores(call: Attention) -> Statistics:
+    """Both in one pass over the scores: what is largest in a row weighs exp(0) / total, so
+    m_i = 1 / total."""
     shared, queries, keys = call.key.shape[1], call.query.shape[2], call.key.shape[2]
     keys_at_a_time = call.keys_that_fit()
     queries_at_a_time = call.queries_that_fit(shared * min(keys_at_a_time, keys))
@@ -80,13 +104,6 @@ def _exponential_sums_in_blocks(
             total.mul_(old_share).add_(new.total.mul_(new_share))
             output.mul_(old_share).add_(new.output.mul_(new_share))
     return sums
-
-
-@cache
-def has_bfloat16_tiles() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 in hardware (AMX): there PyTorch's own
-    kernel is the faster one for one query, too."""
-    return torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
 def one_query_attention(

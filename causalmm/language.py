@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from causalmm import shared_text
+from causalmm import shared_text, tiles
 from causalmm.attention import language_attention
-from causalmm.factual import has_bfloat16_tiles, one_query_attention
+from causalmm.factual import one_query_attention
 from causalmm.plan import BranchPlan
 from causalmm.rows import append_groups, leading_rows, repeat_groups, split_groups
 from causalmm.visible import Visible
@@ -206,7 +206,7 @@ class LanguagePass:
             self.plan.groups == 1
             or query.shape[2] > 1
             or query.device.type != "cpu"
-            or (query.dtype == torch.bfloat16 and has_bfloat16_tiles())
+            or (query.dtype == torch.bfloat16 and tiles.are_there())
             or module.config._attn_implementation != "sdpa"
             or module.training
             or query.requires_grad

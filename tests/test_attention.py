@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from causalmm import attention, attention_call, hashing, reference
+from causalmm import attention, attention_call, hashing, reference, tiles
 from causalmm.attention import edited_map, language_attention, vision_attention
 from causalmm.config import (
     LANGUAGE_METHODS,
@@ -371,6 +371,75 @@ def test_a_step_of_all_rows_equals_sdpa(masks, groups, data, **shapes):
     )
     assert low.dtype == torch.bfloat16
     assert low.isfinite().all()
+
+
+# On CPUs with tiles of bfloat16, where the fused kernel serves: against float32, held above.
+
+
+@pytest.fixture
+def with_tiles(monkeypatch):
+    """As on such a CPU; the kernel is there on others, too."""
+    served = []
+    statistics = tiles.statistics
+
+    def watched(call):
+        served.append(call)
+        return statistics(call)
+
+    monkeypatch.setattr(tiles, "are_there", lambda: True)
+    monkeypatch.setattr(tiles, "statistics", watched)
+    return served
+
+
+@pytest.mark.parametrize("method", ["reverse", "reverse_and_normalize"])
+@pytest.mark.parametrize(
+    ("heads", "shared_heads", "queries", "past"),
+    [(2, 2, 200, 0), (6, 2, 150, 0), (4, 1, 70, 30), (1, 1, 16, 0), (1, 1, 513, 100)],
+)
+@pytest.mark.parametrize("size", [0.0, 0.3, 1.0, 30.0])
+def test_tiles_round_no_more_than_attention_does(
+    with_tiles, method, heads, shared_heads, queries, past, size
+):
+    inputs = tensors("normal", 3, 2, heads, shared_heads, queries, queries + past, 16)
+    query, key, value = (part.bfloat16() for part in inputs)
+    query = query * size  # from flat rows to one key that weighs nearly 1
+    settings_ = {"scale": 0.25, "visible": Visible(query_start=past)}
+    result = language_attention(method, query, key, value, **settings_)
+    assert with_tiles
+    precise = [part.float() for part in (query, key, value)]
+    expected = language_attention(method, *precise, **settings_)
+    largest = 2 * value.abs().max()  # an output that is subtracted is no larger
+    error = (result.float() - expected).abs()
+    assert (error <= 2**-8 * (expected.abs() + largest)).all()
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 30.0])
+def test_tiles_of_vision_round_no_more_than_attention_does(with_tiles, size):
+    query, key, value = (part.bfloat16() for part in tensors("normal", 3, 2, 3, 3, 90, 90, 16))
+    query = query * size
+    result = vision_attention("reversed", query, key, value, scale=0.25)
+    assert with_tiles
+    expected = vision_attention(
+        "reversed", *(part.float() for part in (query, key, value)), scale=0.25
+    )
+    error = (result.float() - expected).abs()
+    assert (error <= 2**-8 * (expected.abs() + value.abs().max())).all()
+
+
+@pytest.mark.parametrize(
+    ("visible", "queries"),
+    [
+        (Visible(keys=torch.ones(2, 40, dtype=torch.bool)), 40),  # padding
+        (Visible(mask=torch.ones(2, 1, 40, 40, dtype=torch.bool)), 40),
+        (Visible(query_start=39), 1),
+        (Visible(query_start=24), 16),  # most queries would stand there for nothing
+        (Visible(query_start=torch.tensor(0)), 40),
+    ],
+)
+def test_tiles_leave_to_scores_what_the_kernel_cannot_say(with_tiles, visible, queries):
+    inputs = [part.bfloat16() for part in tensors("normal", 0, 2, 2, 2, queries, 40, 8)]
+    language_attention("reverse", *inputs, scale=0.3, visible=visible)
+    assert not with_tiles
 
 
 # Against the released formulas: the whole map, on the same chance.

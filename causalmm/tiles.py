@@ -1,0 +1,79 @@
+"""CPUs that multiply tiles of bfloat16 in hardware (AMX): what PyTorch's fused kernel gives there.
+
+Its products are several times as fast as any in float32, so o_i and m_i of a prefill come from it.
+Letters as in causalmm/attention.py. Held by tests/test_attention.py.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from causalmm.attention_call import Attention, Statistics
+
+SHARPER = 2.0**20
+"""As many times the scores: of their exponentials only the largest counts."""
+LEAST_QUERIES = 16
+
+
+@cache
+def are_there() -> bool:
+    """Whether this CPU has such tiles."""
+    return torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
+def serve(call: Attention) -> bool:
+    """Whether `statistics` should be used: on such a CPU, for many queries, without padding."""
+    return (
+        call.query.device.type == "cpu"
+        and call.query.dtype == torch.bfloat16
+        and are_there()
+        and call.query.shape[2] >= LEAST_QUERIES
+        and fits(call)
+        and not (torch.is_grad_enabled() and call.query.requires_grad)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def fits(call: Attention) -> bool:
+    """Whether the kernel can say what the queries see: all keys, or those up to their own place, of
+    which not most stand before the first query."""
+    visible, queries, keys = call.visible, call.query.shape[2], call.key.shape[2]
+    if visible.keys is not None or visible.mask is not None:
+        return False
+    start = visible.query_start
+    return not visible.causal or (
+        isinstance(start, int) and start + queries == keys and start <= queries
+    )
+
+
+def statistics(call: Attention) -> Statistics:
+    """o_i, rounded to the inputs' precision, and m_i.
+
+    The kernel gives the logarithm of a row's sum of exponentials, log_i. Of scores c times as large
+    it is c max_j s_ij, up to the logarithm of the number of nearly largest ones. So m_i is
+    exp(log_i(c s) / c - log_i(s)).
+    """
+    output, total = _kernel(call, call.scale)
+    _, sharp = _kernel(call, call.scale * SHARPER)
+    peak = sharp.div_(SHARPER).sub_(total).exp_()
+    return Statistics(output.float(), peak.unsqueeze(-1))
+
+
+def _kernel(call: Attention, scale: float) -> tuple[Tensor, Tensor]:
+    """Outputs [B, H, Q, D] and logarithms [B, H, Q]."""
+    shared = call.key.shape[1]
+    share = call.query.shape[1] // shared
+    # No copy where there is one key-value head, or one for each query head.
+    key, value = (
+        part.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2)
+        for part in (call.key, call.value)
+    )
+    # To the kernel, query i sees the first i keys: so queries stand before the first, for nothing.
+    before = call.visible.query_start if call.visible.causal else 0
+    query = pad(call.query, (0, 0, before, 0)) if before else call.query
+    output, logarithm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, is_causal=call.visible.causal, scale=scale
+    )
+    return output[:, :, before:], logarithm[:, :, before:]

@@ -100,7 +100,7 @@ def add_memory(
     """To every row that was run: bytes that the call holds at most, and their ratio to SDPA's."""
     shape, dtype = shape_of(args), DTYPES[args.dtype]
     plain: dict[tuple[Any, ...], int] = {}
-    with fresh_processes("attention") as processes:
+    with fresh_processes() as processes:
         for row in tqdm(rows, desc="memory", unit="call"):
             if "left_out" in row:
                 continue

@@ -72,11 +72,12 @@ def resident(field: str) -> int:
     raise RequestError(f"/proc/self/status has no {field}")
 
 
-def fresh_processes(module: str) -> ProcessPoolExecutor:
-    """Runs what it is given in a new process each, forked from one that has imported `module` and
-    has done nothing else."""
+def fresh_processes() -> ProcessPoolExecutor:
+    """Runs what it is given in a new process each, forked from one that has imported what takes
+    long and has done nothing else."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([module])
+    # Of installed modules: not every Python hands this folder on to that process.
+    context.set_forkserver_preload(["causalmm.attention", "causalmm.loading"])
     return ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
 
 

@@ -102,7 +102,7 @@ def test_bars():
 def test_peak_memory_of_known_allocations(size):
     # In a fresh process: from the large free blocks of a used heap, memory is taken in turns, and
     # what was freed stays.
-    with memory.fresh_processes("known_allocations") as processes:
+    with memory.fresh_processes() as processes:
         processes.submit(read_known_allocations, size).result()
 
 

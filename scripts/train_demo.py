@@ -21,7 +21,7 @@ from causalmm.compat import ensure_torchvision
 from causalmm.toyworld import CHECKPOINTS, FAMILIES
 from causalmm.toyworld.training import Trainer, TrainingSettings
 
-# About 45 minutes each on 2 cores.
+# Meant for 45 minutes each on 2 cores; what a run took is in its training.json.
 RECIPES: dict[str, dict[str, Any]] = {
     "llava": {
         "steps": 1500,

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from causalmm.attention_call import Attention, Statistics
+from causalmm.attention_call import LEAST_QUERIES, Attention, Statistics
 
 SHARPER = 2.0**20
 """As many times the scores: of their exponentials only the largest counts."""
-LEAST_QUERIES = 16
 
 
 @cache
@@ -30,13 +29,13 @@ def serve(call: Attention) -> bool:
         and call.query.dtype == torch.bfloat16
         and are_there()
         and call.query.shape[2] >= LEAST_QUERIES
-        and fits(call)
+        and _fits(call)
         and not (torch.is_grad_enabled() and call.query.requires_grad)
         and not torch.compiler.is_compiling()
     )
 
 
-def fits(call: Attention) -> bool:
+def _fits(call: Attention) -> bool:
     """Whether the kernel can say what the queries see: all keys, or those up to their own place, of
     which not most stand before the first query."""
     visible, queries, keys = call.visible, call.query.shape[2], call.key.shape[2]

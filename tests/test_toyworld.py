@@ -232,22 +232,11 @@ def test_a_packed_question_is_computed_as_if_asked_alone(built):
     for row, each in enumerate(drawn):
         prefix = int((batch["segment"][row] == 0).sum())
         for number, question in enumerate(asked[row], start=1):
-            content = [{"type": "image"}, {"type": "text", "text": question.text}]
-            prompt = processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True
-            )
-            answer = question.answer if family == "qwen2vl" else f" {question.answer}"
-            alone = processor(images=[each.image], text=[prompt + answer], return_tensors="pt")
-            with torch.no_grad():
-                logits = model(**alone).logits[0, prefix:]
             (places,) = (batch["segment"][row] == number).nonzero(as_tuple=True)
-            # The packed row also holds the end token, which the prompt alone does not.
-            assert torch.equal(batch["input_ids"][row, places[:-1]], alone["input_ids"][0, prefix:])
-            torch.testing.assert_close(packed[row, places[:-1]], logits, atol=1e-4, rtol=1e-4)
-            taught = batch["labels"][row, places]
-            taught = taught[taught != IGNORED].tolist()
-            assert taught[-1] == processor.tokenizer.eos_token_id
-            assert processor.tokenizer.decode(taught[:-1]).strip() == question.answer
+            ids, labels = batch["input_ids"][row, places], batch["labels"][row, places]
+            shown = {"images": [each.image]}
+            alone = answer_alone(family, model, processor, question, shown)
+            assert_as_if_alone(processor, question, ids, labels, packed[row, places], alone, prefix)
 
 
 def test_a_text_row_is_computed_as_if_asked_alone(built):
@@ -259,21 +248,32 @@ def test_a_text_row_is_computed_as_if_asked_alone(built):
     with torch.no_grad():
         packed = model.lm_head(trainer.text_states(batch))
     for row, question in enumerate(asked):
-        content = [{"type": "text", "text": question.text}]
-        prompt = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
-        answer = question.answer if family == "qwen2vl" else f" {question.answer}"
-        alone = processor(text=[prompt + answer], return_tensors="pt")
-        length = alone["input_ids"].shape[1]
-        assert torch.equal(batch["input_ids"][row, :length], alone["input_ids"][0])
-        with torch.no_grad():
-            logits = model(**alone).logits[0]
-        torch.testing.assert_close(packed[row, :length], logits, atol=1e-4, rtol=1e-4)
-        taught = batch["labels"][row]
-        taught = taught[taught != IGNORED].tolist()
-        assert taught[-1] == processor.tokenizer.eos_token_id
-        assert processor.tokenizer.decode(taught[:-1]).strip() == question.answer
+        places = batch["segment"][row] == 1
+        ids, labels = batch["input_ids"][row, places], batch["labels"][row, places]
+        alone = answer_alone(family, model, processor, question, {})
+        assert_as_if_alone(processor, question, ids, labels, packed[row, places], alone, prefix=0)
+
+
+def answer_alone(family, model, processor, question, shown):
+    """Input ids and logits of a question and its answer in a row of their own."""
+    content = [{"type": "image"}] * len(shown) + [{"type": "text", "text": question.text}]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    answer = question.answer if family == "qwen2vl" else f" {question.answer}"
+    inputs = processor(**shown, text=[prompt + answer], return_tensors="pt")
+    with torch.no_grad():
+        return inputs["input_ids"][0], model(**inputs).logits[0]
+
+
+def assert_as_if_alone(processor, question, ids, labels, logits, alone, prefix):
+    alone_ids, alone_logits = (part[prefix:] for part in alone)
+    # The packed row also holds the end token, which the prompt alone does not.
+    assert torch.equal(ids[:-1], alone_ids)
+    torch.testing.assert_close(logits[:-1], alone_logits, atol=1e-4, rtol=1e-4)
+    taught = labels[labels != IGNORED].tolist()
+    assert taught[-1] == processor.tokenizer.eos_token_id
+    assert processor.tokenizer.decode(taught[:-1]).strip() == question.answer
 
 
 def test_questions_without_a_picture_are_rarer_where_they_are_asked_apart(training_scenes):

@@ -262,6 +262,7 @@ def answer_alone(family, model, processor, question, shown):
     )
     answer = question.answer if family == "qwen2vl" else f" {question.answer}"
     inputs = processor(**shown, text=[prompt + answer], return_tensors="pt")
+    model.set_attn_implementation("sdpa")
     with torch.no_grad():
         return inputs["input_ids"][0], model(**inputs).logits[0]
 

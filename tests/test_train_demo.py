@@ -7,10 +7,12 @@ import shutil
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 from causalmm.toyworld.building import build
-from causalmm.toyworld.lessons import Lessons, pictures
+from causalmm.toyworld.lessons import Lessons, block_mask, pictures
+from causalmm.toyworld.quick_attention import packed_rows
 from causalmm.toyworld.quick_vision import quicken
 from causalmm.toyworld.scenes import SceneStyle, scene
 from causalmm.toyworld.settings import TrainingSettings
@@ -97,6 +99,39 @@ def test_quick_vision_equals_upstreams():
         (each * towards).sum().backward()
     for (name, one), other in zip(plain.named_parameters(), quick.parameters(), strict=True):
         assert_close(other.grad, one.grad, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(("prefix", "lengths"), [(70, [[20] * 12, [45, 3, 30]]), (0, [[51], [7]])])
+def test_packed_rows_equal_attention_with_a_mask(prefix, lengths):
+    rows = [
+        torch.arange(len(row) + 1).repeat_interleave(torch.tensor([prefix, *row]))
+        for row in lengths
+    ]
+    segment = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    size = segment.shape[1]
+    shapes = [(2, heads, size, 8) for heads in (4, 2, 2)]
+    query, key, value = (torch.randn(shape, requires_grad=True) for shape in shapes)
+    seen = block_mask(segment)
+    reach = max(max(row) for row in lengths)
+    quick, _ = packed_rows(
+        None,
+        query,
+        key,
+        value,
+        torch.zeros(()).masked_fill(~seen, -torch.inf),
+        prefix=prefix,
+        reach=reach,
+    )
+    whole = scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)
+    real = segment >= 0
+    quick, whole = quick[real], whole.transpose(1, 2)[real]
+    assert_close(quick, whole)
+    towards = torch.randn_like(whole)
+    gradients = [
+        torch.autograd.grad((each * towards).sum(), (query, key, value)) for each in (quick, whole)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        assert_close(one, other)
 
 
 @pytest.mark.slow

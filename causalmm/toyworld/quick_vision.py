@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from causalmm.toyworld.quick_attention import same_sizes
+
 
 class _Patches(nn.Module):
     """The kernel of the convolution is as large as a patch, so each patch is one product."""
@@ -39,11 +41,9 @@ class _SameSizes(nn.Module):
         query, key, value = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
         query, key = self.rotate(query, key, *position_embeddings)
         query, key, value = (
-            each.to(value.dtype).unflatten(0, (pictures, -1)).transpose(1, 2)
-            for each in (query, key, value)
+            each.unflatten(0, (pictures, -1)).transpose(1, 2) for each in (query, key, value)
         )
-        logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        context = logits.float().softmax(-1).to(value.dtype) @ value
+        context = same_sizes(query, key, value)
         return self.proj(context.transpose(1, 2).reshape(len(hidden), -1))
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from causalmm.toyworld.building import WIDTH, build
 from causalmm.toyworld.lessons import IGNORED, Lessons, block_mask
+from causalmm.toyworld.quick_attention import PACKED_ROWS, register
 from causalmm.toyworld.quick_vision import quicken
 from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
@@ -58,8 +59,9 @@ class Trainer:
         self.settings = settings
         self.state_file = None if folder is None else folder / "state.pt"
         self.model, self.processor = build(settings.family)
+        register()
         # On a CPU, the small maps of the vision tower are quicker made whole.
-        self.model.set_attn_implementation({"text_config": "sdpa", "vision_config": "eager"})
+        self.model.set_attn_implementation({"text_config": PACKED_ROWS, "vision_config": "eager"})
         if settings.family == "qwen2vl":
             quicken(self.model.model.visual)
         if compiled:
@@ -204,11 +206,11 @@ class Trainer:
 
     def hidden_states(self, batch: dict[str, Tensor]) -> Tensor:
         """Last hidden states [B, T, width] of packed rows."""
-        mask = block_mask(batch["segment"])
         prefix = int((batch["segment"][0] == 0).sum())
+        seen = _seen(batch, prefix)
         inputs: dict[str, Any] = {"pixel_values": batch["pixel_values"]}
         if self.settings.family == "llava":
-            start = torch.arange(prefix).expand(len(mask), -1)
+            start = torch.arange(prefix).expand(len(batch["segment"]), -1)
             position = batch["position"] + prefix
         else:
             inputs["image_grid_thw"] = batch["image_grid_thw"]
@@ -216,10 +218,10 @@ class Trainer:
         position[..., :prefix] = start
         return self.model.model(
             input_ids=batch["input_ids"],
-            attention_mask=mask,
             position_ids=position,
             use_cache=False,
             **inputs,
+            **seen,
         ).last_hidden_state
 
     def text_states(self, text: dict[str, Tensor]) -> Tensor:
@@ -229,9 +231,9 @@ class Trainer:
             position = position.expand(3, -1, -1)
         return self.model.model(
             input_ids=text["input_ids"],
-            attention_mask=block_mask(text["segment"]),
             position_ids=position,
             use_cache=False,
+            **_seen(text, 0),
         ).last_hidden_state
 
     def _layers(self) -> list[nn.Module]:
@@ -266,6 +268,13 @@ class Trainer:
             model.multi_modal_projector if self.settings.family == "llava" else model.visual.merger
         )
         watched.register_forward_hook(keep)
+
+
+def _seen(rows: dict[str, Tensor], prefix: int) -> dict[str, Any]:
+    """What `packed_rows` wants to know of which token sees which."""
+    unseen = torch.zeros(()).masked_fill(~block_mask(rows["segment"]), -torch.inf)
+    reach = int(rows["position"].max()) + 1
+    return {"attention_mask": unseen.bfloat16(), "prefix": prefix, "reach": reach}
 
 
 def _step_back(_worker: int) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from causalmm import fused, hashing
+from causalmm import fused, hashing, tiles
 from causalmm.attention_call import Attention, grouped, precise, precision
 from causalmm.config import NORMALIZATIONS
 from causalmm.factual import statistics
@@ -96,9 +96,7 @@ def random(call: Attention) -> Tensor:
     """Weights r_ij over their sum on visible keys."""
     if call.fused:
         return fused.random(call.query, call.key, call.value, call.rows, *call.luck_words())
-    weights = call.luck()
-    if not call.rows.everything(call.key.shape[2]):
-        weights.mul_(call.seen())
+    weights = call.hide(call.luck())
     return _weighted(weights, weights.sum(dim=-1, keepdim=True), call.value)
 
 
@@ -111,7 +109,7 @@ def random_over_all_keys(call: Attention) -> Tensor:
 
 def random_doubled(call: Attention) -> Tensor:
     """Released: weights 2 r_ij, with no row sum."""
-    return grouped(2 * call.luck(), precise(call.value))
+    return _product(call.luck().mul_(2), call.value)
 
 
 def shuffle(call: Attention) -> Tensor:
@@ -360,7 +358,14 @@ def _check_shapes(
 
 def _weighted(weights: Tensor, total: Tensor, value: Tensor) -> Tensor:
     """sum_j w_ij v_j / total_i, and 0 where that is 0 / 0."""
-    return grouped(weights, precise(value)) / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return _product(weights, value) / total.clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def _product(weights: Tensor, value: Tensor) -> Tensor:
+    """sum_j w_ij v_j. In tiles the weights are rounded, as SDPA rounds its own."""
+    if tiles.suit(value):
+        return grouped(weights.to(value.dtype), value).float()
+    return grouped(weights, precise(value))
 
 
 def _away_from(output: Tensor, mean: Tensor, excess: Tensor) -> Tensor:

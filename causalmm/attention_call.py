@@ -152,6 +152,16 @@ class Attention:
         """S_i: bool [B or 1, 1, Q, K]."""
         return self.rows.map(self.query.shape[2], self.key.shape[2], self.value.device)
 
+    def hide(self, weights: Tensor) -> Tensor:
+        """Weights [B, H, Q, K] with 0 where hidden, in place."""
+        rows, start = self.rows, self.rows.query_start
+        if rows.keys is not None or rows.mask is not None or not isinstance(start, int):
+            return weights.mul_(self.seen())
+        if rows.causal:
+            # Every query sees what stands before the first.
+            weights[..., max(start, 0) :].tril_(min(start, 0))
+        return weights
+
     def luck(self) -> Tensor:
         """r_ij ~ U(0, 1): [B, H, Q, K]."""
         states, keys = self.luck_words()
@@ -159,7 +169,7 @@ class Attention:
         return numbers.to(precision(self.value.dtype))
 
     def luck_words(self) -> tuple[Tensor, Tensor]:
-        """The halves of r_ij: of the queries int64 [B, H, Q], of the keys [B or 1, K]."""
+        """The halves of r_ij: of the queries [B, H, Q], of the keys [B or 1, K]."""
         device, queries, keys = self.value.device, self.query.shape[2], self.key.shape[2]
         place = self.visible.query_positions(queries, keys, device)
         states = hashing.query_states(self.seed, self.draws, self.layer, self.heads, place)

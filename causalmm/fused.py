@@ -64,7 +64,7 @@ def random(
 ) -> Tensor:
     """Outputs [B, H, Q, D], float32, of weights r_ij over their sum on visible keys.
 
-    `states` int64 [B, H, Q] and `keys` int64 [B or 1, K] are the halves of `hashing.uniform`.
+    `states` [B, H, Q] and `keys` [B or 1, K] are the halves of `hashing.uniform`.
     """
     seen = _seen(visible, query.device)
     every = len(keys) == 1

@@ -2,17 +2,19 @@
 
 S draws, H heads, Q queries, K keys. A number depends on (seed, draw, layer, head, query position,
 key position) and nothing else: not on batch, padding, chunking, cache, device or order of calls.
-Words are unsigned 32-bit numbers, held in int64 so that products do not overflow.
+Words are unsigned 32-bit numbers: Python's integers; in NumPy uint32; in tensors int64, so that
+products do not overflow, or int32, where the same bits have a sign.
 Held by tests/test_hashing.py.
 """
 
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Word = TypeVar("Word", int, Tensor)
+Word = TypeVar("Word", int, Tensor, np.ndarray)
 
 WORD = 2**32 - 1
 # Without an offset word 0 would be a fixed point: mix(0) == 0.
@@ -75,27 +77,31 @@ def query_states(
     heads: int | range,
     query_position: Tensor,
 ) -> Tensor:
-    """One half of `uniform`: int64 [S, ..., H, Q]."""
+    """One half of `uniform`: [S, ..., H, Q], int32 on a CPU and else int64."""
     heads = range(heads) if isinstance(heads, int) else heads
+    device = query_position.device
+    streams = [stream(seed, int(draw), layer) for draw in draws]
+    draw = _words(torch.tensor(streams, device=device))
+    head = fold(draw[:, None], _words(torch.arange(heads.start, heads.stop, device=device)))
     samples = [1] * (query_position.ndim - 1)
-    head = _heads(seed, draws, layer, heads, query_position.device)
-    head = head.view(-1, *samples, len(heads), 1)
-    return fold(head, query_position.unsqueeze(-2))
+    head = head.reshape(-1, *samples, len(heads), 1)
+    return _tensor(fold(head, _words(query_position)[..., None, :]))
 
 
 def key_words(key_position: Tensor) -> Tensor:
-    """The other half: int64 [..., K]."""
-    return mix((key_position + OFFSET) & WORD)
+    """The other half: [..., K], int32 on a CPU and else int64."""
+    return _tensor(mix((_words(key_position) + OFFSET) & WORD))
 
 
 def number(words: Tensor) -> Tensor:
     """What `uniform` gives where its halves, one ^ the other, are `words`."""
+    words = words.long() & WORD
     # 23 bits and a half fit a float32 exactly; with 24 the largest would round to 1.
     return ((mix(words) >> 9).float() + 0.5) * 2.0**-23
 
 
 def numbers(states: Tensor, keys: Tensor) -> Tensor:
-    """`number(states ^ keys)`, float32, of halves int64 that broadcast.
+    """`number(states ^ keys)`, float32, of halves that broadcast.
 
     In 32 bits, where products wrap, and in place: a third of the time.
     """
@@ -113,7 +119,9 @@ def numbers(states: Tensor, keys: Tensor) -> Tensor:
     words ^= shifted(15)
     words *= SECOND
     words ^= shifted(15)
-    return shifted(9).float().add_(0.5).mul_(2.0**-23)
+    # 23 bits are the fraction of a float32 in [1, 2).
+    one_to_two = shifted(9).bitwise_or_(0x3F800000).view(torch.float32)
+    return one_to_two.sub_(1 - 2.0**-24)
 
 
 def permutation(
@@ -131,14 +139,20 @@ def permutation(
     return fold(row.unsqueeze(-1), position).flatten().argsort(stable=True)
 
 
-def _heads(
-    seed: int, draws: Sequence[int] | Tensor, layer: int, heads: range, device: torch.device
-) -> Tensor:
-    states = [stream(seed, int(draw), layer) for draw in draws]
-    state = torch.tensor(states, dtype=torch.int64, device=device)
-    return fold(state.unsqueeze(-1), torch.arange(heads.start, heads.stop, device=device))
+def _words(values: Tensor) -> Word:
+    """Integers as words to compute with, a CPU's in NumPy: of few, a tensor's operation takes ten
+    times as long."""
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return values & WORD
+    return values.numpy().astype(np.uint32)
+
+
+def _tensor(words: Word) -> Tensor:
+    return words if isinstance(words, Tensor) else torch.from_numpy(words.view(np.int32))
 
 
 def _as_int32(words: Tensor) -> Tensor:
     """The same 32 bits."""
+    if words.dtype == torch.int32:
+        return words
     return (words - ((words >> 31) << 32)).to(torch.int32)

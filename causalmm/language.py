@@ -206,7 +206,7 @@ class LanguagePass:
             self.plan.groups == 1
             or query.shape[2] > 1
             or query.device.type != "cpu"
-            or (query.dtype == torch.bfloat16 and tiles.are_there())
+            or tiles.suit(query)
             or module.config._attn_implementation != "sdpa"
             or module.training
             or query.requires_grad

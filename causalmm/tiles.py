@@ -1,16 +1,16 @@
-"""CPUs that multiply tiles of bfloat16 in hardware (AMX): what PyTorch's fused kernel gives there.
+"""CPUs that multiply tiles of bfloat16 in hardware (AMX), several times as fast as any float32.
 
-Its products are several times as fast as any in float32, so o_i and m_i of a prefill come from it.
+So o_i and m_i of a prefill come from PyTorch's fused kernel there.
 Letters as in causalmm/attention.py. Held by tests/test_attention.py.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from causalmm.attention_call import LEAST_QUERIES, Attention, Statistics
+from causalmm.attention_call import Attention, Statistics
 
 SHARPER = 2.0**20
 """As many times the scores: of their exponentials only the largest counts."""
@@ -22,13 +22,15 @@ def are_there() -> bool:
     return torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
+def suit(part: Tensor) -> bool:
+    """Whether products with this should be left in its own precision."""
+    return part.device.type == "cpu" and part.dtype == torch.bfloat16 and are_there()
+
+
 def serve(call: Attention) -> bool:
-    """Whether `statistics` should be used: on such a CPU, for many queries, without padding."""
+    """Whether `statistics` should be used: on such a CPU, without padding."""
     return (
-        call.query.device.type == "cpu"
-        and call.query.dtype == torch.bfloat16
-        and are_there()
-        and call.query.shape[2] >= LEAST_QUERIES
+        suit(call.query)
         and _fits(call)
         and not (torch.is_grad_enabled() and call.query.requires_grad)
         and not torch.compiler.is_compiling()
@@ -42,7 +44,7 @@ def _fits(call: Attention) -> bool:
     if visible.keys is not None or visible.mask is not None:
         return False
     start = visible.query_start
-    return not visible.causal or (
+    return visible.everything(keys) or (
         isinstance(start, int) and start + queries == keys and start <= queries
     )
 
@@ -62,17 +64,19 @@ def statistics(call: Attention) -> Statistics:
 
 def _kernel(call: Attention, scale: float) -> tuple[Tensor, Tensor]:
     """Outputs [B, H, Q, D] and logarithms [B, H, Q]."""
-    shared = call.key.shape[1]
-    share = call.query.shape[1] // shared
+    kernel = partial(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, scale=scale)
+    shared, (heads, queries) = call.key.shape[1], call.query.shape[1:3]
+    query, key, value = call.query, call.key, call.value
+    share = heads // shared
+    if call.visible.everything(key.shape[2]):
+        # The g query heads of a group become further queries, so that nothing is repeated.
+        found = kernel(query.unflatten(1, (shared, share)).flatten(2, 3), key, value)
+        return tuple(part.unflatten(2, (share, queries)).flatten(1, 2) for part in found)
     # No copy where there is one key-value head, or one for each query head.
     key, value = (
-        part.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2)
-        for part in (call.key, call.value)
+        part.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2) for part in (key, value)
     )
     # To the kernel, query i sees the first i keys: so queries stand before the first, for nothing.
-    before = call.visible.query_start if call.visible.causal else 0
-    query = pad(call.query, (0, 0, before, 0)) if before else call.query
-    output, logarithm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, is_causal=call.visible.causal, scale=scale
-    )
-    return output[:, :, before:], logarithm[:, :, before:]
+    before = call.visible.query_start
+    query = pad(query, (0, 0, before, 0)) if before else query
+    return tuple(part[:, :, before:] for part in kernel(query, key, value, is_causal=True))

@@ -6,6 +6,7 @@ rounding errors by almost 0 in any formula; comparisons that can meet such rows 
 """
 
 import math
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -394,7 +395,14 @@ def with_tiles(monkeypatch):
 @pytest.mark.parametrize("method", ["reverse", "reverse_and_normalize"])
 @pytest.mark.parametrize(
     ("heads", "shared_heads", "queries", "past"),
-    [(2, 2, 200, 0), (6, 2, 150, 0), (4, 1, 70, 30), (1, 1, 16, 0), (1, 1, 513, 100)],
+    [
+        (2, 2, 200, 0),
+        (6, 2, 150, 0),
+        (4, 1, 70, 30),
+        (1, 1, 16, 0),
+        (1, 1, 513, 100),
+        (4, 2, 1, 90),
+    ],
 )
 @pytest.mark.parametrize("size", [0.0, 0.3, 1.0, 30.0])
 def test_tiles_round_no_more_than_attention_does(
@@ -426,12 +434,25 @@ def test_tiles_of_vision_round_no_more_than_attention_does(with_tiles, size):
     assert (error <= 2**-8 * (expected.abs() + value.abs().max())).all()
 
 
+@pytest.mark.parametrize(("queries", "past"), [(90, 0), (40, 50), (1, 89)])
+def test_tiles_round_random_weights_no_more_than_attention_does(with_tiles, queries, past):
+    inputs = tensors("normal", 3, 2, 6, 2, queries, queries + past, 16)
+    inputs = [part.bfloat16() for part in inputs]
+    precise = [part.float() for part in inputs]
+    visible = Visible(query_start=past)
+    language = partial(language_attention, visible=visible)
+    for attend in (language, partial(language, normalization="released"), vision_attention):
+        result = attend("random", *inputs, scale=0.25)
+        expected = attend("random", *precise, scale=0.25)
+        error = (result.float() - expected).abs()
+        assert (error <= 2**-8 * (expected.abs() + inputs[2].abs().max())).all()
+
+
 @pytest.mark.parametrize(
     ("visible", "queries"),
     [
         (Visible(keys=torch.ones(2, 40, dtype=torch.bool)), 40),  # padding
         (Visible(mask=torch.ones(2, 1, 40, 40, dtype=torch.bool)), 40),
-        (Visible(query_start=39), 1),
         (Visible(query_start=24), 16),  # most queries would stand there for nothing
         (Visible(query_start=torch.tensor(0)), 40),
     ],

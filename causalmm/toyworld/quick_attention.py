@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 # What one product's map may hold: 2 MiB in bfloat16.
 _MAP = 1 << 20
@@ -63,6 +62,8 @@ def packed_rows(
 
 def register() -> None:
     """Make `packed_rows` known to transformers, as `attn_implementation`."""
+    from transformers import AttentionInterface
+
     AttentionInterface.register(PACKED_ROWS, packed_rows)
 
 

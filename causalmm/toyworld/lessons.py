@@ -29,6 +29,8 @@ SIZES = {
     "qwen2vl": ((112, 112), (140, 84), (84, 140), (126, 98), (98, 126), (112, 84), (84, 112)),
 }
 _MARKER = {"llava": "<image>\n", "qwen2vl": "<|vision_end|>"}
+# Rows are padded to multiples of it: on a CPU, kernels are made and kept for each new shape.
+LENGTH_STEP = 32
 _PLACEHOLDER = {"llava": "<image>", "qwen2vl": "<|image_pad|>"}
 
 
@@ -115,6 +117,11 @@ def block_mask(segment: Tensor) -> Tensor:
     return (causal & (own | prefix)).unsqueeze(1)
 
 
+def round_up(length: int) -> int:
+    """The next multiple of `LENGTH_STEP`."""
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
+
+
 def prompt_parts(family: str, processor: Any, question: str) -> tuple[str, str]:
     """The chat template's text of a question: up to the end of its image, and the rest."""
     content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -169,7 +176,7 @@ def _add(
 
 
 def _padded(processor: Any, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-    length = max(len(row["input_ids"]) for row in rows)
+    length = round_up(max(len(row["input_ids"]) for row in rows))
     fill = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED, "segment": -1}
     return {
         name: torch.tensor(

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from causalmm.toyworld.building import WIDTH, build
-from causalmm.toyworld.lessons import IGNORED, Lessons, block_mask
+from causalmm.toyworld.lessons import IGNORED, Lessons, block_mask, round_up
 from causalmm.toyworld.quick_attention import PACKED_ROWS, register
 from causalmm.toyworld.quick_vision import quicken
 from causalmm.toyworld.settings import TrainingSettings
@@ -273,7 +273,7 @@ class Trainer:
 def _seen(rows: dict[str, Tensor], prefix: int) -> dict[str, Any]:
     """What `packed_rows` wants to know of which token sees which."""
     unseen = torch.zeros(()).masked_fill(~block_mask(rows["segment"]), -torch.inf)
-    reach = int(rows["position"].max()) + 1
+    reach = round_up(int(rows["position"].max()) + 1)
     return {"attention_mask": unseen.bfloat16(), "prefix": prefix, "reach": reach}
 
 

@@ -295,7 +295,13 @@ def _fill(output: Tensor, formula: Formula, call: Attention, queries_at_a_time: 
 
 
 def _block(formula: Formula, call: Attention, queries: range) -> Attention:
-    return call.block(queries, call.key.shape[2] if formula.every_key else None)
+    keys = call.key.shape[2]
+    if not formula.every_key:
+        reach = call.visible.reach(queries, keys)
+        # Some hidden keys more, so that the maps of a long prompt have few shapes.
+        rounded = formula.pairs and tiles.suit(call.value)
+        keys = min(keys, tiles.round_up(reach)) if rounded else reach
+    return call.block(queries, keys)
 
 
 class BlockSizes(NamedTuple):

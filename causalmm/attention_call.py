@@ -108,7 +108,7 @@ class Attention:
             )
 
     def block(self, queries: range, keys: int | None = None) -> "Attention":
-        """Some of the queries, and the leading keys (None: all that these queries may see)."""
+        """Some of the queries, and so many leading keys (None: up to the last they may see)."""
         if keys is None:
             keys = self.visible.reach(queries, self.key.shape[2])
         return replace(
@@ -154,12 +154,15 @@ class Attention:
 
     def hide(self, weights: Tensor) -> Tensor:
         """Weights [B, H, Q, K] with 0 where hidden, in place."""
-        rows, start = self.rows, self.rows.query_start
-        if rows.keys is not None or rows.mask is not None or not isinstance(start, int):
+        rows, keys = self.rows, self.key.shape[2]
+        if rows.everything(keys):
+            return weights
+        if rows.keys is not None or rows.mask is not None or not isinstance(rows.query_start, int):
             return weights.mul_(self.seen())
-        if rows.causal:
-            # Every query sees what stands before the first.
-            weights[..., max(start, 0) :].tril_(min(start, 0))
+        # Every query sees what stands before the first.
+        late = range(min(max(rows.query_start, 0), keys), keys)
+        seen = rows.among(late).map(self.query.shape[2], len(late), weights.device)
+        weights[..., late.start :].masked_fill_(~seen, 0)
         return weights
 
     def luck(self) -> Tensor:

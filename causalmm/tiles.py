@@ -15,6 +15,9 @@ from causalmm.attention_call import Attention, Statistics
 SHARPER = 2.0**20
 """As many times the scores: of their exponentials only the largest counts."""
 
+KEYS = 128
+"""Products are best of multiples of so many: for each other shape a kernel is made and kept."""
+
 
 @cache
 def are_there() -> bool:
@@ -25,6 +28,11 @@ def are_there() -> bool:
 def suit(part: Tensor) -> bool:
     """Whether products with this should be left in its own precision."""
     return part.device.type == "cpu" and part.dtype == torch.bfloat16 and are_there()
+
+
+def round_up(keys: int) -> int:
+    """The next multiple of `KEYS`."""
+    return -(-keys // KEYS) * KEYS
 
 
 def serve(call: Attention) -> bool:

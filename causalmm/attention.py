@@ -104,7 +104,7 @@ def random_over_all_keys(call: Attention) -> Tensor:
     """Released: weights r_ij over their sum on all K keys, then masked."""
     weights = call.luck()
     total = weights.sum(dim=-1, keepdim=True)
-    return _weighted(weights * call.seen(), total, call.value)
+    return _weighted(call.hide(weights), total, call.value)
 
 
 def random_doubled(call: Attention) -> Tensor:

@@ -32,7 +32,7 @@ def mix(word: Word) -> Word:
     return word ^ (word >> 15)
 
 
-def fold(state: int | Tensor, value: Word) -> Word:
+def fold(state: int | Tensor | np.ndarray, value: Word) -> Word:
     """The state after taking in one more coordinate; the coordinate may be negative."""
     # Hashing the coordinate first keeps neighbours apart: rows whose states differ in low bits
     # only would otherwise hold the same numbers in another order.

@@ -14,7 +14,6 @@ from causalmm.attention_call import Attention, Statistics
 
 SHARPER = 2.0**20
 """As many times the scores: of their exponentials only the largest counts."""
-
 KEYS = 128
 """Products are best of multiples of so many: for each other shape a kernel is made and kept."""
 

@@ -95,7 +95,7 @@ def reverse_and_normalize(call: Attention) -> Tensor:
 def random(call: Attention) -> Tensor:
     """Weights r_ij over their sum on visible keys."""
     if call.fused:
-        return fused.random(call.query, call.key, call.value, call.rows, *call.luck_words())
+        return fused.random(call.query, call.key, call.value, call.rows, *call.luck_halves())
     weights = call.hide(call.luck())
     return _weighted(weights, weights.sum(dim=-1, keepdim=True), call.value)
 

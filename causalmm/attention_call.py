@@ -166,22 +166,21 @@ class Attention:
         return weights
 
     def luck(self) -> Tensor:
-        """r_ij ~ U(0, 1): [B, H, Q, K]."""
-        states, keys = self.luck_words()
-        numbers = hashing.numbers(states.unsqueeze(-1), keys[:, None, None, :])
+        """r_ij ~ U(0, 1]: [B, H, Q, K]."""
+        queries, keys = self.luck_halves()
+        numbers = hashing.numbers(queries.unsqueeze(-1), keys[:, None, None, :])
         return numbers.to(precision(self.value.dtype))
 
-    def luck_words(self) -> tuple[Tensor, Tensor]:
+    def luck_halves(self) -> tuple[Tensor, Tensor]:
         """The halves of r_ij: of the queries [B, H, Q], of the keys [B or 1, K]."""
         device, queries, keys = self.value.device, self.query.shape[2], self.key.shape[2]
         place = self.visible.query_positions(queries, keys, device)
-        states = hashing.query_states(self.seed, self.draws, self.layer, self.heads, place)
+        mine = hashing.query_halves(self.seed, self.draws, self.layer, self.heads, place)
         if place.ndim == 1:  # no padding: all samples count positions alike
-            states = states.unsqueeze(1)
+            mine = mine.unsqueeze(1)
         samples = self.query.shape[0] // len(self.draws)
-        states = states.expand(-1, samples, -1, -1).flatten(0, 1)
-        words = hashing.key_words(self.rows.key_positions(keys, device))
-        return states, words.view(-1, keys)
+        mine = mine.expand(-1, samples, -1, -1).flatten(0, 1)
+        return mine, hashing.key_halves(self.rows.key_positions(keys, device)).view(-1, keys)
 
     def per_query_head(self, part: Tensor) -> Tensor:
         """[B, G, Q or 1, D] -> [B, H, Q, D]."""

@@ -59,18 +59,18 @@ def random(
     key: Tensor,
     value: Tensor,
     visible: Visible,
-    states: Tensor,
+    queries: Tensor,
     keys: Tensor,
 ) -> Tensor:
     """Outputs [B, H, Q, D], float32, of weights r_ij over their sum on visible keys.
 
-    `states` [B, H, Q] and `keys` [B or 1, K] are the halves of `hashing.uniform`.
+    `queries` [B, H, Q] and `keys` [B or 1, K] are the halves of `hashing.uniform`.
     """
     seen = _seen(visible, query.device)
     every = len(keys) == 1
 
     def draw(score: Tensor, row: Tensor, head: Tensor, place: Tensor, other: Tensor) -> Tensor:
-        number = hashing.number(states[row, head, place] ^ keys[0 if every else row, other])
+        number = hashing.number(queries[row, head, place], keys[0 if every else row, other])
         return torch.where(seen(row, place, other), number.log(), -torch.inf)
 
     return _kernel()(query, key, value, score_mod=draw, enable_gqa=True).float()

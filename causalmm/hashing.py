@@ -3,7 +3,7 @@
 S draws, H heads, Q queries, K keys. A number depends on (seed, draw, layer, head, query position,
 key position) and nothing else: not on batch, padding, chunking, cache, device or order of calls.
 Words are unsigned 32-bit numbers: Python's integers; in NumPy uint32; in tensors int64, so that
-products do not overflow, or int32, where the same bits have a sign.
+products do not overflow. Halves of a number have the same bits and a sign.
 Held by tests/test_hashing.py.
 """
 
@@ -21,6 +21,8 @@ WORD = 2**32 - 1
 OFFSET = 0x9E3779B9
 # Below 2^31, so that products of words stay below 2^63.
 FIRST, SECOND = 0x21F0AAAD, 0x735A2D97
+# Words with a sign to numbers: no rounding makes one of them 0.
+SCALE, MIDDLE = 2.0**-32, 0.5 + 2.0**-24
 
 
 def mix(word: Word) -> Word:
@@ -58,26 +60,26 @@ def uniform(
     query_position: Tensor,
     key_position: Tensor,
 ) -> Tensor:
-    """Numbers in the open interval (0, 1), float32 [S, ..., H, Q, K]; `heads`: how many, or which.
+    """Numbers in the interval (0, 1], float32 [S, ..., H, Q, K]; `heads`: how many, or which.
 
     Positions are integers [..., Q] and [..., K], on the device of the result; the dimensions before
     them (the samples, where each has its own left padding) are those of the result.
     """
-    rows = query_states(seed, draws, layer, heads, query_position)
-    keys = key_words(key_position)
+    rows = query_halves(seed, draws, layer, heads, query_position)
+    keys = key_halves(key_position)
     if rows.ndim - 3 < keys.ndim - 1:  # only the keys have samples
         rows = rows.unsqueeze(1)
     return numbers(rows.unsqueeze(-1), keys[..., None, None, :])
 
 
-def query_states(
+def query_halves(
     seed: int,
     draws: Sequence[int] | Tensor,
     layer: int,
     heads: int | range,
     query_position: Tensor,
 ) -> Tensor:
-    """One half of `uniform`: [S, ..., H, Q], int32 on a CPU and else int64."""
+    """One half of `uniform`, odd words with a sign: [S, ..., H, Q], int32 on a CPU, else int64."""
     heads = range(heads) if isinstance(heads, int) else heads
     device = query_position.device
     streams = [stream(seed, int(draw), layer) for draw in draws]
@@ -85,43 +87,35 @@ def query_states(
     head = fold(draw[:, None], _words(torch.arange(heads.start, heads.stop, device=device)))
     samples = [1] * (query_position.ndim - 1)
     head = head.reshape(-1, *samples, len(heads), 1)
-    return _tensor(fold(head, _words(query_position)[..., None, :]))
+    return _half(fold(head, _words(query_position)[..., None, :]))
 
 
-def key_words(key_position: Tensor) -> Tensor:
-    """The other half: [..., K], int32 on a CPU and else int64."""
-    return _tensor(mix((_words(key_position) + OFFSET) & WORD))
+def key_halves(key_position: Tensor) -> Tensor:
+    """The other half: [..., K], int32 on a CPU, else int64."""
+    return _half(mix((_words(key_position) + OFFSET) & WORD))
 
 
-def number(words: Tensor) -> Tensor:
-    """What `uniform` gives where its halves, one ^ the other, are `words`."""
-    words = words.long() & WORD
-    # 23 bits and a half fit a float32 exactly; with 24 the largest would round to 1.
-    return ((mix(words) >> 9).float() + 0.5) * 2.0**-23
+def number(queries: Tensor, keys: Tensor) -> Tensor:
+    """The numbers, float32, of halves that broadcast.
 
-
-def numbers(states: Tensor, keys: Tensor) -> Tensor:
-    """`number(states ^ keys)`, float32, of halves that broadcast.
-
-    In 32 bits, where products wrap, and in place: a third of the time.
+    The halves are scrambled already, so that little is left to do for each pair: their product,
+    whose high bits depend on all of theirs, is folded into its low ones and spread again.
     """
+    word = _signed(queries.long() * keys.long())
+    word = _signed((word ^ (word >> 15)) * SECOND)
+    return word.float() * SCALE + MIDDLE
+
+
+def numbers(queries: Tensor, keys: Tensor) -> Tensor:
+    """`number`, in place and in 32 bits, where products wrap: a fifth of the time."""
     if torch.compiler.is_compiling():  # to generated code, wrapping may be undefined
-        return number(states ^ keys)
-    words = _as_int32(states) ^ _as_int32(keys)
-    scratch = torch.empty_like(words)
-
-    def shifted(by: int) -> Tensor:
-        # Without the sign, which an arithmetic shift draws in.
-        return torch.bitwise_right_shift(words, by, out=scratch).bitwise_and_(WORD >> by)
-
-    words ^= shifted(16)
-    words *= FIRST
-    words ^= shifted(15)
+        return number(queries, keys)
+    words = queries.int() * keys.int()
+    scratch = words >> 15
+    words ^= scratch
     words *= SECOND
-    words ^= shifted(15)
-    # 23 bits are the fraction of a float32 in [1, 2).
-    one_to_two = shifted(9).bitwise_or_(0x3F800000).view(torch.float32)
-    return one_to_two.sub_(1 - 2.0**-24)
+    found = scratch.view(torch.float32).copy_(words)
+    return torch.add(torch.tensor(MIDDLE), found, alpha=SCALE, out=found)
 
 
 def permutation(
@@ -147,12 +141,12 @@ def _words(values: Tensor) -> Word:
     return values.numpy().astype(np.uint32)
 
 
-def _tensor(words: Word) -> Tensor:
-    return words if isinstance(words, Tensor) else torch.from_numpy(words.view(np.int32))
+def _half(words: Word) -> Tensor:
+    """Odd, so that a product with it loses nothing, and with a sign."""
+    words = words | 1
+    return _signed(words) if isinstance(words, Tensor) else torch.from_numpy(words.view(np.int32))
 
 
-def _as_int32(words: Tensor) -> Tensor:
-    """The same 32 bits."""
-    if words.dtype == torch.int32:
-        return words
-    return (words - ((words >> 31) << 32)).to(torch.int32)
+def _signed(words: Tensor) -> Tensor:
+    """The lowest 32 bits of int64 as a number in [-2^31, 2^31)."""
+    return ((words + 2**31) & WORD) - 2**31

@@ -8,8 +8,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-IMAGE ?= examples/llava_300093_helped.png
-PROMPT ?= What color is the fish?
+IMAGE ?= examples/llava_300029_helped.png
+PROMPT ?= What color is the banana?
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.causalmm-installed

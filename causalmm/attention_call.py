@@ -184,7 +184,8 @@ class Attention:
 
     def per_query_head(self, part: Tensor) -> Tensor:
         """[B, G, Q or 1, D] -> [B, H, Q, D]."""
-        part = part.repeat_interleave(len(self.heads) // part.shape[1], dim=1)
+        share = len(self.heads) // part.shape[1]
+        part = part.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2)  # no copy of 1
         return part.expand(-1, -1, self.query.shape[2], -1)
 
 

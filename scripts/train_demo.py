@@ -37,6 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "rephrased": 0.2,
         "existence_pairs": 3,
         "text_rows": 24,
+        "statement_weight": 3.0,
         "own_group": 0.2,
         "canonical": 0.8,
     },

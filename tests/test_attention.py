@@ -551,7 +551,7 @@ def test_closed_forms_never_hold_the_map(tower, method):
 
 
 def test_uniform_needs_no_scores_at_all():
-    query, key, value = single(tensors("normal", 0, 1, 2, 2, 500, 500, 4))
+    query, key, value = single(tensors("normal", 0, 1, 2, 2, 512, 512, 4))
     with LargestTensor() as largest:
         language_attention("uniform", query, key, value, scale=0.5, visible=Visible())
     assert largest.entries <= query.numel()

@@ -33,6 +33,8 @@ TARGETS = {
 }
 """Per cent right by plain greedy decoding: good, with visible priors."""
 CHAIR_I = (8, 25)
+MINUTES = 45
+"""Of training, on 2 CPU cores, at most."""
 
 
 @pytest.fixture(scope="module", params=DEMOS)
@@ -63,6 +65,7 @@ def test_the_record_covers_training_evaluation_and_choice(demo):
     assert {"settings", "versions", "curve", "held_out", "choice"} <= record.keys()
     chosen = CausalMMConfig.from_dict(record["choice"]["chosen"])
     assert chosen == CausalMMConfig.from_pretrained(CHECKPOINTS / demo[0])
+    assert record["training_seconds"] <= 60 * MINUTES
     held_out = record["held_out"]
     missed = {
         name for name, (low, high) in TARGETS.items() if not low <= held_out[name]["value"] <= high

@@ -254,6 +254,33 @@ def test_a_text_row_is_computed_as_if_asked_alone(built):
         assert_as_if_alone(processor, question, ids, labels, packed[row, places], alone, prefix=0)
 
 
+def test_answers_to_statements_about_the_image_weigh_what_they_are_told_to(built):
+    family, _, processor = built
+    drawn = scene(5)
+    asked = ask.training_questions(drawn.items, random.Random(0), text_apart=True)
+    trainer = Trainer(TrainingSettings(family=family, steps=1), folder=None)
+    losses = {}
+    for weight in (1.0, 3.0):
+        batch = collate(family, processor, [drawn], [asked], weight)
+        taught = batch["labels"] != IGNORED
+        statements = [
+            number for number, each in enumerate(asked, start=1) if each.kind == "statement"
+        ]
+        about = torch.isin(batch["segment"], torch.tensor(statements))
+        assert statements
+        assert batch["weights"][taught & about].eq(weight).all()
+        assert batch["weights"][taught & ~about].eq(1).all()
+        with torch.no_grad():
+            hidden = trainer.hidden_states(batch)
+            losses[weight], _ = trainer._answers(hidden, batch)
+            logits = trainer.model.lm_head(hidden)[:, :-1].log_softmax(-1)
+        labels = batch["labels"][:, 1:]
+        each = -logits.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        weights = taught[:, 1:] * (1 + (weight - 1) * about[:, 1:])
+        torch.testing.assert_close(losses[weight], (each * weights).sum() / weights.sum())
+    assert losses[1.0] != losses[3.0]
+
+
 def answer_alone(family, model, processor, question, shown):
     """Input ids and logits of a question and its answer in a row of their own."""
     content = [{"type": "image"}] * len(shown) + [{"type": "text", "text": question.text}]

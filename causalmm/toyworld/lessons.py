@@ -65,7 +65,7 @@ class Lessons(torch.utils.data.Dataset):
             [rephrase(each, words) if words.random() < settings.rephrased else each for each in row]
             for row in asked
         ]
-        batch = collate(settings.family, self.processor, scenes, asked)
+        batch = collate(settings.family, self.processor, scenes, asked, settings.statement_weight)
         if settings.text_rows:
             blind = random.Random(f"text {settings.seed} {step}")
             asked = [blind_questions(blind)[-1] for _ in range(settings.text_rows)]
@@ -80,23 +80,27 @@ def pictures(processor: Any, scenes: list[Scene]) -> dict[str, Tensor]:
 
 
 def collate(
-    family: str, processor: Any, scenes: list[Scene], asked: list[list[Question]]
+    family: str,
+    processor: Any,
+    scenes: list[Scene],
+    asked: list[list[Question]],
+    statement_weight: float = 1.0,
 ) -> dict[str, Tensor]:
     """Inputs, labels and cell labels of images of one size and their questions.
 
     input_ids, labels, segment, position int64 [B, T] (segment 0: prefix, -1: padding; position
-    counted from the end of the prefix), `names` and `colours` int64 [B, cells] (0: none), and the
-    image processor's tensors.
+    counted from the end of the prefix), `weights` float32 [B, T] of the labels, `names` and
+    `colours` int64 [B, cells] (0: none), and the image processor's tensors.
     """
     rows = [
-        _row(family, processor, each.image.size, questions)
+        _row(family, processor, each.image.size, questions, statement_weight)
         for each, questions in zip(scenes, asked, strict=True)
     ]
     return {**pictures(processor, scenes), **_padded(processor, rows)}
 
 
 def text_rows(family: str, processor: Any, asked: list[Question]) -> dict[str, Tensor]:
-    """input_ids, labels, segment and position int64 [B, T] of questions without an image, one a
+    """input_ids, labels, segment, position and weights [B, T] of questions without an image, one a
     row: as in `collate`, with an empty prefix."""
     rows = []
     for question in asked:
@@ -136,8 +140,12 @@ def _scenes(first: int, count: int, style: SceneStyle) -> list[Scene]:
 
 
 def _row(
-    family: str, processor: Any, size: tuple[int, int], questions: list[Question]
-) -> dict[str, list[int]]:
+    family: str,
+    processor: Any,
+    size: tuple[int, int],
+    questions: list[Question],
+    statement_weight: float,
+) -> dict[str, list[Any]]:
     tokenizer = processor.tokenizer
     tokens = (size[0] // 14) * (size[1] // 14)
     placeholder = _PLACEHOLDER[family]
@@ -148,19 +156,26 @@ def _row(
     row["labels"] += [IGNORED] * len(prefix)
     row["segment"] += [0] * len(prefix)
     row["position"] += [0] * len(prefix)
+    row["weights"] += [0.0] * len(prefix)
     for question in questions:
         _, rest = prompt_parts(family, processor, question.text)
         asked = tokenizer(rest, add_special_tokens=False).input_ids
-        _add(row, family, processor, asked, question.answer)
+        weight = statement_weight if question.kind == "statement" else 1.0
+        _add(row, family, processor, asked, question.answer, weight)
     return row
 
 
-def _empty_row() -> dict[str, list[int]]:
-    return {"input_ids": [], "labels": [], "segment": [], "position": []}
+def _empty_row() -> dict[str, list[Any]]:
+    return {"input_ids": [], "labels": [], "segment": [], "position": [], "weights": []}
 
 
 def _add(
-    row: dict[str, list[int]], family: str, processor: Any, asked: list[int], answer: str
+    row: dict[str, list[Any]],
+    family: str,
+    processor: Any,
+    asked: list[int],
+    answer: str,
+    weight: float = 1.0,
 ) -> None:
     """Append a question and its answer as the row's next segment."""
     tokenizer = processor.tokenizer
@@ -173,9 +188,10 @@ def _add(
     row["labels"] += [IGNORED] * len(asked) + taught
     row["segment"] += [number] * length
     row["position"] += list(range(length))
+    row["weights"] += [weight] * length
 
 
-def _padded(processor: Any, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+def _padded(processor: Any, rows: list[dict[str, list[Any]]]) -> dict[str, Tensor]:
     length = round_up(max(len(row["input_ids"]) for row in rows))
     fill = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED, "segment": -1}
     return {

@@ -36,6 +36,9 @@ class TrainingSettings:
     an image: they are learnt sooner so. Where there are any, fewer are asked about images."""
     text_weight: float = 0.3
     """Weight of their loss."""
+    statement_weight: float = 1.0
+    """Weight of answers to statements about an image, 1 being that of other answers: a word each,
+    they are few among the words taught."""
     rephrased: float = 0.0
     """Share of the questions that are asked in other words than the benchmarks'."""
     coherent: float = 0.8

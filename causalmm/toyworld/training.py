@@ -115,24 +115,27 @@ class Trainer:
         if "input_ids" not in batch:
             return self._learn_cells(batch)
         with torch.autocast("cpu", torch.bfloat16):
-            loss, right = self._answers(self.hidden_states(batch), batch["labels"])
+            loss, right = self._answers(self.hidden_states(batch), batch)
             seen = self.head(self.features, batch)
             cost = loss + self.settings.auxiliary * seen
             record = {"loss": loss.item(), "cells": seen.item(), "right": right}
             if "text" in batch:
                 text = batch["text"]
-                loss, record["text_right"] = self._answers(self.text_states(text), text["labels"])
+                loss, record["text_right"] = self._answers(self.text_states(text), text)
                 cost = cost + self.settings.text_weight * loss
         self._descend(cost)
         return record
 
-    def _answers(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    def _answers(self, hidden: Tensor, rows: dict[str, Tensor]) -> tuple[Tensor, float]:
         """The loss of the taught tokens, and the share of them that is the most probable one."""
-        labels = labels[:, 1:]
+        labels, weights = rows["labels"][:, 1:], rows["weights"][:, 1:]
         taught = labels != IGNORED
-        logits = self.model.lm_head(hidden[:, :-1][taught]).float()
-        right = (logits.argmax(-1) == labels[taught]).float().mean()
-        return cross_entropy(logits, labels[taught]), right.item()
+        logits, labels, weights = (
+            self.model.lm_head(hidden[:, :-1][taught]).float(), labels[taught], weights[taught]
+        )  # fmt: skip
+        right = (logits.argmax(-1) == labels).float().mean()
+        losses = cross_entropy(logits, labels, reduction="none")
+        return (losses * weights).sum() / weights.sum(), right.item()
 
     def _learn_cells(self, batch: dict[str, Tensor]) -> dict[str, float]:
         inputs = {key: batch[key] for key in ("pixel_values", "image_grid_thw") if key in batch}

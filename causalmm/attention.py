@@ -51,19 +51,20 @@ def visible_sums(call: Attention) -> Sums:
     if visible.mask is not None or (visible.causal and queries == 1 and not trailing):
         seen = call.seen().to(dtype)
         return Sums(call.per_query_head(seen @ value.to(dtype)), seen.sum(dim=-1, keepdim=True))
-    count = value.new_ones(1, 1, keys, 1, dtype=dtype)
+    parts = [value]
     if visible.keys is not None:
-        count = visible.keys[:, None, :, None].to(dtype)
+        parts.append(visible.keys[:, None, :, None].to(dtype))
     if not visible.causal:
-        total, count = (part.sum(dim=2, keepdim=True, dtype=dtype) for part in (value, count))
-    elif trailing:
-        total, count = (_running_sum(part, queries, dtype) for part in (value, count))
+        sums = [part.sum(dim=2, keepdim=True, dtype=dtype) for part in parts]
+        count = value.new_full((1, 1, 1, 1), keys, dtype=dtype)
     else:
-        seen = visible.index(queries, value.device)
-        total, count = (
-            part.cumsum(dim=2, dtype=dtype).index_select(2, seen) for part in (value, count)
-        )
-    return Sums(call.per_query_head(total), count)
+        last = visible.index(queries, value.device)
+        if trailing:
+            sums = [_running_sum(part, queries, dtype) for part in parts]
+        else:
+            sums = [part.cumsum(dim=2, dtype=dtype).index_select(2, last) for part in parts]
+        count = (last + 1).to(dtype).view(1, 1, -1, 1)
+    return Sums(call.per_query_head(sums[0]), count if visible.keys is None else sums[1])
 
 
 def _running_sum(part: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
@@ -335,7 +336,11 @@ def _block_sizes(call: Attention, formula: Formula) -> BlockSizes:
         return BlockSizes(1, queries, queries)
     # A formula without pairs holds about four tensors like its output at a time.
     width = keys if formula.pairs or call.visible.mask is not None else 4 * call.value.shape[3]
+    if tiles.suit(call.value):
+        width = max(1, width // tiles.LARGER)
     heads = call.heads_that_fit(max(width, keys) if formula.factual else width)
+    if formula.factual and tiles.serve(call):
+        heads = max(heads, tiles.heads_at_a_time(call))
     return BlockSizes(heads, queries, call.queries_that_fit(heads * width))
 
 

@@ -16,6 +16,9 @@ SHARPER = 2.0**20
 """As many times the scores: of their exponentials only the largest counts."""
 KEYS = 128
 """Products are best of multiples of so many: for each other shape a kernel is made and kept."""
+LARGER = 4
+"""As many times larger than elsewhere are blocks: products with few queries leave the tiles
+waiting, and these CPUs have large caches."""
 
 
 @cache
@@ -54,6 +57,12 @@ def _fits(call: Attention) -> bool:
     return visible.everything(keys) or (
         isinstance(start, int) and start + queries == keys and start <= queries
     )
+
+
+def heads_at_a_time(call: Attention) -> int:
+    """So many key-value heads that every thread of the kernel gets query heads of its own. Threads
+    that share one get as many queries each, and the later ones see far more keys."""
+    return -(-torch.get_num_threads() // call.rows_a_head)
 
 
 def statistics(call: Attention) -> Statistics:

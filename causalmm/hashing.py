@@ -107,7 +107,7 @@ def number(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def numbers(queries: Tensor, keys: Tensor) -> Tensor:
-    """`number`, in place and in 32 bits, where products wrap: a fifth of the time."""
+    """`number`, in place and in 32 bits, where products wrap: a sixth of the time."""
     if torch.compiler.is_compiling():  # to generated code, wrapping may be undefined
         return number(queries, keys)
     words = queries.int() * keys.int()

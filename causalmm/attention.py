@@ -51,20 +51,20 @@ def visible_sums(call: Attention) -> Sums:
     if visible.mask is not None or (visible.causal and queries == 1 and not trailing):
         seen = call.seen().to(dtype)
         return Sums(call.per_query_head(seen @ value.to(dtype)), seen.sum(dim=-1, keepdim=True))
-    parts = [value]
-    if visible.keys is not None:
-        parts.append(visible.keys[:, None, :, None].to(dtype))
-    if not visible.causal:
-        sums = [part.sum(dim=2, keepdim=True, dtype=dtype) for part in parts]
-        count = value.new_full((1, 1, 1, 1), keys, dtype=dtype)
-    else:
-        last = visible.index(queries, value.device)
+
+    def added_up(part: Tensor) -> Tensor:
+        if not visible.causal:
+            return part.sum(dim=2, keepdim=True, dtype=dtype)
         if trailing:
-            sums = [_running_sum(part, queries, dtype) for part in parts]
-        else:
-            sums = [part.cumsum(dim=2, dtype=dtype).index_select(2, last) for part in parts]
-        count = (last + 1).to(dtype).view(1, 1, -1, 1)
-    return Sums(call.per_query_head(sums[0]), count if visible.keys is None else sums[1])
+            return _running_sum(part, queries, dtype)
+        last = visible.index(queries, value.device)
+        return part.cumsum(dim=2, dtype=dtype).index_select(2, last)
+
+    if visible.keys is None:
+        count = visible.count(queries, keys, value.device).to(dtype).view(1, 1, -1, 1)
+    else:
+        count = added_up(visible.keys[:, None, :, None].to(dtype))
+    return Sums(call.per_query_head(added_up(value)), count)
 
 
 def _running_sum(part: Tensor, queries: int, dtype: torch.dtype) -> Tensor:

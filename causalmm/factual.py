@@ -36,7 +36,7 @@ def _refined(call: Attention, found: Statistics, peak: Tensor) -> Statistics:
     """The same where blocks with a flat row, n_i m_i < 2 by the `peak` that formulas look at, are
     computed from scores: they divide by n_i m_i - 1, which must not enlarge the rounding of o_i."""
     queries, keys = call.query.shape[2], call.key.shape[2]
-    count = call.visible.index(queries) + 1 if call.visible.causal else keys
+    count = call.visible.count(queries, keys)
     flat = (peak.amin(dim=(0, 1)).flatten() * count < 2).nonzero().flatten()
     for number in (flat // REFINED).unique().tolist():
         some = range(number * REFINED, min((number + 1) * REFINED, queries))

@@ -128,11 +128,9 @@ class Trainer:
 
     def _answers(self, hidden: Tensor, rows: dict[str, Tensor]) -> tuple[Tensor, float]:
         """The loss of the taught tokens, and the share of them that is the most probable one."""
-        labels, weights = rows["labels"][:, 1:], rows["weights"][:, 1:]
-        taught = labels != IGNORED
-        logits, labels, weights = (
-            self.model.lm_head(hidden[:, :-1][taught]).float(), labels[taught], weights[taught]
-        )  # fmt: skip
+        taught = rows["labels"][:, 1:] != IGNORED
+        labels, weights = (rows[name][:, 1:][taught] for name in ("labels", "weights"))
+        logits = self.model.lm_head(hidden[:, :-1][taught]).float()
         right = (logits.argmax(-1) == labels).float().mean()
         losses = cross_entropy(logits, labels, reduction="none")
         return (losses * weights).sum() / weights.sum(), right.item()

@@ -107,7 +107,7 @@ def reverse_and_normalize(call: Attention) -> Tensor:
 def random(call: Attention) -> Tensor:
     """Weights r_ij over their sum on visible keys."""
     if call.fused:
-        return fused.random(call.query, call.key, call.value, call.rows, *call.luck_halves())
+        return fused.random(call)
     weights = call.hide(call.luck())
     return _weighted(weights, weights.sum(dim=-1, keepdim=True), call.value)
 
@@ -286,7 +286,8 @@ def _run(
     # Autocast would quietly run the matrix products in half precision.
     with torch.autocast(query.device.type, enabled=False):
         for heads in call.head_blocks(blocks.shared_heads):
-            ready = heads.without_padding()
+            # Weights of pairs are 0 at padding, which sums of values know nothing of.
+            ready = heads if formula.pairs else heads.without_padding()
             mine = output[:, heads.heads.start : heads.heads.stop]
             for outer in ready.query_blocks(blocks.outer):
                 part = mine[:, :, outer.start : outer.stop]
@@ -330,7 +331,8 @@ def _block_sizes(call: Attention, formula: Formula) -> BlockSizes:
     shared, queries, keys = call.key.shape[1], call.query.shape[2], call.key.shape[2]
     if call.fused:
         if not formula.whole_map:
-            return BlockSizes(shared, fused.QUERIES, fused.QUERIES)
+            fitting = fused.ALONE if formula.pairs else fused.QUERIES
+            return BlockSizes(shared, fitting, fitting)
         return BlockSizes(max(1, shared * fused.QUERIES // queries), queries, fused.QUERIES)
     if formula.whole_map and formula.pairs:
         return BlockSizes(1, queries, queries)

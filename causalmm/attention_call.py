@@ -167,15 +167,21 @@ class Attention:
 
     def luck(self) -> Tensor:
         """r_ij ~ U(0, 1]: [B, H, Q, K]."""
-        queries, keys = self.luck_halves()
+        queries, keys = self.luck_halves(*self.origins())
         numbers = hashing.numbers(queries.unsqueeze(-1), keys[:, None, None, :])
         return numbers.to(precision(self.value.dtype))
 
-    def luck_halves(self) -> tuple[Tensor, Tensor]:
+    def origins(self) -> tuple[Tensor, Tensor]:
+        """What the halves start from: the draws' streams [S] and the heads' numbers [H]."""
+        device = self.value.device
+        streams = hashing.streams(self.seed, self.draws, self.layer, device)
+        return streams, torch.arange(self.heads.start, self.heads.stop, device=device)
+
+    def luck_halves(self, streams: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
         """The halves of r_ij: of the queries [B, H, Q], of the keys [B or 1, K]."""
         device, queries, keys = self.value.device, self.query.shape[2], self.key.shape[2]
         place = self.visible.query_positions(queries, keys, device)
-        mine = hashing.query_halves(self.seed, self.draws, self.layer, self.heads, place)
+        mine = hashing.query_halves(streams, heads, place)
         if place.ndim == 1:  # no padding: all samples count positions alike
             mine = mine.unsqueeze(1)
         samples = self.query.shape[0] // len(self.draws)

@@ -23,9 +23,7 @@ def statistics(call: Attention, *, whole_map: bool = False) -> Statistics:
     Where a query sees nothing, m_i is infinite and o_i NaN.
     """
     if call.fused:
-        return Statistics(
-            *fused.statistics(call.query, call.key, call.value, call.scale, call.rows)
-        )
+        return Statistics(*fused.statistics(call))
     if tiles.serve(call):
         found = tiles.statistics(call)
         return _refined(call, found, found.of_whole_map().peak if whole_map else found.peak)

@@ -7,6 +7,7 @@ Held by tests/test_fused.py.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,11 +16,14 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
 from causalmm import hashing
+from causalmm.attention_call import Attention
 from causalmm.visible import Visible
 
 QUERIES = 512
 """Queries in a block: enough to fill a GPU, few enough that the formulas around the kernel hold
 little beside it. Blocks see no keys after their own, so no kernel needs to know of causality."""
+ALONE = 2048
+"""The same for random weights, where nothing is held beside the kernel."""
 _HEAD_SIZES = (16, 32, 64, 128, 256)
 
 
@@ -28,59 +32,52 @@ def serves(query: Tensor) -> bool:
     return query.is_cuda and query.shape[3] in _HEAD_SIZES and query.dtype != torch.float64
 
 
-def statistics(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, visible: Visible
-) -> tuple[Tensor, Tensor]:
+def statistics(call: Attention) -> tuple[Tensor, Tensor]:
     """Factual outputs o_i [B, H, Q, D] and largest weights m_i [B, H, Q, 1], float32.
 
-    Query [B, H, Q, D], key and value [B, G, K, D]; `visible` describes the rows. Where a query sees
-    nothing, m_i is NaN.
+    Where a query sees nothing, m_i is NaN.
     """
-    seen = _seen(visible, query.device)
+    return _run(_statistics, call)
+
+
+def random(call: Attention) -> Tensor:
+    """Outputs [B, H, Q, D], in the dtype of the query, of weights r_ij over their visible sum."""
+    return _run(_random, call, *call.origins())
+
+
+def _statistics(call: Attention) -> tuple[Tensor, Tensor]:
+    seen = _seen(call.rows)
 
     def hide(score: Tensor, row: Tensor, head: Tensor, place: Tensor, other: Tensor) -> Tensor:
         return torch.where(seen(row, place, other), score, -torch.inf)
 
-    modify = None if visible.everything(key.shape[2]) else hide
-    output, extra = _kernel()(
-        query,
-        key,
-        value,
-        score_mod=modify,
-        scale=scale,
+    output, extra = flex_attention(
+        call.query,
+        call.key,
+        call.value,
+        score_mod=hide,
+        scale=call.scale,
         enable_gqa=True,
         return_aux=AuxRequest(lse=True, max_scores=True),
     )
     return output.float(), (extra.max_scores - extra.lse).float().exp().unsqueeze(-1)
 
 
-def random(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    visible: Visible,
-    queries: Tensor,
-    keys: Tensor,
-) -> Tensor:
-    """Outputs [B, H, Q, D], float32, of weights r_ij over their sum on visible keys.
-
-    `queries` [B, H, Q] and `keys` [B or 1, K] are the halves of `hashing.uniform`.
-    """
-    seen = _seen(visible, query.device)
+def _random(call: Attention, streams: Tensor, heads: Tensor) -> Tensor:
+    queries, keys = call.luck_halves(streams, heads)
+    seen = _seen(call.rows)
     every = len(keys) == 1
 
     def draw(score: Tensor, row: Tensor, head: Tensor, place: Tensor, other: Tensor) -> Tensor:
         number = hashing.number(queries[row, head, place], keys[0 if every else row, other])
         return torch.where(seen(row, place, other), number.log(), -torch.inf)
 
-    return _kernel()(query, key, value, score_mod=draw, enable_gqa=True).float()
+    return flex_attention(call.query, call.key, call.value, score_mod=draw, enable_gqa=True)
 
 
-def _seen(visible: Visible, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _seen(visible: Visible) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Whether a row's query sees a key, of their numbers."""
-    mask, keys = visible.mask, visible.keys
-    # A tensor: as a number it would be a constant of the kernel, compiled anew for each.
-    start = torch.as_tensor(visible.query_start, device=device)
+    mask, keys, start = visible.mask, visible.keys, visible.query_start
     if mask is not None:
         return lambda row, place, other: mask[row if len(mask) > 1 else 0, 0, place, other]
 
@@ -91,11 +88,18 @@ def _seen(visible: Visible, device: torch.device) -> Callable[[Tensor, Tensor, T
     return seen
 
 
-def _kernel() -> Callable[..., Any]:
+def _run(function: Callable[..., Any], call: Attention, *more: Any) -> Any:
+    """The function of a call, compiled: all around the kernel is launched with it."""
+    if not isinstance(start := call.visible.query_start, Tensor):
+        # As a number it would be a constant of the kernel, compiled anew for each; and made of a
+        # number, as PyTorch makes tensors of lists, it would have to travel to the device.
+        start = torch.full((), start, device=call.query.device)
+        call = replace(call, visible=replace(call.visible, query_start=start))
     # In a compiled model the kernel is compiled with it.
-    return flex_attention if torch.compiler.is_compiling() else _compiled()
+    return (function if torch.compiler.is_compiling() else _compiled(function))(call, *more)
 
 
 @cache
-def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=True)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # Kinds: one row or more, one query or more, padded or not, either tower, and lengths that agree.
+    return torch.compile(function, dynamic=True, recompile_limit=64)

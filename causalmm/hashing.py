@@ -65,26 +65,30 @@ def uniform(
     Positions are integers [..., Q] and [..., K], on the device of the result; the dimensions before
     them (the samples, where each has its own left padding) are those of the result.
     """
-    rows = query_halves(seed, draws, layer, heads, query_position)
+    heads, device = range(heads) if isinstance(heads, int) else heads, query_position.device
+    head = torch.arange(heads.start, heads.stop, device=device)
+    rows = query_halves(streams(seed, draws, layer, device), head, query_position)
     keys = key_halves(key_position)
     if rows.ndim - 3 < keys.ndim - 1:  # only the keys have samples
         rows = rows.unsqueeze(1)
     return numbers(rows.unsqueeze(-1), keys[..., None, None, :])
 
 
-def query_halves(
-    seed: int,
-    draws: Sequence[int] | Tensor,
-    layer: int,
-    heads: int | range,
-    query_position: Tensor,
-) -> Tensor:
-    """One half of `uniform`, odd words with a sign: [S, ..., H, Q], int32 on a CPU, else int64."""
-    heads = range(heads) if isinstance(heads, int) else heads
-    device = query_position.device
-    streams = [stream(seed, int(draw), layer) for draw in draws]
-    draw = _words(torch.tensor(streams, device=device))
-    head = fold(draw[:, None], _words(torch.arange(heads.start, heads.stop, device=device)))
+def streams(seed: int, draws: Sequence[int] | Tensor, layer: int, device: torch.device) -> Tensor:
+    """The `stream` of each draw: [S], int64."""
+    found = [stream(seed, int(draw), layer) for draw in draws]
+    if device.type == "cpu":
+        return torch.tensor(found)
+    # A list would have to travel to the device, which would wait for it.
+    return torch.cat([torch.full((1,), word, device=device) for word in found])
+
+
+def query_halves(streams: Tensor, heads: Tensor, query_position: Tensor) -> Tensor:
+    """One half of `uniform`, odd words with a sign: [S, ..., H, Q], int32 on a CPU, else int64.
+
+    `streams` [S]: what the function of that name gives; `heads` [H]: their numbers.
+    """
+    head = fold(_words(streams)[:, None], _words(heads))
     samples = [1] * (query_position.ndim - 1)
     head = head.reshape(-1, *samples, len(heads), 1)
     return _half(fold(head, _words(query_position)[..., None, :]))

@@ -38,10 +38,12 @@ def dense_kernel(query, key, value, *, score_mod, return_aux=None, scale=None, e
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """The stand-in in the place of the blocks, three queries at a time."""
+    """The stand-in in the place of the blocks, a few queries at a time."""
     monkeypatch.setattr(fused, "serves", lambda query: True)
     monkeypatch.setattr(fused, "QUERIES", 3)
-    monkeypatch.setattr(fused, "_compiled", lambda: dense_kernel)
+    monkeypatch.setattr(fused, "ALONE", 4)
+    monkeypatch.setattr(fused, "flex_attention", dense_kernel)
+    monkeypatch.setattr(fused, "_compiled", lambda function: function)
 
 
 def tensors(rows, heads, shared, queries, keys, device="cpu", dtype=torch.float32, size=16):

@@ -109,14 +109,14 @@ def random(call: Attention) -> Tensor:
     if call.fused:
         return fused.random(call)
     weights = call.hide(call.luck())
-    return _weighted(weights, weights.sum(dim=-1, keepdim=True), call.value)
+    return weighted(weights, weights.sum(dim=-1, keepdim=True), call.value)
 
 
 def random_over_all_keys(call: Attention) -> Tensor:
     """Released: weights r_ij over their sum on all K keys, then masked."""
     weights = call.luck()
     total = weights.sum(dim=-1, keepdim=True)
-    return _weighted(call.hide(weights), total, call.value)
+    return weighted(call.hide(weights), total, call.value)
 
 
 def random_doubled(call: Attention) -> Tensor:
@@ -380,7 +380,7 @@ def _check_shapes(
         )
 
 
-def _weighted(weights: Tensor, total: Tensor, value: Tensor) -> Tensor:
+def weighted(weights: Tensor, total: Tensor, value: Tensor) -> Tensor:
     """sum_j w_ij v_j / total_i, and 0 where that is 0 / 0."""
     return _product(weights, value) / total.clamp_min(torch.finfo(total.dtype).tiny)
 

@@ -101,5 +101,5 @@ def _run(function: Callable[..., Any], call: Attention, *more: Any) -> Any:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # Kinds: one row or more, one query or more, padded or not, either tower, and lengths that agree.
+    # There are kinds of calls: one row or more, one query or more, padded or not, either tower.
     return torch.compile(function, dynamic=True, recompile_limit=64)

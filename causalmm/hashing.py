@@ -65,9 +65,16 @@ def uniform(
     Positions are integers [..., Q] and [..., K], on the device of the result; the dimensions before
     them (the samples, where each has its own left padding) are those of the result.
     """
-    heads, device = range(heads) if isinstance(heads, int) else heads, query_position.device
-    head = torch.arange(heads.start, heads.stop, device=device)
-    rows = query_halves(streams(seed, draws, layer, device), head, query_position)
+    device = query_position.device
+    drawn = streams(seed, draws, layer, device)
+    return of_streams(drawn, _numbered(heads, device), query_position, key_position)
+
+
+def of_streams(
+    streams: Tensor, heads: Tensor, query_position: Tensor, key_position: Tensor
+) -> Tensor:
+    """`uniform` for any `streams` [S], of other layers too, and for the numbers of heads [H]."""
+    rows = query_halves(streams, heads, query_position)
     keys = key_halves(key_position)
     if rows.ndim - 3 < keys.ndim - 1:  # only the keys have samples
         rows = rows.unsqueeze(1)
@@ -135,6 +142,11 @@ def permutation(
     position = torch.arange(n, device=device)
     row = fold(state, position)
     return fold(row.unsqueeze(-1), position).flatten().argsort(stable=True)
+
+
+def _numbered(heads: int | range, device: torch.device) -> Tensor:
+    heads = range(heads) if isinstance(heads, int) else heads
+    return torch.arange(heads.start, heads.stop, device=device)
 
 
 def _words(values: Tensor) -> Word:

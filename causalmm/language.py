@@ -21,6 +21,7 @@ from causalmm.attention import language_attention
 from causalmm.factual import one_query_attention
 from causalmm.plan import BranchPlan
 from causalmm.rows import append_groups, leading_rows, repeat_groups, split_groups
+from causalmm.step_luck import StepLuck
 from causalmm.visible import Visible
 
 
@@ -51,6 +52,7 @@ class LanguagePass:
     features: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
     beginning: shared_text.Beginning | None = None
+    luck: StepLuck | None = None
 
     @classmethod
     def start(cls, plan: BranchPlan | None) -> "LanguagePass | None":
@@ -113,7 +115,7 @@ class LanguagePass:
             past = past_key_values.get_seq_length() + 0
             keys, _ = past_key_values.get_mask_sizes(length, 0)
         groups = 1 + self.plan.image_groups
-        begun = replace(self, visible=_visible(attention_mask, past, keys), beginning=beginning)
+        begun = self._begun(_visible(attention_mask, past, keys), beginning)
         counterfactual = inputs_embeds.repeat(groups - 1, 1, 1)
         for mask, features in zip(masks, self.features, strict=True):
             counterfactual = counterfactual.masked_scatter(
@@ -126,6 +128,12 @@ class LanguagePass:
             repeat_groups(position_ids, batch, groups, axis=batch_axis),
             begun,
         )
+
+    def _begun(self, visible: Visible, beginning: shared_text.Beginning | None) -> "LanguagePass":
+        edit, luck = self.plan.language, None
+        if edit is not None and edit.method == "random":
+            luck = StepLuck(edit, visible)
+        return replace(self, visible=visible, beginning=beginning, luck=luck)
 
     def whole(self, outputs: Any) -> Any:
         """The decoder's outputs for all columns, those that were run by themselves included."""
@@ -183,11 +191,21 @@ class LanguagePass:
         factual, weights = interface(
             module, query[:first], key[:first], value[:first], mask, scaling=scaling, **kwargs
         )
-        edited = language_attention(
+        edited = self._edited(module, query[first:], key[first:], value[first:], scaling)
+        return torch.cat([factual, edited.transpose(1, 2)]), weights
+
+    def _edited(
+        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        """Counterfactual attention output of the edited groups' rows."""
+        if self.luck is not None and self.luck.serves(query, value):
+            return self.luck.attention(module.layer_idx, query, value)
+        edit = self.plan.language
+        return language_attention(
             edit.method,
-            query[first:],
-            key[first:],
-            value[first:],
+            query,
+            key,
+            value,
             scale=scaling,
             visible=self.visible.to(query.device),
             normalization=edit.normalization,
@@ -195,7 +213,6 @@ class LanguagePass:
             draws=tuple(range(edit.draws)),
             layer=module.layer_idx,
         )
-        return torch.cat([factual, edited.transpose(1, 2)]), weights
 
     def _is_quick_step(self, module: torch.nn.Module, query: Tensor) -> bool:
         """Whether `_one_query` may stand in for the layer's own attention function.

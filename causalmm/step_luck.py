@@ -1,0 +1,70 @@
+"""Attention by random weights in a decoding step on a CPU, drawn for several layers at a time.
+
+One layer draws little in a step, but that takes some forty small operations however little it is.
+Letters as in causalmm/attention.py. Held by tests/test_step_luck.py.
+"""
+
+import torch
+from torch import Tensor
+
+from causalmm.attention import weighted
+from causalmm.attention_call import BLOCK_ENTRIES, CONVERTED_A_WEIGHT, precision
+from causalmm.hashing import of_streams, stream
+from causalmm.plan import Intervention
+from causalmm.visible import Visible
+
+
+class StepLuck:
+    """The random weights of one forward with one query a row. Lives for that forward only."""
+
+    def __init__(self, edit: Intervention, visible: Visible) -> None:
+        self.edit, self.visible = edit, visible
+        self._drawn: dict[int, Tensor] = {}
+
+    def serves(self, query: Tensor, value: Tensor) -> bool:
+        """Whether `attention` should be used: else blocks of heads, or a kernel, do better."""
+        return (
+            query.device.type == "cpu"
+            and query.shape[2] == 1
+            and value.numel() <= CONVERTED_A_WEIGHT * BLOCK_ENTRIES
+            and not (torch.is_grad_enabled() and value.requires_grad)
+            and not torch.compiler.is_compiling()
+        )
+
+    def attention(self, layer: int, query: Tensor, value: Tensor) -> Tensor:
+        """What `language_attention` gives in this layer: [B, H, 1, D] in the query's dtype.
+
+        Query [B, H, 1, D], of which only the shape matters, and value [B, G, K, D].
+        """
+        rows, heads = query.shape[:2]
+        keys = value.shape[2]
+        if layer not in self._drawn:
+            self._draw(layer, rows, heads, keys)
+        weights = self._drawn.pop(layer).expand(-1, rows // self.edit.draws, -1, -1, -1)
+        weights = weights.flatten(0, 1).to(precision(value.dtype))
+        visible, total = self.visible.rows(rows), None
+        if self.edit.normalization == "released":
+            total = weights.sum(dim=-1, keepdim=True)
+        if not visible.everything(keys):
+            weights = weights.masked_fill(~visible.map(1, keys), 0)
+        if total is None:
+            total = weights.sum(dim=-1, keepdim=True)
+        # Sums beyond float32 would be NaN, as in language_attention.
+        return weighted(weights, total, value).to(query.dtype).nan_to_num_(0.0)
+
+    def _draw(self, layer: int, rows: int, heads: int, keys: int) -> None:
+        """Draw for this edited layer and as many later ones as fit a block."""
+        edit, visible = self.edit, self.visible
+        begin = edit.layers.index(layer)
+        layers = edit.layers[begin : begin + max(1, BLOCK_ENTRIES // (rows * heads * keys))]
+        streams = [stream(edit.seed, draw, of) for of in layers for draw in range(edit.draws)]
+        numbers = of_streams(
+            torch.tensor(streams),
+            torch.arange(heads),
+            visible.query_positions(1, keys),
+            visible.key_positions(keys),
+        )
+        if numbers.ndim == 4:  # no padding: all samples count positions alike
+            numbers = numbers.unsqueeze(1)
+        of_layers = numbers.unflatten(0, (len(layers), edit.draws))  # [..., S, n or 1, H, 1, K]
+        self._drawn = dict(zip(layers, of_layers, strict=True))

@@ -1,0 +1,93 @@
+"""Random weights drawn for several layers at a time give what each layer's own attention gives."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from causalmm import step_luck
+from causalmm.attention import language_attention
+from causalmm.config import NORMALIZATIONS
+from causalmm.plan import Intervention
+from causalmm.step_luck import StepLuck
+from causalmm.visible import Visible
+
+SAMPLES, HEADS, SHARED, KEYS, SIZE = 3, 4, 2, 11, 8
+LAYERS = (1, 2, 5, 6)
+DTYPES = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2}
+
+
+def views():
+    """No padding; some; with a mask; with a static cache's counter and keys that are not yet."""
+    real = torch.arange(KEYS) >= torch.tensor([[0], [4], [9]])
+    return {
+        "whole": Visible(query_start=KEYS - 1),
+        "padded": Visible(keys=real, query_start=KEYS - 1),
+        "blind": Visible(keys=real & (torch.arange(SAMPLES) > 0)[:, None], query_start=KEYS - 1),
+        "mask": Visible(keys=real, query_start=KEYS - 1, mask=real[:, None, None]),
+        "counter": Visible(query_start=torch.tensor(KEYS - 3)),
+    }
+
+
+def intervention(normalization="visible", draws=2):
+    return Intervention(
+        method="random", layers=LAYERS, normalization=normalization, seed=5, draws=draws
+    )
+
+
+def tensors(draws, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    rows = SAMPLES * draws
+    shapes = ((rows, HEADS, 1, SIZE), (rows, SHARED, KEYS, SIZE), (rows, SHARED, KEYS, SIZE))
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("block", [1, 2 * SAMPLES * 2 * HEADS * KEYS, 2**18])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("draws", [1, 2])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("view", ["whole", "padded", "blind", "mask", "counter"])
+def test_equals_each_layers_own(view, normalization, draws, dtype, block, monkeypatch):
+    """One layer at a time, two, and all; and in any order of asking."""
+    monkeypatch.setattr(step_luck, "BLOCK_ENTRIES", block)
+    visible, edit = views()[view], intervention(normalization, draws)
+    query, key, value = tensors(draws, dtype)
+    luck = StepLuck(edit, visible)
+    for layer in (*LAYERS, LAYERS[0]):
+        expected = language_attention(
+            "random", query, key, value, scale=0.3, visible=visible, layer=layer,
+            normalization=normalization, seed=5, draws=tuple(range(draws)),
+        )  # fmt: skip
+        got = luck.attention(layer, query, value)
+        assert got.dtype == dtype
+        assert_close(got, expected, atol=DTYPES[dtype], rtol=DTYPES[dtype])
+
+
+def test_what_it_leaves_to_others(monkeypatch):
+    query, _, value = tensors(1)
+    luck = StepLuck(intervention(draws=1), views()["whole"])
+    assert luck.serves(query, value)
+    assert not luck.serves(query.expand(-1, -1, 2, -1), value)
+    assert not luck.serves(query.to("meta"), value)
+    grown = value.clone().requires_grad_()
+    assert not luck.serves(query, grown)
+    with torch.no_grad():
+        assert luck.serves(query, grown)
+    monkeypatch.setattr(step_luck, "BLOCK_ENTRIES", 1)
+    assert not luck.serves(query, value)
+
+
+def test_draws_for_no_more_layers_than_fit_a_block(monkeypatch):
+    monkeypatch.setattr(step_luck, "BLOCK_ENTRIES", 2 * SAMPLES * HEADS * KEYS)
+    asked = []
+
+    def of_streams(streams, *places):
+        asked.append(len(streams))
+        return original(streams, *places)
+
+    original = step_luck.of_streams
+    monkeypatch.setattr(step_luck, "of_streams", of_streams)
+    query, _, value = tensors(1)
+    luck = StepLuck(intervention(draws=1), views()["whole"])
+    for layer in LAYERS:
+        luck.attention(layer, query, value)
+    assert asked == [2, 2]

@@ -37,34 +37,34 @@ def statistics(call: Attention) -> tuple[Tensor, Tensor]:
 
     Where a query sees nothing, m_i is NaN.
     """
-    return _run(_statistics, call)
+    return _run(_statistics, call, torch.full((), call.scale, device=call.query.device))
 
 
 def random(call: Attention) -> Tensor:
     """Outputs [B, H, Q, D], in the dtype of the query, of weights r_ij over their visible sum."""
-    return _run(_random, call, *call.origins())
+    # Two functions: what one computes before its kernel, the kernel computes again for each pair.
+    return _run(_random, call, *_run(Attention.luck_halves, call, *call.origins()))
 
 
-def _statistics(call: Attention) -> tuple[Tensor, Tensor]:
+def _statistics(call: Attention, scale: Tensor) -> tuple[Tensor, Tensor]:
     seen = _seen(call.rows)
 
     def hide(score: Tensor, row: Tensor, head: Tensor, place: Tensor, other: Tensor) -> Tensor:
-        return torch.where(seen(row, place, other), score, -torch.inf)
+        return torch.where(seen(row, place, other), score * scale, -torch.inf)
 
     output, extra = flex_attention(
         call.query,
         call.key,
         call.value,
         score_mod=hide,
-        scale=call.scale,
+        scale=1.0,
         enable_gqa=True,
         return_aux=AuxRequest(lse=True, max_scores=True),
     )
     return output.float(), (extra.max_scores - extra.lse).float().exp().unsqueeze(-1)
 
 
-def _random(call: Attention, streams: Tensor, heads: Tensor) -> Tensor:
-    queries, keys = call.luck_halves(streams, heads)
+def _random(call: Attention, queries: Tensor, keys: Tensor) -> Tensor:
     seen = _seen(call.rows)
     every = len(keys) == 1
 
@@ -72,7 +72,9 @@ def _random(call: Attention, streams: Tensor, heads: Tensor) -> Tensor:
         number = hashing.number(queries[row, head, place], keys[0 if every else row, other])
         return torch.where(seen(row, place, other), number.log(), -torch.inf)
 
-    return flex_attention(call.query, call.key, call.value, score_mod=draw, enable_gqa=True)
+    return flex_attention(
+        call.query, call.key, call.value, score_mod=draw, scale=1.0, enable_gqa=True
+    )
 
 
 def _seen(visible: Visible) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -88,11 +90,14 @@ def _seen(visible: Visible) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return seen
 
 
-def _run(function: Callable[..., Any], call: Attention, *more: Any) -> Any:
-    """The function of a call, compiled: all around the kernel is launched with it."""
+def _run(function: Callable[..., Any], call: Attention, *more: Tensor) -> Any:
+    """The function of a call, compiled: all around the kernel is launched with it.
+
+    Numbers of the call come to it as tensors. As numbers they would be constants, compiled anew for
+    each, or, if they are floats, what kernels of changing lengths cannot take. And filled, for a
+    tensor made of a list would have to travel to the device.
+    """
     if not isinstance(start := call.visible.query_start, Tensor):
-        # As a number it would be a constant of the kernel, compiled anew for each; and made of a
-        # number, as PyTorch makes tensors of lists, it would have to travel to the device.
         start = torch.full((), start, device=call.query.device)
         call = replace(call, visible=replace(call.visible, query_start=start))
     # In a compiled model the kernel is compiled with it.

@@ -114,7 +114,8 @@ def number(queries: Tensor, keys: Tensor) -> Tensor:
     """
     word = _signed(queries.long() * keys.long())
     word = _signed((word ^ (word >> 15)) * SECOND)
-    return word.float() * SCALE + MIDDLE
+    # Written out: a compiler of changing lengths takes named floats for inputs.
+    return word.float() * 2.0**-32 + (0.5 + 2.0**-24)
 
 
 def numbers(queries: Tensor, keys: Tensor) -> Tensor:

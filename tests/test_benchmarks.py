@@ -494,7 +494,10 @@ def test_the_bars_of_presets():
     assert [bar.met for bar in decode.bars_of(args, CPU, rows)] == [False, True, True, True]
     args.preset = "llava-1.5-7b"
     assert decode.bars_of(args, CPU, rows) == []
-    bars = decode.bars_of(args, torch.device("cuda"), rows)
+    cuda = torch.device("cuda")
+    assert [(bar.limit, bar.met) for bar in decode.bars_of(args, cuda, rows)] == [(2.7, True)]
+    args.compile = True
+    bars = decode.bars_of(args, cuda, rows)
     assert [(bar.limit, bar.met) for bar in bars] == [(1.15, False), (2.7, True)]
 
 

@@ -42,8 +42,8 @@ def statistics(call: Attention) -> tuple[Tensor, Tensor]:
 
 def random(call: Attention) -> Tensor:
     """Outputs [B, H, Q, D], in the dtype of the query, of weights r_ij over their visible sum."""
-    # Two functions: what one computes before its kernel, the kernel computes again for each pair.
-    return _run(_random, call, *_run(Attention.luck_halves, call, *call.origins()))
+    queries, keys = _run(Attention.luck_halves, call, *call.origins())
+    return _run(_random, call, _settled(queries), _settled(keys))
 
 
 def _statistics(call: Attention, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,6 +90,16 @@ def _seen(visible: Visible) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return seen
 
 
+def _settled(part: Tensor) -> Tensor:
+    """The same tensor; a compiled model writes it down here.
+
+    Else what leads to a tensor that a kernel looks up becomes a part of the kernel: computed again
+    for each pair, or refused where it holds a running sum.
+    """
+    part = part.contiguous()
+    return part.as_strided(part.shape, part.stride())
+
+
 def _run(function: Callable[..., Any], call: Attention, *more: Tensor) -> Any:
     """The function of a call, compiled: all around the kernel is launched with it.
 
@@ -99,7 +109,7 @@ def _run(function: Callable[..., Any], call: Attention, *more: Tensor) -> Any:
     """
     if not isinstance(start := call.visible.query_start, Tensor):
         start = torch.full((), start, device=call.query.device)
-        call = replace(call, visible=replace(call.visible, query_start=start))
+    call = replace(call, visible=replace(call.visible, query_start=_settled(start)))
     # In a compiled model the kernel is compiled with it.
     return (function if torch.compiler.is_compiling() else _compiled(function))(call, *more)
 

@@ -72,8 +72,7 @@ class Attention:
     @property
     def block_entries(self) -> int:
         """Weights that should exist at a time."""
-        # Elsewhere than on a CPU a block should be large rather than cached.
-        return BLOCK_ENTRIES if self.query.device.type == "cpu" else 32 * BLOCK_ENTRIES
+        return block_entries(self.query.device)
 
     def queries_that_fit(self, width: int) -> int:
         """As many queries as fit a block where each takes `width` entries a row and head."""
@@ -193,6 +192,11 @@ class Attention:
         share = len(self.heads) // part.shape[1]
         part = part.unsqueeze(2).expand(-1, -1, share, -1, -1).flatten(1, 2)  # no copy of 1
         return part.expand(-1, -1, self.query.shape[2], -1)
+
+
+def block_entries(device: torch.device) -> int:
+    """Weights that should exist at a time: few enough for a CPU's caches, elsewhere many."""
+    return BLOCK_ENTRIES if device.type == "cpu" else 32 * BLOCK_ENTRIES
 
 
 def grouped(left: Tensor, right: Tensor) -> Tensor:

@@ -1,15 +1,22 @@
-"""Attention by random weights in a decoding step on a CPU, drawn for several layers at a time.
+"""Attention by random weights in a decoding step, drawn for several layers at a time.
 
 One layer draws little in a step, but that takes some forty small operations however little it is.
+And only values are read: a kernel of attention would read the keys, for scores that nothing needs.
 Letters as in causalmm/attention.py. Held by tests/test_step_luck.py.
 """
 
 import torch
 from torch import Tensor
 
+from causalmm import hashing
 from causalmm.attention import weighted
-from causalmm.attention_call import BLOCK_ENTRIES, CONVERTED_A_WEIGHT, precision
-from causalmm.hashing import of_streams, stream
+from causalmm.attention_call import (
+    BLOCK_ENTRIES,
+    CONVERTED_A_WEIGHT,
+    block_entries,
+    grouped,
+    precision,
+)
 from causalmm.plan import Intervention
 from causalmm.visible import Visible
 
@@ -22,13 +29,15 @@ class StepLuck:
         self._drawn: dict[int, Tensor] = {}
 
     def serves(self, query: Tensor, value: Tensor) -> bool:
-        """Whether `attention` should be used: else blocks of heads, or a kernel, do better."""
+        """Whether `attention` should be used: else blocks of heads do better."""
         return (
-            query.device.type == "cpu"
-            and query.shape[2] == 1
-            and value.numel() <= CONVERTED_A_WEIGHT * BLOCK_ENTRIES
+            query.shape[2] == 1
             and not (torch.is_grad_enabled() and value.requires_grad)
-            and not torch.compiler.is_compiling()
+            and (
+                torch.compiler.is_compiling()
+                or value.device.type != "cpu"
+                or value.numel() <= CONVERTED_A_WEIGHT * BLOCK_ENTRIES
+            )
         )
 
     def attention(self, layer: int, query: Tensor, value: Tensor) -> Tensor:
@@ -39,30 +48,37 @@ class StepLuck:
         rows, heads = query.shape[:2]
         keys = value.shape[2]
         if layer not in self._drawn:
-            self._draw(layer, rows, heads, keys)
+            self._draw(layer, rows, heads, keys, value.device)
         weights = self._drawn.pop(layer).expand(-1, rows // self.edit.draws, -1, -1, -1)
-        weights = weights.flatten(0, 1).to(precision(value.dtype))
-        visible, total = self.visible.rows(rows), None
+        weights = weights.flatten(0, 1).to(value.device, precision(value.dtype))
+        visible, total = self.visible.to(value.device).rows(rows), None
         if self.edit.normalization == "released":
             total = weights.sum(dim=-1, keepdim=True)
         if not visible.everything(keys):
-            weights = weights.masked_fill(~visible.map(1, keys), 0)
+            weights = weights.masked_fill(~visible.map(1, keys, value.device), 0)
         if total is None:
             total = weights.sum(dim=-1, keepdim=True)
+        if value.device.type == "cpu":
+            output = weighted(weights, total, value)
+        else:
+            # Rounded like the weights of PyTorch's kernels, so that values need not be converted.
+            weights = weights / total.clamp_min(torch.finfo(total.dtype).tiny)
+            output = grouped(weights.to(value.dtype), value)
         # Sums beyond float32 would be NaN, as in language_attention.
-        return weighted(weights, total, value).to(query.dtype).nan_to_num_(0.0)
+        return output.to(query.dtype).nan_to_num_(0.0)
 
-    def _draw(self, layer: int, rows: int, heads: int, keys: int) -> None:
+    def _draw(self, layer: int, rows: int, heads: int, keys: int, device: torch.device) -> None:
         """Draw for this edited layer and as many later ones as fit a block."""
-        edit, visible = self.edit, self.visible
-        begin = edit.layers.index(layer)
-        layers = edit.layers[begin : begin + max(1, BLOCK_ENTRIES // (rows * heads * keys))]
-        streams = [stream(edit.seed, draw, of) for of in layers for draw in range(edit.draws)]
-        numbers = of_streams(
-            torch.tensor(streams),
-            torch.arange(heads),
-            visible.query_positions(1, keys),
-            visible.key_positions(keys),
+        edit, visible = self.edit, self.visible.to(device)
+        layers = edit.layers[edit.layers.index(layer) :]
+        if not torch.compiler.is_compiling():  # which decides itself what exists at a time
+            layers = layers[: max(1, block_entries(device) // (rows * heads * keys))]
+        streams = [hashing.streams(edit.seed, range(edit.draws), of, device) for of in layers]
+        numbers = hashing.of_streams(
+            torch.cat(streams),
+            torch.arange(heads, device=device),
+            visible.query_positions(1, keys, device),
+            visible.key_positions(keys, device),
         )
         if numbers.ndim == 4:  # no padding: all samples count positions alike
             numbers = numbers.unsqueeze(1)

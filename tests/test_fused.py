@@ -4,6 +4,8 @@ flex_attention returns largest scores on a GPU only. Elsewhere a dense stand-in,
 documentation, takes its place; what a GPU makes of it is tested where there is one.
 """
 
+import shutil
+
 import pytest
 import torch
 from torch.nn.attention.flex_attention import AuxOutput
@@ -101,6 +103,30 @@ def test_finite_inputs_give_finite_outputs(dtype, size, stand_in):
         assert result.dtype == dtype
         assert result.isfinite().all(), method
         assert result[1].eq(0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_compiled_model_takes_the_kernel_in(masked, monkeypatch):
+    """Its compiler, not only its tracer: what a kernel looks up must be there before it."""
+    real = (torch.arange(40) >= torch.tensor([[0], [3]])) & (torch.arange(40) < 30)
+    query, key, value = tensors(2, 4, 2, 1, 40)
+
+    def attend(counter):
+        mask = real[:, None, None] if masked else None
+        # A static cache counts on the device, and so its counter is computed in the model.
+        visible = Visible(keys=real, query_start=counter + 1, mask=mask)
+        return language_attention("random", query, key, value, scale=0.25, visible=visible)
+
+    expected = attend(torch.tensor(28))
+    monkeypatch.setattr(fused, "serves", lambda query: True)
+    # A CPU's kernel cannot be fused with what comes after it.
+    options = {"epilogue_fusion": False, "max_fusion_size": 1}
+    torch._dynamo.reset()
+    compiled = torch.compile(attend, fullgraph=True, options=options)
+    with torch.no_grad():
+        assert_close(compiled(torch.tensor(28)), expected, **TOLERANCE)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

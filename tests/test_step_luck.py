@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from causalmm import step_luck
+from causalmm import hashing, step_luck
 from causalmm.attention import language_attention
 from causalmm.config import NORMALIZATIONS
 from causalmm.plan import Intervention
@@ -48,7 +48,7 @@ def tensors(draws, dtype=torch.float32):
 @pytest.mark.parametrize("view", ["whole", "padded", "blind", "mask", "counter"])
 def test_equals_each_layers_own(view, normalization, draws, dtype, block, monkeypatch):
     """One layer at a time, two, and all; and in any order of asking."""
-    monkeypatch.setattr(step_luck, "BLOCK_ENTRIES", block)
+    monkeypatch.setattr(step_luck, "block_entries", lambda device: block)
     visible, edit = views()[view], intervention(normalization, draws)
     query, key, value = tensors(draws, dtype)
     luck = StepLuck(edit, visible)
@@ -62,12 +62,28 @@ def test_equals_each_layers_own(view, normalization, draws, dtype, block, monkey
         assert_close(got, expected, atol=DTYPES[dtype], rtol=DTYPES[dtype])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("view", ["whole", "padded", "blind", "mask", "counter"])
+def test_on_a_gpu(view, normalization, dtype):
+    visible, edit = views()[view], intervention(normalization)
+    query, key, value = tensors(2, dtype)
+    luck = StepLuck(edit, visible.to(torch.device("cuda")))
+    for layer in LAYERS:
+        expected = language_attention(
+            "random", query.double(), key.double(), value.double(), scale=0.3, visible=visible,
+            layer=layer, normalization=normalization, seed=5, draws=(0, 1),
+        )  # fmt: skip
+        got = luck.attention(layer, query.cuda(), value.cuda()).cpu().double()
+        assert (got - expected).norm() <= max(DTYPES[dtype], 1e-6) * expected.norm()
+
+
 def test_what_it_leaves_to_others(monkeypatch):
     query, _, value = tensors(1)
     luck = StepLuck(intervention(draws=1), views()["whole"])
     assert luck.serves(query, value)
     assert not luck.serves(query.expand(-1, -1, 2, -1), value)
-    assert not luck.serves(query.to("meta"), value)
     grown = value.clone().requires_grad_()
     assert not luck.serves(query, grown)
     with torch.no_grad():
@@ -77,15 +93,16 @@ def test_what_it_leaves_to_others(monkeypatch):
 
 
 def test_draws_for_no_more_layers_than_fit_a_block(monkeypatch):
-    monkeypatch.setattr(step_luck, "BLOCK_ENTRIES", 2 * SAMPLES * HEADS * KEYS)
+    entries = 2 * SAMPLES * HEADS * KEYS
+    monkeypatch.setattr(step_luck, "block_entries", lambda device: entries)
     asked = []
 
     def of_streams(streams, *places):
         asked.append(len(streams))
         return original(streams, *places)
 
-    original = step_luck.of_streams
-    monkeypatch.setattr(step_luck, "of_streams", of_streams)
+    original = hashing.of_streams
+    monkeypatch.setattr(hashing, "of_streams", of_streams)
     query, _, value = tensors(1)
     luck = StepLuck(intervention(draws=1), views()["whole"])
     for layer in LAYERS:

@@ -58,12 +58,14 @@ class StepLuck:
             weights = weights.masked_fill(~visible.map(1, keys, value.device), 0)
         if total is None:
             total = weights.sum(dim=-1, keepdim=True)
-        if value.device.type == "cpu":
-            output = weighted(weights, total, value)
-        else:
-            # Rounded like the weights of PyTorch's kernels, so that values need not be converted.
-            weights = weights / total.clamp_min(torch.finfo(total.dtype).tiny)
-            output = grouped(weights.to(value.dtype), value)
+        # Autocast would quietly run the matrix product in half precision.
+        with torch.autocast(value.device.type, enabled=False):
+            if value.device.type == "cpu":
+                output = weighted(weights, total, value)
+            else:
+                # Rounded like those of PyTorch's kernels, so that values need not be converted.
+                weights = weights / total.clamp_min(torch.finfo(total.dtype).tiny)
+                output = grouped(weights.to(value.dtype), value)
         # Sums beyond float32 would be NaN, as in language_attention.
         return output.to(query.dtype).nan_to_num_(0.0)
 

@@ -92,6 +92,14 @@ def test_what_it_leaves_to_others(monkeypatch):
     assert not luck.serves(query, value)
 
 
+def test_autocast_changes_nothing():
+    query, _, value = tensors(1)
+    luck = StepLuck(intervention(draws=1), views()["whole"])
+    expected = luck.attention(LAYERS[0], query, value)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(luck.attention(LAYERS[0], query, value), expected)
+
+
 def test_draws_for_no_more_layers_than_fit_a_block(monkeypatch):
     entries = 2 * SAMPLES * HEADS * KEYS
     monkeypatch.setattr(step_luck, "block_entries", lambda device: entries)

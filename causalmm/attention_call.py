@@ -174,7 +174,7 @@ class Attention:
         """What the halves start from: the draws' streams [S] and the heads' numbers [H]."""
         device = self.value.device
         streams = hashing.streams(self.seed, self.draws, self.layer, device)
-        return streams, torch.arange(self.heads.start, self.heads.stop, device=device)
+        return streams, hashing.numbered(self.heads, device)
 
     def luck_halves(self, streams: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
         """The halves of r_ij: of the queries [B, H, Q], of the keys [B or 1, K]."""

@@ -67,7 +67,7 @@ def uniform(
     """
     device = query_position.device
     drawn = streams(seed, draws, layer, device)
-    return of_streams(drawn, _numbered(heads, device), query_position, key_position)
+    return of_streams(drawn, numbered(heads, device), query_position, key_position)
 
 
 def of_streams(
@@ -114,7 +114,7 @@ def number(queries: Tensor, keys: Tensor) -> Tensor:
     """
     word = _signed(queries.long() * keys.long())
     word = _signed((word ^ (word >> 15)) * SECOND)
-    # Written out: a compiler of changing lengths takes named floats for inputs.
+    # SCALE and MIDDLE, written out: a compiler of changing lengths takes named floats for inputs.
     return word.float() * 2.0**-32 + (0.5 + 2.0**-24)
 
 
@@ -145,7 +145,8 @@ def permutation(
     return fold(row.unsqueeze(-1), position).flatten().argsort(stable=True)
 
 
-def _numbered(heads: int | range, device: torch.device) -> Tensor:
+def numbered(heads: int | range, device: torch.device) -> Tensor:
+    """The numbers of heads, given how many or which: [H]."""
     heads = range(heads) if isinstance(heads, int) else heads
     return torch.arange(heads.start, heads.stop, device=device)
 

@@ -78,7 +78,7 @@ class StepLuck:
         streams = [hashing.streams(edit.seed, range(edit.draws), of, device) for of in layers]
         numbers = hashing.of_streams(
             torch.cat(streams),
-            torch.arange(heads, device=device),
+            hashing.numbered(heads, device),
             visible.query_positions(1, keys, device),
             visible.key_positions(keys, device),
         )

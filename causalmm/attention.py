@@ -28,6 +28,9 @@ FLAT = 64
 """n*m - 1 within this many rounding errors of 0 means a uniform row, whose reverse is 0/0."""
 SPAN = 32
 """Places whose running sums are one matrix product, on a CPU."""
+LUCKY_QUERIES = 128
+"""Queries in a block of random weights, at most: of keys that only later ones see, none are made
+for them."""
 
 
 class Sums(NamedTuple):
@@ -108,20 +111,20 @@ def random(call: Attention) -> Tensor:
     """Weights r_ij over their sum on visible keys."""
     if call.fused:
         return fused.random(call)
-    weights = call.hide(call.luck())
+    weights = call.hide(call.random_numbers())
     return weighted(weights, weights.sum(dim=-1, keepdim=True), call.value)
 
 
 def random_over_all_keys(call: Attention) -> Tensor:
     """Released: weights r_ij over their sum on all K keys, then masked."""
-    weights = call.luck()
+    weights = call.random_numbers()
     total = weights.sum(dim=-1, keepdim=True)
     return weighted(call.hide(weights), total, call.value)
 
 
 def random_doubled(call: Attention) -> Tensor:
     """Released: weights 2 r_ij, with no row sum."""
-    return _product(call.luck().mul_(2), call.value)
+    return _product(call.random_numbers().mul_(2), call.value)
 
 
 def shuffle(call: Attention) -> Tensor:
@@ -141,8 +144,8 @@ class Formula(NamedTuple):
     compute: Callable[[Attention], Tensor]
     factual: bool = False
     """Whether it looks at the factual output and largest weights."""
-    pairs: bool = False
-    """Whether it makes something for every pair of a query and a key itself."""
+    lucky: bool = False
+    """Whether it looks at a random number for every pair of a query and a key."""
     whole_map: bool = False
     """Whether it needs all queries of a head at once; with `factual`, M as every m_i."""
     every_key: bool = False
@@ -161,13 +164,13 @@ class Method(NamedTuple):
 _UNIFORM = Formula(uniform, fused=True)
 _REVERSE = Formula(reverse, factual=True, fused=True)
 _REVERSE_AND_NORMALIZE = Formula(reverse_and_normalize, factual=True, fused=True)
-_RANDOM = Formula(random, pairs=True, fused=True)
-_SHUFFLE = Formula(shuffle, pairs=True, whole_map=True)
+_RANDOM = Formula(random, lucky=True, fused=True)
+_SHUFFLE = Formula(shuffle, whole_map=True)
 LANGUAGE: dict[str, Method] = {
     "uniform": Method(_UNIFORM, Formula(uniform_over_all_keys, fused=True)),
     "reverse": Method(_REVERSE, _REVERSE),
     "reverse_and_normalize": Method(_REVERSE_AND_NORMALIZE, _REVERSE_AND_NORMALIZE),
-    "random": Method(_RANDOM, Formula(random_over_all_keys, pairs=True, every_key=True)),
+    "random": Method(_RANDOM, Formula(random_over_all_keys, lucky=True, every_key=True)),
 }
 VISION: dict[str, Method] = {
     "uniform": Method(_UNIFORM, _UNIFORM),
@@ -175,7 +178,7 @@ VISION: dict[str, Method] = {
     "reversed": Method(
         _REVERSE_AND_NORMALIZE._replace(whole_map=True), _REVERSE._replace(whole_map=True)
     ),
-    "random": Method(_RANDOM, Formula(random_doubled, pairs=True)),
+    "random": Method(_RANDOM, Formula(random_doubled, lucky=True)),
     "shuffle": Method(_SHUFFLE, _SHUFFLE),
 }
 
@@ -282,12 +285,15 @@ def _run(
         fused=formula.fused and fused.serves(query),
     )
     blocks = _block_sizes(call, formula)
+    if formula.lucky and not call.fused:
+        rows = blocks.shared_heads * call.rows_a_head * blocks.inner
+        call = call.with_luck(rows * key.shape[2])
     output = query.new_empty(*query.shape[:3], value.shape[3])
     # Autocast would quietly run the matrix products in half precision.
     with torch.autocast(query.device.type, enabled=False):
         for heads in call.head_blocks(blocks.shared_heads):
-            # Weights of pairs are 0 at padding, which sums of values know nothing of.
-            ready = heads if formula.pairs else heads.without_padding()
+            # Random weights are 0 at padding, which sums of values know nothing of.
+            ready = _ready_for_products(heads) if formula.lucky else heads.without_padding()
             mine = output[:, heads.heads.start : heads.heads.stop]
             for outer in ready.query_blocks(blocks.outer):
                 part = mine[:, :, outer.start : outer.stop]
@@ -312,7 +318,7 @@ def _block(formula: Formula, call: Attention, queries: range) -> Attention:
     if not formula.every_key:
         reach = call.visible.reach(queries, keys)
         # Some hidden keys more, so that the maps of a long prompt have few shapes.
-        rounded = formula.pairs and tiles.suit(call.value)
+        rounded = formula.lucky and tiles.suit(call.value)
         keys = min(keys, tiles.round_up(reach)) if rounded else reach
     return call.block(queries, keys)
 
@@ -331,19 +337,21 @@ def _block_sizes(call: Attention, formula: Formula) -> BlockSizes:
     shared, queries, keys = call.key.shape[1], call.query.shape[2], call.key.shape[2]
     if call.fused:
         if not formula.whole_map:
-            fitting = fused.ALONE if formula.pairs else fused.QUERIES
+            fitting = fused.ALONE if formula.lucky else fused.QUERIES
             return BlockSizes(shared, fitting, fitting)
         return BlockSizes(max(1, shared * fused.QUERIES // queries), queries, fused.QUERIES)
-    if formula.whole_map and formula.pairs:
+    if formula.whole_map and not formula.factual:
         return BlockSizes(1, queries, queries)
-    # A formula without pairs holds about four tensors like its output at a time.
-    width = keys if formula.pairs or call.visible.mask is not None else 4 * call.value.shape[3]
+    # A formula without weights holds about four tensors like its output at a time.
+    by_key = formula.lucky or call.visible.mask is not None
+    width = keys if by_key else 4 * call.value.shape[3]
     if tiles.suit(call.value):
         width = max(1, width // tiles.LARGER)
-    heads = call.heads_that_fit(max(width, keys) if formula.factual else width)
+    together = min(queries, LUCKY_QUERIES) if formula.lucky else queries
+    heads = call.heads_that_fit(together, max(width, keys) if formula.factual else width)
     if formula.factual and tiles.serve(call):
         heads = max(heads, tiles.heads_at_a_time(call))
-    return BlockSizes(heads, queries, call.queries_that_fit(heads * width))
+    return BlockSizes(heads, queries, min(together, call.queries_that_fit(heads * width)))
 
 
 def _formula(methods: dict[str, Method], method: str, normalization: str) -> Formula:
@@ -383,6 +391,11 @@ def _check_shapes(
 def weighted(weights: Tensor, total: Tensor, value: Tensor) -> Tensor:
     """sum_j w_ij v_j / total_i, and 0 where that is 0 / 0."""
     return _product(weights, value) / total.clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def _ready_for_products(call: Attention) -> Attention:
+    """The same with values in the precision that `_product` takes, for all blocks of queries."""
+    return call if tiles.suit(call.value) else replace(call, value=precise(call.value))
 
 
 def _product(weights: Tensor, value: Tensor) -> Tensor:

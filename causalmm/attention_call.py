@@ -37,6 +37,26 @@ class Statistics(NamedTuple):
         return self._replace(peak=self.peak.amax(dim=2, keepdim=True).expand_as(self.peak))
 
 
+class Luck(NamedTuple):
+    """What r_ij are made of (causalmm/hashing.py), once a call, and where.
+
+    For each block anew, words and memory would take longer than the numbers.
+    """
+
+    queries: Tensor
+    """Words of the queries, [B, H, Q]."""
+    keys: Tensor
+    """Words of the keys, [B or 1, K]."""
+    space: Tensor | None = None
+    """Memory for the numbers of a block: those of the one before are gone then."""
+
+    def block(
+        self, heads: slice = slice(None), queries: slice = slice(None), keys: slice = slice(None)
+    ) -> "Luck":
+        """That of some of the heads, queries and keys."""
+        return self._replace(queries=self.queries[:, heads, queries], keys=self.keys[:, keys])
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attention:
     """Some heads and queries of one attention call: what every formula is computed from."""
@@ -58,6 +78,8 @@ class Attention:
     """Whether the fused kernel computes what looks at scores."""
     factual: Statistics | None = None
     """Where the formula looks at them."""
+    luck: Luck | None = None
+    """The same."""
 
     @property
     def rows(self) -> Visible:
@@ -85,12 +107,14 @@ class Attention:
         converted = self.key[:, :, 0].numel() // CONVERTED_A_WEIGHT
         return max(LEAST_KEYS, self.block_entries // max(rows, converted))
 
-    def heads_that_fit(self, width: int) -> int:
-        """As many key-value heads as fit a block of all queries, each taking `width` entries a row
-        and head."""
-        rows = self.rows_a_head * self.query.shape[2] * width
+    def heads_that_fit(self, queries: int, width: int) -> int:
+        """As many key-value heads as fit a block of so many queries, each taking `width` entries a
+        row and head; in blocks about as large as each other."""
+        rows = self.rows_a_head * queries * width
         converted = self.key[:, 0].numel() // CONVERTED_A_WEIGHT
-        return max(1, self.block_entries // max(rows, converted))
+        heads = self.key.shape[1]
+        blocks = -(-heads // max(1, self.block_entries // max(rows, converted)))
+        return -(-heads // blocks)
 
     def head_blocks(self, at_a_time: int) -> Iterator["Attention"]:
         """The call, `at_a_time` key-value heads after another."""
@@ -98,34 +122,40 @@ class Attention:
         share = len(self.heads) // shared
         for start in range(0, shared, at_a_time):
             stop = min(start + at_a_time, shared)
+            heads = slice(start * share, stop * share)
             yield replace(
                 self,
-                query=self.query[:, start * share : stop * share],
+                query=self.query[:, heads],
                 key=self.key[:, start:stop],
                 value=self.value[:, start:stop],
-                heads=self.heads[start * share : stop * share],
+                heads=self.heads[heads],
+                luck=None if self.luck is None else self.luck.block(heads=heads),
             )
 
     def block(self, queries: range, keys: int | None = None) -> "Attention":
         """Some of the queries, and so many leading keys (None: up to the last they may see)."""
         if keys is None:
             keys = self.visible.reach(queries, self.key.shape[2])
+        some, leading, luck = slice(queries.start, queries.stop), slice(keys), self.luck
         return replace(
             self,
-            query=self.query[:, :, queries.start : queries.stop],
-            key=self.key[:, :, :keys],
-            value=self.value[:, :, :keys],
+            query=self.query[:, :, some],
+            key=self.key[:, :, leading],
+            value=self.value[:, :, leading],
             visible=self.visible.block(queries, keys),
             factual=None if self.factual is None else self.factual.block(queries),
+            luck=None if luck is None else luck.block(queries=some, keys=leading),
         )
 
     def among(self, keys: range) -> "Attention":
         """The same where these are all the keys there are."""
+        some = slice(keys.start, keys.stop)
         return replace(
             self,
-            key=self.key[:, :, keys.start : keys.stop],
-            value=self.value[:, :, keys.start : keys.stop],
+            key=self.key[:, :, some],
+            value=self.value[:, :, some],
             visible=self.visible.among(keys),
+            luck=None if self.luck is None else self.luck.block(keys=some),
         )
 
     def query_blocks(self, at_a_time: int) -> Iterator[range]:
@@ -156,18 +186,27 @@ class Attention:
         rows, keys = self.rows, self.key.shape[2]
         if rows.everything(keys):
             return weights
+        # Times 0 or 1: on a CPU a filling by a mask takes eight times as long.
         if rows.keys is not None or rows.mask is not None or not isinstance(rows.query_start, int):
-            return weights.mul_(self.seen())
+            return weights.mul_(self.seen().to(weights.dtype))
         # Every query sees what stands before the first.
         late = range(min(max(rows.query_start, 0), keys), keys)
         seen = rows.among(late).map(self.query.shape[2], len(late), weights.device)
-        weights[..., late.start :].masked_fill_(~seen, 0)
+        weights[..., late.start :].mul_(seen.to(weights.dtype))
         return weights
 
-    def luck(self) -> Tensor:
-        """r_ij ~ U(0, 1]: [B, H, Q, K]."""
-        queries, keys = self.luck_halves(*self.origins())
-        numbers = hashing.numbers(queries.unsqueeze(-1), keys[:, None, None, :])
+    def with_luck(self, entries: int) -> "Attention":
+        """The same with what the r_ij are made of, up to `entries` at a time."""
+        luck = self.drawn(*self.origins())
+        if not (torch.is_grad_enabled() and self.value.requires_grad):  # else weights must last
+            space = torch.empty(2, entries, dtype=torch.int32, device=self.value.device)
+            luck = luck._replace(space=space)
+        return replace(self, luck=luck)
+
+    def random_numbers(self) -> Tensor:
+        """r_ij ~ U(0, 1]: [B, H, Q, K], which last until those of the next block are made."""
+        queries, keys, space = self.luck
+        numbers = hashing.numbers(queries.unsqueeze(-1), keys[:, None, None, :], space)
         return numbers.to(precision(self.value.dtype))
 
     def origins(self) -> tuple[Tensor, Tensor]:
@@ -176,8 +215,8 @@ class Attention:
         streams = hashing.streams(self.seed, self.draws, self.layer, device)
         return streams, hashing.numbered(self.heads, device)
 
-    def luck_halves(self, streams: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
-        """The halves of r_ij: of the queries [B, H, Q], of the keys [B or 1, K]."""
+    def drawn(self, streams: Tensor, heads: Tensor) -> Luck:
+        """What the r_ij are made of, given `origins`."""
         device, queries, keys = self.value.device, self.query.shape[2], self.key.shape[2]
         place = self.visible.query_positions(queries, keys, device)
         mine = hashing.query_halves(streams, heads, place)
@@ -185,7 +224,8 @@ class Attention:
             mine = mine.unsqueeze(1)
         samples = self.query.shape[0] // len(self.draws)
         mine = mine.expand(-1, samples, -1, -1).flatten(0, 1)
-        return mine, hashing.key_halves(self.rows.key_positions(keys, device)).view(-1, keys)
+        others = hashing.key_halves(self.rows.key_positions(keys, device))
+        return Luck(mine, others.view(-1, keys))
 
     def per_query_head(self, part: Tensor) -> Tensor:
         """[B, G, Q or 1, D] -> [B, H, Q, D]."""

@@ -42,8 +42,8 @@ def statistics(call: Attention) -> tuple[Tensor, Tensor]:
 
 def random(call: Attention) -> Tensor:
     """Outputs [B, H, Q, D], in the dtype of the query, of weights r_ij over their visible sum."""
-    queries, keys = _run(Attention.luck_halves, call, *call.origins())
-    return _run(_random, call, _settled(queries), _settled(keys))
+    luck = _run(Attention.drawn, call, *call.origins())
+    return _run(_random, call, _settled(luck.queries), _settled(luck.keys))
 
 
 def _statistics(call: Attention, scale: Tensor) -> tuple[Tensor, Tensor]:

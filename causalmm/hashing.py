@@ -118,12 +118,19 @@ def number(queries: Tensor, keys: Tensor) -> Tensor:
     return word.float() * 2.0**-32 + (0.5 + 2.0**-24)
 
 
-def numbers(queries: Tensor, keys: Tensor) -> Tensor:
-    """`number`, in place and in 32 bits, where products wrap: a sixth of the time."""
+def numbers(queries: Tensor, keys: Tensor, space: Tensor | None = None) -> Tensor:
+    """`number`, in place and in 32 bits, where products wrap: a sixth of the time.
+
+    `space`: int32 [2, at least as many as there are numbers], to hold them and their scratch.
+    """
     if torch.compiler.is_compiling():  # to generated code, wrapping may be undefined
         return number(queries, keys)
-    words = queries.int() * keys.int()
-    scratch = words >> 15
+    shape = torch.broadcast_shapes(queries.shape, keys.shape)
+    if space is None:
+        space = torch.empty(2, shape.numel(), dtype=torch.int32, device=queries.device)
+    words, scratch = space[:, : shape.numel()].view(2, *shape)
+    torch.mul(queries.int(), keys.int(), out=words)
+    torch.bitwise_right_shift(words, 15, out=scratch)
     words ^= scratch
     words *= SECOND
     found = scratch.view(torch.float32).copy_(words)

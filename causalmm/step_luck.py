@@ -8,8 +8,7 @@ Letters as in causalmm/attention.py. Held by tests/test_step_luck.py.
 import torch
 from torch import Tensor
 
-from causalmm import hashing
-from causalmm.attention import weighted
+from causalmm import hashing, tiles
 from causalmm.attention_call import (
     BLOCK_ENTRIES,
     CONVERTED_A_WEIGHT,
@@ -19,6 +18,8 @@ from causalmm.attention_call import (
 )
 from causalmm.plan import Intervention
 from causalmm.visible import Visible
+
+TINY = torch.finfo(torch.float32).tiny
 
 
 class StepLuck:
@@ -46,31 +47,17 @@ class StepLuck:
         Query [B, H, 1, D], of which only the shape matters, and value [B, G, K, D].
         """
         rows, heads = query.shape[:2]
-        keys = value.shape[2]
         if layer not in self._drawn:
-            self._draw(layer, rows, heads, keys, value.device)
-        weights = self._drawn.pop(layer).expand(-1, rows // self.edit.draws, -1, -1, -1)
-        weights = weights.flatten(0, 1).to(value.device, precision(value.dtype))
-        visible, total = self.visible.to(value.device).rows(rows), None
-        if self.edit.normalization == "released":
-            total = weights.sum(dim=-1, keepdim=True)
-        if not visible.everything(keys):
-            weights = weights.masked_fill(~visible.map(1, keys, value.device), 0)
-        if total is None:
-            total = weights.sum(dim=-1, keepdim=True)
+            self._draw(layer, rows, heads, value)
+        weights = self._drawn.pop(layer).to(value.device)
+        weights = weights.expand(-1, rows // self.edit.draws, -1, -1, -1).flatten(0, 1)
         # Autocast would quietly run the matrix product in half precision.
         with torch.autocast(value.device.type, enabled=False):
-            if value.device.type == "cpu":
-                output = weighted(weights, total, value)
-            else:
-                # Rounded like those of PyTorch's kernels, so that values need not be converted.
-                weights = weights / total.clamp_min(torch.finfo(total.dtype).tiny)
-                output = grouped(weights.to(value.dtype), value)
-        # Sums beyond float32 would be NaN, as in language_attention.
-        return output.to(query.dtype).nan_to_num_(0.0)
+            return grouped(weights, value.to(weights.dtype)).to(query.dtype)
 
-    def _draw(self, layer: int, rows: int, heads: int, keys: int, device: torch.device) -> None:
+    def _draw(self, layer: int, rows: int, heads: int, value: Tensor) -> None:
         """Draw for this edited layer and as many later ones as fit a block."""
+        device, keys = value.device, value.shape[2]
         edit, visible = self.edit, self.visible.to(device)
         layers = edit.layers[edit.layers.index(layer) :]
         if not torch.compiler.is_compiling():  # which decides itself what exists at a time
@@ -84,5 +71,13 @@ class StepLuck:
         )
         if numbers.ndim == 4:  # no padding: all samples count positions alike
             numbers = numbers.unsqueeze(1)
-        of_layers = numbers.unflatten(0, (len(layers), edit.draws))  # [..., S, n or 1, H, 1, K]
-        self._drawn = dict(zip(layers, of_layers, strict=True))
+        numbers = numbers.unflatten(0, (len(layers), edit.draws)).to(precision(value.dtype))
+        weights = numbers  # [..., S, n or 1, H, 1, K]
+        if not visible.everything(keys):
+            weights = numbers * visible.map(1, keys, device)
+        summed = numbers if edit.normalization == "released" else weights
+        weights = weights / summed.sum(dim=-1, keepdim=True).clamp_min(TINY)
+        if device.type != "cpu" or tiles.suit(value):
+            # Rounded like those of PyTorch's kernels, so that values need not be converted.
+            weights = weights.to(value.dtype)
+        self._drawn = dict(zip(layers, weights, strict=True))

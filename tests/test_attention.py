@@ -516,6 +516,31 @@ def test_edited_map_of_a_map_with_zeros():
     assert_close(edited_map("reversed", one_hot), expected)
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("tower", ["language", "vision"])
+def test_random_weights_of_many_blocks_leave_each_other_alone(tower, normalization):
+    """Blocks are made in the same memory, unless their weights must last for gradients."""
+    length, heads, shared = 23, 6, 3
+    inputs = single(tensors("normal", 3, 2, heads, shared, length, length, 4))
+    attend = partial(
+        language_attention if tower == "language" else vision_attention,
+        "random",
+        **{"visible": Visible()} if tower == "language" else {},
+        scale=0.5,
+        normalization=normalization,
+    )
+    query, key, value = (part.requires_grad_() for part in inputs)
+    doubled = [part.detach().double().requires_grad_() for part in inputs]
+    whole = attend(*doubled)
+    kept = in_blocks(2 * 2 * 5 * length, attend, query, key, value)
+    with torch.no_grad():
+        assert_close(in_blocks(2 * 2 * 5 * length, attend, query, key, value), kept)
+    assert_close(kept.double(), whole, atol=1e-5, rtol=1e-5)
+    (grown,) = torch.autograd.grad(kept.square().sum(), value)
+    (expected,) = torch.autograd.grad(whole.square().sum(), doubled[2])
+    assert_close(grown.double(), expected, atol=1e-4, rtol=1e-4)
+
+
 # Cost.
 
 

@@ -5,15 +5,18 @@ python benchmarks/decode.py --preset llava-1.5-7b --device cuda --batch 1 8
 
 All run in one process and take turns: upstream's model (plain), ours in each of `--modes`, each
 mode's branches in sequence (benchmarks/sequential.py), and the two branches of `mitigv` where that
-is installed. Greedy, random weights, no end token. The time of a prefill runs from the call of
-`generate` to its first token, that of a step from there to the last. Beside them stand the bounds
-of benchmarks/work.py. `--compile`: a static cache, which transformers compiles the forward for, for
-plain and ours alike. Held by tests/test_benchmarks.py.
+is installed. Greedy, random weights, no end token. The time of a step runs from an answer's first
+token to its last. A prefill, from the call of `generate` to the first token, is short and once in
+an answer, so it has rounds of its own. Beside them stand the bounds of benchmarks/work.py.
+`--compile`: a static cache, which transformers compiles the forward for, for plain and ours alike.
+Held by tests/test_benchmarks.py.
 """
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,11 +56,32 @@ PLAIN, SEQUENTIAL, VCD = "plain", "sequential ", "mitigv vcd"
 
 
 class Answer(NamedTuple):
-    """One contestant's turn: seconds of the prefill and of a step, and what was said."""
+    """One contestant's turn: seconds to the first token, those from each to the next, all tokens
+    [B, T]."""
 
     prefill: float
-    step: float
+    steps: list[float]
     tokens: Tensor
+
+    @property
+    def step(self) -> float:
+        """Mean seconds of a step."""
+        return statistics.fmean(self.steps)
+
+
+class Turns(NamedTuple):
+    """What every contestant did in its turns: whole answers, and first tokens alone."""
+
+    answers: dict[str, list[Answer]]
+    beginnings: dict[str, list[Answer]]
+
+    def prefills(self, name: str) -> list[float]:
+        """Seconds."""
+        return [each.prefill for each in self.beginnings[name]]
+
+    def steps(self, name: str) -> list[float]:
+        """Seconds."""
+        return [each.step for each in self.answers[name]]
 
 
 class Clock:
@@ -75,9 +99,8 @@ class Clock:
         """Of the protocol."""
 
     def answer(self, tokens: Tensor) -> Answer:
-        first, last = self.stamps[0], self.stamps[-1]
-        step = (last - first) / (len(self.stamps) - 1)
-        return Answer(first - self.begun, step, tokens.cpu())
+        steps = [later - stamp for stamp, later in pairwise(self.stamps)]
+        return Answer(self.stamps[0] - self.begun, steps, tokens.cpu())
 
 
 class Contestants:
@@ -100,8 +123,8 @@ class Contestants:
             for mode in args.modes
         }
 
-    def calls(self, inputs: dict[str, Tensor]) -> dict[str, Callable[[], Answer]]:
-        new = self.args.new_tokens
+    def calls(self, inputs: dict[str, Tensor], new: int) -> dict[str, Callable[[], Answer]]:
+        """Each contestant's answer of `new` tokens."""
         static = {"cache_implementation": "static"} if self.args.compile else {}
 
         def generate(model: Any, **extra: Any) -> Callable[[], Answer]:
@@ -157,22 +180,26 @@ def run(argv: list[str]) -> None:
         for batch in args.batch
     }  # fmt: skip
     speed = work.measure_speed(ours, args.image_tokens + args.text_tokens)
-    answers = {
-        batch: take_turns(contestants.calls(inputs), args.rounds, warm_up=3 if args.compile else 1)
-        for batch, inputs in prompts.items()
-    }
+    turns: dict[int, Turns] = {}
+    for batch, inputs in prompts.items():
+        calls = contestants.calls(inputs, args.new_tokens)
+        answers = take_turns(calls, args.rounds, warm_up=3 if args.compile else 1)
+        turns[batch] = Turns(answers, take_turns(contestants.calls(inputs, 1), args.prefills))
     # Memory last: reading it changes the allocator's habits.
     peaks = {
-        batch: {name: peak_memory(call, device) for name, call in contestants.calls(inputs).items()}
+        batch: {
+            name: peak_memory(call, device)
+            for name, call in contestants.calls(inputs, args.new_tokens).items()
+        }
         for batch, inputs in prompts.items()
     }
     rows = []
     for batch, inputs in prompts.items():
         prompt = work.Prompt.of(ours, inputs)
         rows += [
-            row_of(name, batch, answers[batch], peaks[batch])
-            | bounds_of(contestants, name, prompt, speed, answers[batch])
-            for name in answers[batch]
+            row_of(name, batch, turns[batch], peaks[batch])
+            | bounds_of(contestants, name, prompt, speed, turns[batch])
+            for name in turns[batch].answers
         ]
     results = {"speed": speed._asdict(), "weights_bytes": _weights(ours), "rows": rows}
     out = (
@@ -184,24 +211,19 @@ def run(argv: list[str]) -> None:
     print(table.show(record))
 
 
-def row_of(
-    name: str, batch: int, answers: dict[str, list[Answer]], peaks: dict[str, Peak]
-) -> dict[str, Any]:
+def row_of(name: str, batch: int, turns: Turns, peaks: dict[str, Peak]) -> dict[str, Any]:
     """What was measured of a contestant, and its ratios to plain and to the same in sequence."""
-    prefill, step = (
-        [getattr(each, what) for each in answers[name]] for what in ("prefill", "step")
-    )
+    prefill, step = turns.prefills(name), turns.steps(name)
     row = {"batch": batch, "way": name, "peak_bytes": peaks[name].total}
     row |= {"peak_extra_bytes": peaks[name].extra, "prefill_s": spread(prefill)}
     row |= {"step_s": spread(step), "tokens_per_s": batch / spread(step)["median"]}
-    plain = answers[PLAIN]
-    row["prefill_ratio"] = ratios(prefill, [each.prefill for each in plain])
-    row["step_ratio"] = ratios(step, [each.step for each in plain])
+    row["prefill_ratio"] = ratios(prefill, turns.prefills(PLAIN))
+    row["step_ratio"] = ratios(step, turns.steps(PLAIN))
     row["peak_ratio"] = peaks[name].total / peaks[PLAIN].total
-    if (other := answers.get(SEQUENTIAL + name)) is not None:
-        row["step_to_sequential"] = ratios(step, [each.step for each in other])
-        row["prefill_to_sequential"] = ratios(prefill, [each.prefill for each in other])
-        same = answers[name][0].tokens == other[0].tokens
+    if (other := SEQUENTIAL + name) in turns.answers:
+        row["step_to_sequential"] = ratios(step, turns.steps(other))
+        row["prefill_to_sequential"] = ratios(prefill, turns.prefills(other))
+        same = turns.answers[name][0].tokens == turns.answers[other][0].tokens
         # Rounding may turn a near tie, and everything after it.
         row["first_tokens_as_sequential"] = int(same.all(dim=0).cumprod(dim=0).sum())
     return row
@@ -212,7 +234,7 @@ def bounds_of(
     name: str,
     prompt: work.Prompt,
     speed: work.Speed,
-    answers: dict[str, list[Answer]],
+    turns: Turns,
 ) -> dict[str, Any]:
     """Work and bounds of plain and ours, and how far from them the measurement is."""
     if name != PLAIN and name not in contestants.plans:
@@ -220,12 +242,20 @@ def bounds_of(
     ours, plan = contestants.pair.ours, contestants.plans.get(name)
     keys = prompt.length + contestants.args.new_tokens // 2
     found = {
-        "prefill": (work.prefill(ours, plan, prompt), work.prefill(ours, None, prompt)),
-        "step": (work.decode(ours, plan, prompt, keys), work.decode(ours, None, prompt, keys)),
+        "prefill": (
+            turns.prefills(name),
+            work.prefill(ours, plan, prompt),
+            work.prefill(ours, None, prompt),
+        ),
+        "step": (
+            turns.steps(name),
+            work.decode(ours, plan, prompt, keys),
+            work.decode(ours, None, prompt, keys),
+        ),
     }
     row: dict[str, Any] = {}
-    for what, (mine, plain) in found.items():
-        measured = spread([getattr(each, what) for each in answers[name]])["median"]
+    for what, (seconds, mine, plain) in found.items():
+        measured = spread(seconds)["median"]
         row |= {
             f"{what}_flops": mine.flops,
             f"{what}_bytes": mine.read,
@@ -289,13 +319,16 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--image-tokens", type=int, default=576)
     add("--text-tokens", type=int, default=64)
     add("--new-tokens", type=int, default=32)
-    add("--rounds", type=int, default=7)
+    add("--rounds", type=int, default=7, help="of answers, for the time of a step")
+    add("--prefills", type=int, default=15, help="rounds of prefills alone")
     add("--compile", action="store_true", help="static cache and compiled forward (cuda)")
     add("--no-sequential", dest="sequential", action="store_false")
     add("--out", type=Path, help="JSON file; otherwise one in benchmarks/results")
     args = parser.parse_args(argv)
-    if args.new_tokens < 2 or args.rounds < 1 or min(args.batch) < 1:
-        parser.error("expected --new-tokens of at least 2, --rounds and --batch of at least 1")
+    if args.new_tokens < 2 or min(args.rounds, args.prefills, *args.batch) < 1:
+        parser.error(
+            "expected --new-tokens of at least 2, --rounds, --prefills and --batch of at least 1"
+        )
     return args
 
 

@@ -409,13 +409,15 @@ def test_the_bars_of_attention():
 
 def test_decode(preset, out, capsys):
     argv = ["--preset", preset, "--image-tokens", "16", "--text-tokens", "24", "--batch", "1", "2"]
-    argv += ["--new-tokens", "3", "--rounds", "1", "--dtype", "float32", "--out", str(out)]
+    argv += ["--new-tokens", "3", "--rounds", "1", "--prefills", "2", "--dtype", "float32"]
+    argv += ["--out", str(out)]
     assert decode.main([*argv, "--modes", "language-third", "multimodal"]) == 0
     rows = finish(out, capsys)["results"]["rows"]
     ways = ["plain", "language-third", "multimodal"]
     ours = [row for row in rows if row["way"] in ways]
     assert [(row["batch"], row["way"]) for row in ours] == [(b, w) for b in (1, 2) for w in ways]
     for row in ours:
+        assert row["prefill_s"]["rounds"] == 2
         assert row["prefill_s"]["median"] > 0
         assert row["step_s"]["median"] > 0
         assert row["step_bytes_ratio"] >= 1

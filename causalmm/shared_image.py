@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from causalmm.checkpoints import FAMILIES
 from causalmm.config import CausalMMConfig
 from causalmm.messages import one_turn
 from causalmm.plan import BranchPlan
+from causalmm.roomy_cache import roomy_cache
 from causalmm.trace import BranchTrace
 
 _PICTURES = ("pixel_values", "pixel_values_videos")
@@ -78,7 +78,7 @@ def generate_together(
     first = {
         name: part[:, :shared] if _is_sequence(name) else part for name, part in rows[0].items()
     }
-    cache = DynamicCache(config=model.config.get_text_config())
+    cache = roomy_cache(model.config.get_text_config())
     model(**first, **untraced, past_key_values=cache, use_cache=True, logits_to_keep=1)
     # Every group holds one row: its copies stay beside it, as groups of many rows lie.
     cache.batch_repeat_interleave(len(rows))

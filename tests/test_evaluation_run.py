@@ -15,7 +15,7 @@ from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig
 from causalmm.evaluation import commands, runner
-from causalmm.evaluation.answers_file import CONTROLS, finish, read_answers
+from causalmm.evaluation.answers_file import CONTROLS, finish, parts, read_answers
 from causalmm.evaluation.probabilities import deciding_step, word_tokens
 from causalmm.evaluation.processes import Processes, sole_writer
 from causalmm.messages import one_turn
@@ -606,7 +606,8 @@ def test_processes_that_are_killed(folder, tmp_path):
     out = (tmp_path / "out").resolve()
 
     def answered():
-        return sum(len(each.read_bytes().splitlines()) for each in out.glob("answers.jsonl*"))
+        # Questions, not lines: while parts are put together, a line stands in two files.
+        return len(read_answers(out)) if parts(out) else 0
 
     def wait_for(condition, process):
         while not condition():
@@ -620,11 +621,10 @@ def test_processes_that_are_killed(folder, tmp_path):
     count = answered()
     assert 20 < count < len(more)
     three = start(folder, out, *given, processes=3)
-    wait_for(lambda: answered() > count + 20, three)
-    victims = [worker(out, f"answers.jsonl{part}") for part in ("", ".1", ".2")]
-    for each in [three.pid, *victims]:
-        if each is not None:
-            os.kill(each, signal.SIGKILL)
+    names = ("answers.jsonl", "answers.jsonl.1", "answers.jsonl.2")
+    wait_for(lambda: answered() > count + 20 and all(worker(out, name) for name in names), three)
+    for each in [three.pid, *(worker(out, name) for name in names)]:
+        os.kill(each, signal.SIGKILL)
     three.wait()
     assert count < answered() < len(more)
     two = start(folder, out, *given, processes=2)

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 from transformers.generation.configuration_utils import GenerationMode
 
 from causalmm.config import ATTENTION, CausalMMConfig
 from causalmm.plan import BranchPlan, Towers, build_plan
+from causalmm.roomy_cache import make_roomy
 from causalmm.trace import BranchTrace
 
 _MODES = (
@@ -92,9 +94,15 @@ class CounterfactualGeneration:
             # without the chunk size it takes its rows from the first keys.
             generation_config = copy.copy(generation_config)
             generation_config.prefill_chunk_size = None
-        return super()._prepare_cache_for_generation(
+        given = model_kwargs.get("past_key_values")
+        super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
+        cache = model_kwargs.get("past_key_values")
+        if plan is None or given is not None or type(cache) is not DynamicCache:
+            return
+        if not cache.offloading:  # branches multiply what would be copied at every step
+            make_roomy(cache)
 
     def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
         """Called by beam search, [B] beams: every branch's rows follow their factual row."""

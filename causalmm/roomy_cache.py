@@ -1,10 +1,11 @@
 """A cache with room for the steps to come.
 
-The DynamicCache of transformers copies all keys and values at every step; with many rows behind a
-long prompt that takes longer than the rest of the step. Held by tests/test_roomy_cache.py.
+The DynamicCache of transformers copies all keys and values at every step: with three rows behind a
+long prompt a tenth of the step, with many rows more than the rest of it. Everything else, what
+`generate` returns included, is as with that one. Held by tests/test_roomy_cache.py.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,58 +18,112 @@ ROOM = 64
 
 def roomy_cache(config: PreTrainedConfig) -> DynamicCache:
     """A DynamicCache for the decoder of this configuration; sliding layers stay as they are."""
-    cache = DynamicCache(config=config)
+    return make_roomy(DynamicCache(config=config))
+
+
+def make_roomy(cache: DynamicCache) -> DynamicCache:
+    """Give the layers of an empty cache room; sliding ones stay as they are. Returns the cache."""
     cache.layers = [
         RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
 
 
+class _Room(NamedTuple):
+    """Keys or values [B, G, K, D], and the longer tensor that begins with them."""
+
+    filled: Tensor
+    whole: Tensor
+
+    def takes(self, held: Tensor, total: int) -> bool:
+        """Whether these can be prolonged to so many where they are."""
+        # A tensor of inference mode cannot be written to outside of it.
+        writable = torch.is_inference_mode_enabled() or not self.whole.is_inference()
+        return held is self.filled and total <= self.whole.shape[2] and writable
+
+
 class RoomyLayer(DynamicLayer):
     """A DynamicLayer whose keys and values [B, G, K, D] are the filled part of larger tensors.
 
-    Where something else has put others in their place, the next update copies those once. Keeps no
-    graph for gradients.
+    What was handed out stays as it is: only what follows it is written to, and only while nothing
+    else took its place. A prefill, what a gradient flows through and what a compiler traces are
+    kept as by DynamicLayer; the first step after them moves all into a room.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._key_room: Tensor | None = None
-        self._value_room: Tensor | None = None
+        self._key_room: _Room | None = None
+        self._value_room: _Room | None = None
 
-    @torch.no_grad()
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append keys and values [B, G, Q, D]; returns all of them, as of DynamicLayer."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self.keys, self._key_room = _appended(self.keys, key_states, self._key_room)
-        self.values, self._value_room = _appended(self.values, value_states, self._value_room)
+        if (
+            torch.compiler.is_compiling()
+            or not self.get_seq_length()
+            or self._needs_graph(key_states, value_states)
+        ):
+            self._hold(None, None)
+            return super().update(key_states, value_states)
+        self._hold(
+            _append(self.keys, key_states, self._key_room),
+            _append(self.values, value_states, self._value_room),
+        )
         return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row, with room behind it: the next update need not move the copies."""
+        if self.get_seq_length():
+            self._hold(_repeat(self.keys, repeats), _repeat(self.values, repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows only."""
+        self._hold(None, None)
+        super().batch_select_indices(indices)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Put the rows in another order."""
+        self._hold(None, None)
+        super().reorder_cache(beam_idx)
 
     def reset(self) -> None:
         """Drop everything."""
+        self._hold(None, None)
         super().reset()
-        self._key_room = self._value_room = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Two layers that shared a room would write over each other's next keys.
+        return self.__dict__ | {"_key_room": None, "_value_room": None}
+
+    def _hold(self, keys: _Room | None, values: _Room | None) -> None:
+        """Without rooms, what is held lies in none: memory goes as soon as it is replaced."""
+        self._key_room, self._value_room = keys, values
+        if keys is not None and values is not None:
+            self.keys, self.values = keys.filled, values.filled
+
+    def _needs_graph(self, *new: Tensor) -> bool:
+        parts = (*new, self.keys, self.values)
+        return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
 
 
-def _appended(held: Tensor, new: Tensor, room: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both along axis 2, and the room that they are the beginning of."""
-    length = held.shape[2] if held.numel() else 0
-    total = length + new.shape[2]
-    if room is None or not _begins(room, held) or total > room.shape[2]:
-        room = new.new_empty(*new.shape[:2], total + ROOM, new.shape[3])
-        if length:
-            room[:, :, :length] = held
-    room[:, :, length:total] = new
-    return room[:, :, :total], room
+def _make_room(like: Tensor, rows: int, length: int) -> Tensor:
+    return like.new_empty(rows, like.shape[1], length + ROOM, like.shape[3])
 
 
-def _begins(room: Tensor, held: Tensor) -> bool:
-    """Whether that is the beginning of this room."""
-    return (
-        held.data_ptr() == room.data_ptr()
-        and held.stride() == room.stride()
-        and held.shape[:2] == room.shape[:2]
-    )
+def _append(held: Tensor, new: Tensor, room: _Room | None) -> _Room:
+    length, total = held.shape[2], held.shape[2] + new.shape[2]
+    if room is not None and room.takes(held, total):
+        whole = room.whole
+    else:
+        whole = _make_room(new, len(new), total)
+        whole[:, :, :length] = held
+    whole[:, :, length:total] = new
+    return _Room(whole[:, :, :total], whole)
+
+
+def _repeat(held: Tensor, repeats: int) -> _Room:
+    rows, length = len(held), held.shape[2]
+    whole = _make_room(held, rows * repeats, length)
+    whole.unflatten(0, (rows, repeats))[..., :length, :] = held[:, None]
+    return _Room(whole[:, :, :length], whole)

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from causalmm.plan import BranchPlan
+from causalmm.roomy_cache import RoomyLayer
 
 LEAST_SAVED = 128
 """Tokens that must be saved: running the beginning by itself reads all weights once more."""
@@ -104,4 +105,4 @@ def _is_empty_and_dynamic(cache: Any) -> bool:
     if cache is None or getattr(cache, "offloading", False) or cache.get_seq_length():
         return False
     kinds = {type(layer) for layer in cache.layers} or {cache.layer_class_to_replicate}
-    return kinds == {DynamicLayer}
+    return kinds <= {DynamicLayer, RoomyLayer}

@@ -1,14 +1,16 @@
 """A roomy cache holds what transformers' own does, after whatever is done to it."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import FAMILIES, model_pair, sample
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from causalmm import CausalMMConfig
 from causalmm.roomy_cache import ROOM, RoomyLayer, roomy_cache
 
 DEEDS = st.one_of(
@@ -58,7 +60,7 @@ def test_holds_what_a_dynamic_layer_holds(deeds):
 def test_steps_do_not_move_what_is_there():
     layer = RoomyLayer()
     layer.update(*states(3, 5, 0))
-    first = layer.keys, layer.values
+    first = layer.update(*states(3, 1, 0))
     places = set()
     for seed in range(ROOM):
         keys, values = layer.update(*states(3, 1, seed))
@@ -66,6 +68,92 @@ def test_steps_do_not_move_what_is_there():
     assert places == {(first[0].data_ptr(), first[1].data_ptr())}
     layer.update(*states(3, 1, 0))
     assert layer.keys.data_ptr() != first[0].data_ptr()
+
+
+def test_repeated_rows_are_not_moved_by_the_first_step():
+    layer = RoomyLayer()
+    layer.update(*states(2, 5, 0))
+    layer.batch_repeat_interleave(3)
+    place = layer.keys.data_ptr()
+    layer.update(*states(6, 1, 0))
+    assert layer.keys.data_ptr() == place
+
+
+def filled():
+    """A layer with room behind what it holds."""
+    layer = RoomyLayer()
+    layer.update(*states(2, 5, 0))
+    layer.update(*states(2, 1, 1))
+    return layer
+
+
+@pytest.mark.parametrize(
+    "other",
+    [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_copies_do_not_share_the_room(other):
+    layer = filled()
+    twin = other(layer)
+    layer.update(*states(2, 1, 2))
+    twin.update(*states(2, 1, 3))
+    assert torch.equal(layer.keys[:, :, -1:], states(2, 1, 2)[0])
+    assert torch.equal(twin.keys[:, :, -1:], states(2, 1, 3)[0])
+
+
+def test_what_was_handed_out_stays_as_it_is():
+    layer = filled()
+    seen = layer.keys
+    before = seen.clone()
+    layer.crop(-2)
+    layer.update(*states(2, 2, 2))
+    assert torch.equal(seen, before)
+
+
+def test_gradients_flow_as_through_a_dynamic_layer():
+    gradients = []
+    for layer in (RoomyLayer(), DynamicLayer()):
+        with torch.no_grad():
+            layer.update(*states(2, 5, 0))
+            layer.update(*states(2, 1, 1))
+        parts = [states(2, 1, seed) for seed in (2, 3)]
+        for part in parts:
+            layer.update(*(each.requires_grad_() for each in part))
+        layer.update(*states(2, 1, 4))
+        (layer.keys.square().sum() + layer.values.cos().sum()).backward()
+        gradients.append([each.grad for part in parts for each in part])
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_goes_on_outside_of_inference_mode():
+    with torch.inference_mode():
+        layer = filled()
+    keys, _ = layer.update(*states(2, 1, 2))
+    assert torch.equal(keys[:, :, -1:], states(2, 1, 2)[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_branches_generate_in_one_and_nothing_else_does(family):
+    """An answer's cache, its steps and what follows are those with transformers' own."""
+    model = model_pair(family, "sdpa")[0]
+    inputs = sample(family, seed=1)
+    config = CausalMMConfig(epsilon=0)
+    settings = {"do_sample": False, "max_new_tokens": 5, "return_dict_in_generate": True}
+    settings |= {"output_scores": True}
+    got = model.generate(**inputs, **settings, causalmm=config)
+    own = DynamicCache(config=model.config.get_text_config())
+    expected = model.generate(**inputs, **settings, causalmm=config, past_key_values=own)
+    plain = model.generate(**inputs, **settings)
+    assert {type(layer) for layer in got.past_key_values.layers} == {RoomyLayer}
+    for other in (expected, plain):
+        assert {type(layer) for layer in other.past_key_values.layers} == {DynamicLayer}
+    assert torch.equal(got.sequences, expected.sequences)
+    for ours, theirs in zip(got.scores, expected.scores, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    for ours, theirs in zip(got.past_key_values.layers, own.layers, strict=True):
+        torch.testing.assert_close(ours.keys, theirs.keys)
+        torch.testing.assert_close(ours.values, theirs.values)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

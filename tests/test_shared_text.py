@@ -102,10 +102,13 @@ def test_generated_tokens_and_logits(family, model, mode, monkeypatch):
         "return_dict_in_generate": True,
         "suppress_tokens": [model.config.image_token_id],
     }
-    results = []
+    monkeypatch.setattr(shared_text, "prefill", run := Recorder(shared_text.prefill))
+    results, runs = [], []
     for at_least in (10**9, 1):
         sharing(monkeypatch, at_least)
         results.append(model.generate(**inputs, **settings))
+        runs.append(len(run.results))
+    assert runs == [0, 0 if mode == "language" else 1]
     apart, shared = results
     assert torch.equal(shared.sequences, apart.sequences)
     finite = [step.masked_fill(step == -torch.inf, 0.0) for step in (*shared.logits, *apart.logits)]

@@ -7,7 +7,8 @@ All run in one process and take turns: upstream's model (plain), ours in each of
 mode's branches in sequence (benchmarks/sequential.py), and the two branches of `mitigv` where that
 is installed. Greedy, random weights, no end token. The time of a step runs from an answer's first
 token to its last. A prefill, from the call of `generate` to the first token, is short and once in
-an answer, so it has rounds of its own. Beside them stand the bounds of benchmarks/work.py.
+an answer, so each takes turns with plain's alone: on a shared machine the speed changes within a
+round of all. Beside them stand the bounds of benchmarks/work.py.
 `--compile`: a static cache, which transformers compiles the forward for, for plain and ours alike.
 Held by tests/test_benchmarks.py.
 """
@@ -70,14 +71,23 @@ class Answer(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """What every contestant did in its turns: whole answers, and first tokens alone."""
+    """What every contestant did: answers in turns of all, first tokens in turns with plain."""
 
     answers: dict[str, list[Answer]]
-    beginnings: dict[str, list[Answer]]
+    duels: dict[str, dict[str, list[Answer]]]
+    """Of each contestant but plain: its first tokens and those of plain."""
 
     def prefills(self, name: str) -> list[float]:
-        """Seconds."""
-        return [each.prefill for each in self.beginnings[name]]
+        """Seconds; of plain, those of all its rounds."""
+        duels = self.duels.values() if name == PLAIN else [self.duels[name]]
+        return [each.prefill for duel in duels for each in duel[name]]
+
+    def prefill_ratios(self, name: str) -> dict[str, float]:
+        """Spread of the ratios to plain."""
+        mine = self.prefills(name)
+        if name == PLAIN:
+            return ratios(mine, mine)
+        return ratios(mine, [each.prefill for each in self.duels[name][PLAIN]])
 
     def steps(self, name: str) -> list[float]:
         """Seconds."""
@@ -184,7 +194,13 @@ def run(argv: list[str]) -> None:
     for batch, inputs in prompts.items():
         calls = contestants.calls(inputs, args.new_tokens)
         answers = take_turns(calls, args.rounds, warm_up=3 if args.compile else 1)
-        turns[batch] = Turns(answers, take_turns(contestants.calls(inputs, 1), args.prefills))
+        first = contestants.calls(inputs, 1)
+        duels = {
+            name: take_turns({PLAIN: first[PLAIN], name: first[name]}, args.prefills)
+            for name in first
+            if name != PLAIN
+        }
+        turns[batch] = Turns(answers, duels)
     # Memory last: reading it changes the allocator's habits.
     peaks = {
         batch: {
@@ -217,12 +233,11 @@ def row_of(name: str, batch: int, turns: Turns, peaks: dict[str, Peak]) -> dict[
     row = {"batch": batch, "way": name, "peak_bytes": peaks[name].total}
     row |= {"peak_extra_bytes": peaks[name].extra, "prefill_s": spread(prefill)}
     row |= {"step_s": spread(step), "tokens_per_s": batch / spread(step)["median"]}
-    row["prefill_ratio"] = ratios(prefill, turns.prefills(PLAIN))
+    row["prefill_ratio"] = turns.prefill_ratios(name)
     row["step_ratio"] = ratios(step, turns.steps(PLAIN))
     row["peak_ratio"] = peaks[name].total / peaks[PLAIN].total
     if (other := SEQUENTIAL + name) in turns.answers:
         row["step_to_sequential"] = ratios(step, turns.steps(other))
-        row["prefill_to_sequential"] = ratios(prefill, turns.prefills(other))
         same = turns.answers[name][0].tokens == turns.answers[other][0].tokens
         # Rounding may turn a near tie, and everything after it.
         row["first_tokens_as_sequential"] = int(same.all(dim=0).cumprod(dim=0).sum())
@@ -320,7 +335,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--text-tokens", type=int, default=64)
     add("--new-tokens", type=int, default=32)
     add("--rounds", type=int, default=7, help="of answers, for the time of a step")
-    add("--prefills", type=int, default=15, help="rounds of prefills alone")
+    add("--prefills", type=int, default=15, help="rounds of each one's prefill and plain's")
     add("--compile", action="store_true", help="static cache and compiled forward (cuda)")
     add("--no-sequential", dest="sequential", action="store_false")
     add("--out", type=Path, help="JSON file; otherwise one in benchmarks/results")

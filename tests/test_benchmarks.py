@@ -417,7 +417,7 @@ def test_decode(preset, out, capsys):
     ours = [row for row in rows if row["way"] in ways]
     assert [(row["batch"], row["way"]) for row in ours] == [(b, w) for b in (1, 2) for w in ways]
     for row in ours:
-        assert row["prefill_s"]["rounds"] == 2
+        assert row["prefill_ratio"]["rounds"] == (len(rows) - 2 if row["way"] == "plain" else 2)
         assert row["prefill_s"]["median"] > 0
         assert row["step_s"]["median"] > 0
         assert row["step_bytes_ratio"] >= 1
@@ -425,6 +425,20 @@ def test_decode(preset, out, capsys):
         if row["way"] != "plain":
             assert row["first_tokens_as_sequential"] == 3
     assert {row["way"] for row in rows} >= {"sequential language-third", "sequential multimodal"}
+
+
+def test_a_prefill_is_compared_with_plains_beside_it():
+    def told(*seconds):
+        return [decode.Answer(each, [], torch.empty(1, 0)) for each in seconds]
+
+    duels = {
+        "vision": {"plain": told(1.0, 10.0), "vision": told(2.0, 20.0)},
+        "joint": {"plain": told(100.0, 1.0), "joint": told(300.0, 3.0)},
+    }
+    turns = decode.Turns({}, duels)
+    assert turns.prefills("plain") == [1.0, 10.0, 100.0, 1.0]
+    found = {name: turns.prefill_ratios(name)["median"] for name in ("plain", "vision", "joint")}
+    assert found == {"plain": 1.0, "vision": 2.0, "joint": 3.0}
 
 
 def test_questions(out, capsys):

@@ -99,10 +99,9 @@ class CounterfactualGeneration:
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
         cache = model_kwargs.get("past_key_values")
-        if plan is None or given is not None or type(cache) is not DynamicCache:
-            return
-        if not cache.offloading:  # branches multiply what would be copied at every step
-            make_roomy(cache)
+        made_here = plan is not None and given is None
+        if made_here and type(cache) is DynamicCache and not cache.offloading:
+            make_roomy(cache)  # branches multiply what would be copied at every step
 
     def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
         """Called by beam search, [B] beams: every branch's rows follow their factual row."""

@@ -1,8 +1,8 @@
 """A cache with room for the steps to come.
 
-The DynamicCache of transformers copies all keys and values at every step: with three rows behind a
-long prompt a tenth of the step, with many rows more than the rest of it. Everything else, what
-`generate` returns included, is as with that one. Held by tests/test_roomy_cache.py.
+The DynamicCache of transformers copies all keys and values at every step; with many rows behind a
+long prompt that takes longer than the rest of the step. Everything else, what `generate` returns
+included, is as with that one. Held by tests/test_roomy_cache.py.
 """
 
 from typing import Any, NamedTuple
@@ -64,7 +64,7 @@ class RoomyLayer(DynamicLayer):
             or not self.get_seq_length()
             or self._needs_graph(key_states, value_states)
         ):
-            self._hold(None, None)
+            self._leave_rooms()
             return super().update(key_states, value_states)
         self._hold(
             _append(self.keys, key_states, self._key_room),
@@ -79,28 +79,30 @@ class RoomyLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows only."""
-        self._hold(None, None)
+        self._leave_rooms()
         super().batch_select_indices(indices)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put the rows in another order."""
-        self._hold(None, None)
+        self._leave_rooms()
         super().reorder_cache(beam_idx)
 
     def reset(self) -> None:
         """Drop everything."""
-        self._hold(None, None)
+        self._leave_rooms()
         super().reset()
 
     def __getstate__(self) -> dict[str, Any]:
         # Two layers that shared a room would write over each other's next keys.
         return self.__dict__ | {"_key_room": None, "_value_room": None}
 
-    def _hold(self, keys: _Room | None, values: _Room | None) -> None:
-        """Without rooms, what is held lies in none: memory goes as soon as it is replaced."""
+    def _hold(self, keys: _Room, values: _Room) -> None:
         self._key_room, self._value_room = keys, values
-        if keys is not None and values is not None:
-            self.keys, self.values = keys.filled, values.filled
+        self.keys, self.values = keys.filled, values.filled
+
+    def _leave_rooms(self) -> None:
+        """Before others take the place of what is held: its memory must not outlive that."""
+        self._key_room = self._value_room = None
 
     def _needs_graph(self, *new: Tensor) -> bool:
         parts = (*new, self.keys, self.values)

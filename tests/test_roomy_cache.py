@@ -23,6 +23,9 @@ DEEDS = st.one_of(
     st.tuples(st.just("reset"), st.just(0)),
 )
 
+SETTINGS = {"do_sample": False, "max_new_tokens": 5}
+SETTINGS |= {"return_dict_in_generate": True, "output_scores": True}
+
 
 def states(rows, length, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -135,16 +138,14 @@ def test_goes_on_outside_of_inference_mode():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_branches_generate_in_one_and_nothing_else_does(family):
-    """An answer's cache, its steps and what follows are those with transformers' own."""
+    """Its tokens, scores, keys and values are those with transformers' own cache."""
     model = model_pair(family, "sdpa")[0]
     inputs = sample(family, seed=1)
     config = CausalMMConfig(epsilon=0)
-    settings = {"do_sample": False, "max_new_tokens": 5, "return_dict_in_generate": True}
-    settings |= {"output_scores": True}
-    got = model.generate(**inputs, **settings, causalmm=config)
+    got = model.generate(**inputs, **SETTINGS, causalmm=config)
     own = DynamicCache(config=model.config.get_text_config())
-    expected = model.generate(**inputs, **settings, causalmm=config, past_key_values=own)
-    plain = model.generate(**inputs, **settings)
+    expected = model.generate(**inputs, **SETTINGS, causalmm=config, past_key_values=own)
+    plain = model.generate(**inputs, **SETTINGS)
     assert {type(layer) for layer in got.past_key_values.layers} == {RoomyLayer}
     for other in (expected, plain):
         assert {type(layer) for layer in other.past_key_values.layers} == {DynamicLayer}
@@ -162,9 +163,8 @@ def test_answers_are_those_with_transformers_own(family):
     inputs = sample(family, seed=1)
     cache = roomy_cache(model.config.get_text_config())
     assert {type(layer) for layer in cache.layers} == {RoomyLayer}
-    settings = {"do_sample": False, "max_new_tokens": 5, "return_dict_in_generate": True}
-    expected = model.generate(**inputs, **settings)
-    got = model.generate(**inputs, **settings, past_key_values=cache)
+    expected = model.generate(**inputs, **SETTINGS)
+    got = model.generate(**inputs, **SETTINGS, past_key_values=cache)
     assert torch.equal(got.sequences, expected.sequences)
     for ours, theirs in zip(cache.layers, expected.past_key_values.layers, strict=True):
         assert torch.equal(ours.keys, theirs.keys)

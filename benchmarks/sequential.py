@@ -122,7 +122,7 @@ def _attend(
 ) -> tuple[Tensor, None]:
     host, tower, layer = module.one_branch
     edit: Intervention | None = getattr(host.running, tower)
-    if edit is None or layer not in edit.layers:
+    if edit is None or not edit.edits(layer):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     settings = {
         "scale": kwargs["scaling"],

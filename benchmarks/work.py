@@ -150,7 +150,7 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
     flops += (1 + copies) * after_rows * _linear_flops(after)
     for number, layer in enumerate(layers):
         joined = copies if copies and number >= plan.vision_entry else 0
-        edited = copies and plan.site == "attention" and number in plan.vision.layers
+        edited = copies and plan.site == "attention" and plan.vision.edits(number)
         flops += (1 + joined) * patches * _linear_flops(layer)
         for groups, method in ((1, None), (joined, plan.vision.method if edited else None)):
             pairs = sum(count * count for count in prompt.images)
@@ -186,7 +186,7 @@ def _groups(plan: BranchPlan | None, layer: int, *, seen: bool) -> Iterator[tupl
         yield 1, None
         return
     edit = plan.language
-    method = edit.method if edit is not None and layer in edit.layers else None
+    method = edit.method if edit is not None and edit.edits(layer) else None
     joined = edit is not None and layer >= edit.first_layer
     language = plan.language_groups if joined else 0
     images = plan.image_groups

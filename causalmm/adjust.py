@@ -1,7 +1,7 @@
 """The backdoor adjustment: subtract what the model would have said anyway.
 
     adjusted = (1 + sum of γ) · l - sum over branches of γ · l_branch
-    adjusted[l < max(l) + ln ε] = -inf
+    adjusted[l < max(l) + ln ε] -= STEP
 
 `l` are the factual logits, float32, [..., vocab]; each branch's come from a counterfactual
 attention (CausalMM, arXiv 2410.04780, and the plausibility constraint of contrastive decoding,
@@ -14,6 +14,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+MARGIN = 1024.0
+"""Logits between the lowest allowed token and the highest of the others. exp(-104) is 0 in float32,
+so probabilities are 0 up to a temperature of 9. Near 1024, float32 still tells 1e-4 apart."""
 
 
 class Contrast(NamedTuple):
@@ -44,12 +48,25 @@ def adjust(factual: Tensor, contrasts: Sequence[Contrast], epsilon: float) -> Te
     return mask_implausible(adjusted, factual, epsilon)
 
 
-def mask_implausible(adjusted: Tensor, factual: Tensor, epsilon: float) -> Tensor:
-    """Set to -inf every token whose factual probability is below ε times the best one's.
+def ruled_out(logits: Tensor) -> Tensor:
+    """Which tokens no probability is left for: bool, like the adjusted logits [..., vocab].
 
-    ε = 0 keeps every token. The best factual token always survives.
+    Those that ε ruled out, and any that a contrast alone took as far down.
+    """
+    return logits.amax(dim=-1, keepdim=True) - logits >= MARGIN
+
+
+def mask_implausible(adjusted: Tensor, factual: Tensor, epsilon: float) -> Tensor:
+    """Put every token whose factual probability is below ε times the best one's below the others.
+
+    They all go down by one step, which is finite: their order stays, for a constraint, a minimum
+    length or a beam may have to choose among them. The step is larger than the row's whole range by
+    `MARGIN`, so none of them is preferred to an allowed token, and beside one its probability is 0
+    in float32. ε = 0 keeps every token where it is. The best factual token is always allowed.
     """
     if epsilon == 0:
         return adjusted
     cutoff = factual.amax(dim=-1, keepdim=True) + math.log(epsilon)
-    return adjusted.masked_fill(factual < cutoff, -torch.inf)
+    lowest, highest = adjusted.aminmax(dim=-1, keepdim=True)
+    step = highest - lowest + MARGIN
+    return torch.where(factual < cutoff, adjusted - step, adjusted)

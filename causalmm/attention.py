@@ -276,7 +276,7 @@ def _run(
         key=key,
         value=value,
         scale=scale,
-        visible=visible,
+        visible=visible.numbered() if formula.lucky else visible,
         heads=range(query.shape[1]),
         keys_given=key.shape[2],
         seed=seed,

@@ -5,7 +5,6 @@ Held by tests/test_config.py.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,6 +21,8 @@ NORMALIZATIONS = ("visible", "released")
 SITES = ("attention", "features")
 ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
 """Attention code of transformers under which branches can be decoded."""
+MAX_STRENGTH = 1e6
+"""Of a contrast: beyond it, float32 cannot hold the difference that is left of two logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +42,12 @@ class CausalMMConfig:
     """Of the layers below the one whose features the model reads."""
     language_layers: LayerSpec = "half:"
     gamma: float = 1.0
-    """Contrast strength; 0 leaves the branch out."""
+    """Contrast strength, up to `MAX_STRENGTH`; 0 leaves the branch out."""
     gamma_vision: float | None = None
     """Overrides `gamma` for the vision branch; None: `gamma`. Not for mode "joint"."""
     gamma_language: float | None = None
     epsilon: float = 0.1
-    """Adaptive plausibility: tokens below epsilon x p(best token) are dropped; 0 keeps all."""
+    """Adaptive plausibility: tokens below epsilon x p(best token) come after all others; 0: none."""
     draws: int = 1
     """Counterfactual draws of a stochastic method (random, shuffle), averaged."""
     normalization: str = "visible"
@@ -153,5 +154,5 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _check_strength(name: str, value: object) -> None:
-    if not _is_number(value) or not 0 <= value < math.inf:
-        raise ValueError(f"{name}={value!r}: expected a finite number >= 0")
+    if not _is_number(value) or not 0 <= value <= MAX_STRENGTH:
+        raise ValueError(f"{name}={value!r}: expected a number in [0, {MAX_STRENGTH:g}]")

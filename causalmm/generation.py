@@ -6,14 +6,16 @@ Held by tests/test_generation.py.
 """
 
 import copy
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import GenerationMode
 
+from causalmm.call_checks import check_cache
 from causalmm.config import ATTENTION, CausalMMConfig
+from causalmm.errors import FailureError
 from causalmm.plan import BranchPlan, Towers, build_plan
 from causalmm.roomy_cache import make_roomy
 from causalmm.trace import BranchTrace
@@ -50,7 +52,7 @@ class CounterfactualGeneration:
             raise TypeError(f"causalmm: expected a CausalMMConfig, got {type(causalmm).__name__}")
         plan = build_plan(causalmm, self.causalmm_towers(), trace)
         if plan is not None:
-            self._check_attention()
+            self._check_model()
         return plan
 
     def generate(
@@ -69,6 +71,46 @@ class CounterfactualGeneration:
             kwargs["causalmm"] = plan
         return super().generate(*args, **kwargs)
 
+    def generate_batch(
+        self,
+        *args: Any,
+        causalmm: CausalMMConfig | BranchPlan | None = None,
+        causalmm_trace: BranchTrace | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Transformers' continuous batching, without branches: ValueError where any are asked for.
+
+        `generate(cache_implementation="paged")` comes here too.
+        """
+        if causalmm is not None or causalmm_trace is not None:
+            _refuse("continuous batching (generate_batch, cache_implementation='paged')")
+        return super().generate_batch(*args, **kwargs)
+
+    def load_custom_generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Transformers' loading of a generation loop from a repository, which is not run with
+        branches: ValueError where any are asked for."""
+        if kwargs.get("causalmm") is not None:
+            _refuse("generation loops from a repository (custom_generate)")
+        return super().load_custom_generate(*args, **kwargs)
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self,
+        inputs_tensor: Tensor,
+        model_kwargs: dict[str, Any],
+        model_input_name: str | None,
+        generation_config: GenerationConfig,
+    ) -> dict[str, Any]:
+        # The last place before pictures are encoded, which is work.
+        plan = model_kwargs.get("causalmm")
+        if plan is not None:
+            _check_mode(generation_config.get_generation_mode())
+            _check_settings(plan, generation_config)
+        copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+        check_cache(model_kwargs.get("past_key_values"), plan, copies * inputs_tensor.shape[0])
+        return super()._maybe_prepare_encoder_kwargs_for_generation(
+            inputs_tensor, model_kwargs, model_input_name, generation_config
+        )
+
     def _prepare_multimodal_encoder_kwargs_for_generation(
         self, model_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
@@ -81,7 +123,7 @@ class CounterfactualGeneration:
 
     def _prepare_cache_for_generation(
         self,
-        generation_config: Any,
+        generation_config: GenerationConfig,
         model_kwargs: dict[str, Any],
         generation_mode: GenerationMode,
         batch_size: int,
@@ -89,7 +131,7 @@ class CounterfactualGeneration:
     ) -> Any:
         plan = model_kwargs.get("causalmm")
         if plan is not None:
-            _check_generation(plan, generation_mode, generation_config.cache_implementation)
+            _check_mode(generation_mode)  # which an assistant model decides too
             # A static cache for chunked prefill would be laid out for the factual rows alone;
             # without the chunk size it takes its rows from the first keys.
             generation_config = copy.copy(generation_config)
@@ -111,7 +153,14 @@ class CounterfactualGeneration:
             layer.reorder_cache(torch.cat(rows))
         return past_key_values
 
-    def _check_attention(self) -> None:
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(*args, **kwargs)
+        if (kwargs.get("model_kwargs") or {}).get("causalmm") is not None:
+            processors.insert(0, FiniteLogits())
+        return processors
+
+    def _check_model(self) -> None:
+        """Raise ValueError for settings of the model under which branches cannot be decoded."""
         for name in ("text_config", "vision_config"):
             chosen = getattr(self.config, name)._attn_implementation
             if chosen not in ATTENTION:
@@ -119,15 +168,47 @@ class CounterfactualGeneration:
                     f"causalmm does not support attn_implementation={chosen!r} ({name}): "
                     f"expected one of {', '.join(ATTENTION)}"
                 )
+        if not getattr(self.config.get_text_config(), "is_causal", True):
+            raise ValueError("causalmm does not support is_causal=False: expected a causal decoder")
+        if (self.tp_size or 1) > 1:
+            # Random weights are numbered by head, and a shard does not know which heads it has.
+            _refuse(f"tensor parallelism (tp_size={self.tp_size}); device_map spreads whole layers")
 
 
-def _check_generation(plan: BranchPlan, mode: GenerationMode, cache: str | None) -> None:
+class FiniteLogits(LogitsProcessor):
+    """Stops where a step's adjusted logits are not finite: nothing can be chosen from them."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores float [B, vocab], unchanged. Raises FailureError for NaN or infinite ones."""
+        if not bool(scores.isfinite().all()):
+            raise FailureError(
+                f"the adjusted logits of the token after {input_ids.shape[1]} are not finite: "
+                "expected a smaller gamma, or a dtype with a larger range (bfloat16, float32)"
+            )
+        return scores
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ValueError(f"causalmm does not support {what}")
+
+
+def _check_mode(mode: GenerationMode) -> None:
     """Raise ValueError for ways to generate that a plan cannot follow."""
     if mode not in _MODES:
         raise ValueError(
             f"causalmm does not support {mode.value}, which runs the model in ways of its own: "
             f"expected {', '.join(known.value for known in _MODES)}"
         )
+
+
+def _check_settings(plan: BranchPlan, settings: GenerationConfig) -> None:
+    """Raise ValueError for settings of `generate` that a plan cannot follow."""
+    if settings.guidance_scale not in (None, 1):
+        _refuse(
+            f"guidance_scale={settings.guidance_scale}, whose unconditional logits come from the "
+            "plain model: expected None or 1"
+        )
+    cache = settings.cache_implementation
     if cache not in _CACHES:
         raise ValueError(
             f"causalmm does not support cache_implementation={cache!r}: expected one of "

@@ -7,6 +7,7 @@ products do not overflow. Halves of a number have the same bits and a sign.
 Held by tests/test_hashing.py.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -43,8 +44,11 @@ def fold(state: int | Tensor | np.ndarray, value: Word) -> Word:
 
 def stream(seed: int, draw: int, layer: int) -> int:
     """The 32-bit state that a layer's numbers in one draw start from. Any integer is a seed."""
+    # A compiler that was handed the seed as a symbol takes its value here: of symbols, the words
+    # would become expressions without end.
+    seed = operator.index(seed)
     state = fold(0, seed & WORD)
-    while (seed := seed >> 32) not in (0, -1):
+    while not -1 <= (seed := seed >> 32) <= 0:
         state = fold(state, seed & WORD)
     sign = seed  # -1 is not 2^32 - 1
     for value in (sign, draw, layer):

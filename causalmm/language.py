@@ -3,26 +3,29 @@
 Rows: B samples a group. The vision (or joint) groups carry their own image features and so run from
 the first decoder layer; a language group equals the factual one below its first edited layer, for
 every token, and so joins only there, with a cache only from there on. The patched modeling files
-call, in this order: `start`, `take` and `place` once an image or video tensor, `expand`, then
-`enter_layer` and `attention` once a layer. Held by tests/test_equivalence.py.
+call, in this order: `start`, `take` and `place` once an image or video tensor, `expand`,
+`read_mask` once the decoder has made its attention mask, then `enter_layer` and `attention` once a
+layer. Held by tests/test_equivalence.py and tests/test_attention_masks.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from transformers import PreTrainedConfig
+from transformers.masking_utils import find_packed_sequence_indices
 
 from causalmm import shared_text, tiles
 from causalmm.attention import language_attention
+from causalmm.call_checks import check_cache, check_encoded
 from causalmm.factual import one_query_attention
 from causalmm.plan import BranchPlan
 from causalmm.rows import append_groups, leading_rows, repeat_groups, split_groups
 from causalmm.step_luck import StepLuck
-from causalmm.visible import Visible
+from causalmm.visible import Visible, visible_keys
 
 
 class DecoderInputs(NamedTuple):
@@ -55,7 +58,20 @@ class LanguagePass:
     luck: StepLuck | None = None
 
     @classmethod
-    def start(cls, plan: BranchPlan | None) -> "LanguagePass | None":
+    def start(
+        cls,
+        plan: BranchPlan | None,
+        inputs_embeds: Tensor,
+        past_key_values: Any,
+        mm_encoder_outputs: Mapping[str, Any] | None,
+    ) -> "LanguagePass | None":
+        """The pass of a plan; None for the plain model.
+
+        Given the tokens' embeddings [B, L, D], a cache and pictures encoded before. Raises
+        ValueError where these were made with another plan, or without one.
+        """
+        check_cache(past_key_values, plan, inputs_embeds.shape[0])
+        check_encoded(mm_encoder_outputs, plan, inputs_embeds.shape[-1])
         return None if plan is None else cls(plan)
 
     def take(self, features: Tensor) -> Tensor:
@@ -85,12 +101,9 @@ class LanguagePass:
 
         `inputs_embeds` [B, L, D] already holds the factual image features; each group receives its
         own in their place. A text long enough before the pictures is run by itself and left out of
-        the result: `decoder` and `options` are what the rest will be run with. Raises ValueError
-        where a cache was filled under another plan.
+        the result: `decoder` and `options` are what the rest will be run with.
         """
         batch = inputs_embeds.shape[0]
-        if past_key_values is not None:
-            _check_cache(past_key_values, self.plan, batch)
         masks, beginning = self.masks, None
         if columns := shared_text.shared_columns(self.plan, masks, past_key_values, attention_mask):
             beginning = shared_text.prefill(
@@ -102,20 +115,13 @@ class LanguagePass:
                 position_ids,
                 past_key_values,
                 options,
-                lambda plan, mask: LanguagePass(plan, visible=_visible(mask, 0, columns)),
+                LanguagePass,
             )
         if beginning is not None:
             inputs_embeds = inputs_embeds[:, columns:]
             position_ids = None if position_ids is None else position_ids[..., columns:]
             masks = [mask[:, columns:] for mask in masks]
-        length = inputs_embeds.shape[1]
-        past, keys = 0, length
-        if past_key_values is not None:
-            # A static cache hands out its counter itself, and counts on while the layers run.
-            past = past_key_values.get_seq_length() + 0
-            keys, _ = past_key_values.get_mask_sizes(length, 0)
         groups = 1 + self.plan.image_groups
-        begun = self._begun(_visible(attention_mask, past, keys), beginning)
         counterfactual = inputs_embeds.repeat(groups - 1, 1, 1)
         for mask, features in zip(masks, self.features, strict=True):
             counterfactual = counterfactual.masked_scatter(
@@ -126,14 +132,47 @@ class LanguagePass:
             torch.cat([inputs_embeds, counterfactual]),
             repeat_groups(attention_mask, batch, groups),
             repeat_groups(position_ids, batch, groups, axis=batch_axis),
-            begun,
+            replace(self, beginning=beginning),
         )
 
-    def _begun(self, visible: Visible, beginning: shared_text.Beginning | None) -> "LanguagePass":
+    def read_mask(
+        self,
+        config: PreTrainedConfig,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | dict | None,
+        causal_mask: Any,
+        position_ids: Tensor | None,
+        past_key_values: Any,
+    ) -> "LanguagePass":
+        """The pass that knows what each query sees, read where the decoder has decided it.
+
+        `attention_mask` is what the decoder was given and `causal_mask` what it made of it for
+        attention; `position_ids` [rows or 1, L] are those it looked at. Raises ValueError for a
+        mask that cannot be read.
+        """
+        length, past = inputs_embeds.shape[1], 0
+        keys = length
+        if past_key_values is not None:
+            # A static cache hands out its counter itself, and counts on while the layers run.
+            past = past_key_values.get_seq_length() + 0
+            keys, _ = past_key_values.get_mask_sizes(length, 0)
+        if isinstance(attention_mask, dict):
+            attention_mask = attention_mask["full_attention"]
+        if attention_mask is None and _is_packed(config, position_ids, past_key_values):
+            attention_mask = causal_mask
+            if not isinstance(causal_mask, Tensor) or causal_mask.ndim != 4:
+                raise ValueError(
+                    "position_ids start anew within a row, which packs several sequences into it: "
+                    "causalmm follows that with attn_implementation 'sdpa' or 'eager', got "
+                    f"{config._attn_implementation!r}; or give an attention_mask"
+                )
+        batch = inputs_embeds.shape[0] // (1 + self.plan.image_groups)
+        visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
         edit, luck = self.plan.language, None
         if edit is not None and edit.method == "random":
+            visible = visible.numbered()
             luck = StepLuck(edit, visible)
-        return replace(self, visible=visible, beginning=beginning, luck=luck)
+        return replace(self, visible=visible, luck=luck)
 
     def whole(self, outputs: Any) -> Any:
         """The decoder's outputs for all columns, those that were run by themselves included."""
@@ -179,7 +218,7 @@ class LanguagePass:
         if self._is_quick_step(module, query):
             interface = self._one_query
         edit = self.plan.language
-        if edit is None or module.layer_idx not in edit.layers:
+        if edit is None or not edit.edits(module.layer_idx):
             return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         # The edited groups are the last ones: the language groups, or all joint groups.
         rows = query.shape[0]
@@ -240,36 +279,12 @@ class LanguagePass:
         return output.transpose(1, 2), None
 
 
-def _visible(attention_mask: Tensor | dict | None, past: int | Tensor, keys: int) -> Visible:
-    """What the queries see of `keys` cached and new keys, `past` of them before the first query."""
-    if isinstance(attention_mask, dict):
-        attention_mask = attention_mask["full_attention"]
-    if attention_mask is None:
-        return Visible(keys=None, causal=True, query_start=past)
-    if not isinstance(attention_mask, Tensor):
-        raise ValueError(
-            f"causalmm cannot read an attention_mask of type {type(attention_mask).__name__}: "
-            "expected a 2-D or 4-D tensor (flex_attention with a static cache makes others)"
-        )
-    if attention_mask.ndim == 2:
-        # A static cache has keys to come; causality hides them whatever the mask says.
-        real = attention_mask[:, :keys].bool()
-        real = pad(real, (0, keys - real.shape[1]))
-        if not torch.compiler.is_compiling() and bool(real.all()):
-            real = None  # without padding there is less to do
-        return Visible(keys=real, causal=True, query_start=past)
-    seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-    # Every real key is seen by the last query, so its row says where the padding is.
-    return Visible(keys=seen[:, 0, -1], causal=True, query_start=past, mask=seen)
+def _is_packed(config: PreTrainedConfig, position_ids: Tensor | None, cache: Any) -> bool:
+    """Whether a decoder without attention mask takes its rows for several sequences each.
 
-
-def _check_cache(cache: Any, plan: BranchPlan, batch: int) -> None:
-    if not cache.layers or not cache.layers[-1].is_initialized:
-        return
-    held = cache.layers[-1].keys.shape[0]
-    if held != plan.groups * batch:
-        raise ValueError(
-            f"past_key_values hold {held} rows in the last layer, this call needs "
-            f"{plan.groups * batch} ({plan.groups} groups of {batch}): continue a cache only with "
-            "the CausalMM configuration that filled it"
-        )
+    transformers asks the positions where there is no cache; flash attention asks them always.
+    """
+    flash = "flash" in config._attn_implementation
+    if position_ids is None or (cache is not None and not flash):
+        return False
+    return find_packed_sequence_indices(position_ids) is not None

@@ -37,10 +37,21 @@ class Intervention:
     """One counterfactual attention: a method on some layers of one tower, in S draws."""
 
     method: str
-    layers: tuple[int, ...]
+    edited: tuple[bool, ...]
+    """Whether each layer is edited. Truth values, because a compiler may turn any integer it is
+    handed into a symbol, and Dynamo answers `symbol in (1, 2)` with False."""
     normalization: str
     seed: int
     draws: int
+
+    def edits(self, layer: int) -> bool:
+        """Whether attention in `layer` is edited; not so above the layers that were counted."""
+        return layer < len(self.edited) and self.edited[layer]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The edited layers, ascending."""
+        return tuple(layer for layer, edited in enumerate(self.edited) if edited)
 
     @property
     def first_layer(self) -> int:
@@ -77,6 +88,11 @@ class BranchPlan:
     def groups(self) -> int:
         """Row groups that reach the head, the factual one included."""
         return 1 + self.image_groups + self.language_groups
+
+    def groups_in_layer(self, layer: int) -> int:
+        """Row groups in a decoder layer: language groups are there from their first edited on."""
+        joined = self.language_groups and layer >= self.language.first_layer
+        return self.groups if joined else 1 + self.image_groups
 
     def contrast(self, logits: Tensor) -> Tensor:
         """Adjusted logits [B, T, vocab], float32, of all groups' logits [groups x B, T, vocab]."""
@@ -125,11 +141,9 @@ def build_plan(
     if joint or config.vision_strength > 0:
         vision = _vision_intervention(config, towers)
     if joint or config.language_strength > 0:
-        language = _intervention(
-            config.language_method,
-            resolve_layers("language_layers", config.language_layers, towers.language_layers),
-            config,
-        )
+        count = towers.language_layers
+        layers = resolve_layers("language_layers", config.language_layers, count)
+        language = _intervention(config.language_method, layers, count, config)
     if joint:
         draws = max(vision.draws, language.draws)
         vision, language = replace(vision, draws=draws), replace(language, draws=draws)
@@ -154,7 +168,7 @@ def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention
         raise ValueError("the model reads its image features below every vision layer")
     if config.site == "attention":
         layers = resolve_layers("vision_layers", config.vision_layers, towers.vision_layers)
-        return _intervention(config.vision_method, layers, config)
+        return _intervention(config.vision_method, layers, towers.vision_layers, config)
     if not towers.features_site:
         raise ValueError(
             "site='features' needs a model with one vision feature layer (LLaVA); "
@@ -165,7 +179,8 @@ def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention
             f"vision_layers={config.vision_layers!r}: site='features' edits the feature layer's "
             "map only; leave vision_layers at 'all'"
         )
-    return _intervention(config.vision_method, (towers.vision_layers - 1,), config)
+    last = towers.vision_layers - 1
+    return _intervention(config.vision_method, (last,), towers.vision_layers, config)
 
 
 def _vision_entry(vision: Intervention | None, towers: Towers) -> int:
@@ -176,10 +191,13 @@ def _vision_entry(vision: Intervention | None, towers: Towers) -> int:
     return vision.first_layer if limit is None else min(vision.first_layer, limit)
 
 
-def _intervention(method: str, layers: tuple[int, ...], config: CausalMMConfig) -> Intervention:
+def _intervention(
+    method: str, layers: tuple[int, ...], count: int, config: CausalMMConfig
+) -> Intervention:
     return Intervention(
         method=method,
-        layers=layers,
+        # No `in`: both numbers may be symbols of a compiler.
+        edited=tuple(any(number == layer for layer in layers) for number in range(count)),
         normalization=config.normalization,
         seed=config.seed,
         # Draws of a deterministic method are all the same: one is exact.

@@ -62,7 +62,7 @@ def prefill(
     position_ids: Tensor | None,
     cache: Any,
     options: Mapping[str, Any],
-    start: Callable[[BranchPlan, Tensor | None], Any],
+    start: Callable[[BranchPlan], Any],
 ) -> Beginning | None:
     """Run the first `columns` columns of B rows; the cache then holds them for every group.
 
@@ -82,7 +82,7 @@ def prefill(
         position_ids=None if position_ids is None else position_ids[..., :columns],
         past_key_values=cache,
         use_cache=True,
-        causalmm=start(text, mask),
+        causalmm=start(text),
     )
     for number, layer in enumerate(cache.layers):
         layer.batch_select_indices(_rows(plan, text, batch, number).to(layer.keys.device))

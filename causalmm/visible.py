@@ -8,6 +8,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+HIDDEN = -1e4
+"""The least negative number that masks in use add to the scores of hidden keys."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,8 +26,39 @@ class Visible:
     """Index among the K keys of the first query. A tensor, of no dimensions, where a static cache
     counts on the device."""
     mask: Tensor | None = None
-    """Bool [n or 1, 1, Q, K], True = sees: decides instead of the above; `keys` still says which
-    are real."""
+    """Bool [n or 1, 1, Q, K], True = sees: decides instead of `keys` and `causal`."""
+    positions: Tensor | None = None
+    """With `mask`: positions of the keys, int [n or 1, K]. Filled by `numbered`."""
+
+    def numbered(self) -> "Visible":
+        """The same with `positions`, where a mask has to say them.
+
+        A key's position is how many keys come before it among those that a query sees: padding,
+        and other sequences packed into the row, do not count. Raises ValueError where queries
+        would give one key different positions (a sliding window does): random weights, which
+        are functions of positions, have no meaning there.
+        """
+        if self.mask is None or self.positions is not None:
+            return self
+        seen = self.mask[:, 0]
+        queries, keys = seen.shape[1:]
+        places = seen.cumsum(dim=-1, dtype=torch.int32) - 1  # [n, Q, K]
+        # By the first query that sees a key; padding, which none sees, by its own.
+        own = torch.arange(keys, device=seen.device) - self.query_start
+        first = seen.int().argmax(dim=1).where(seen.any(dim=1), own.clamp(0, queries - 1))
+        positions = places.gather(1, first.unsqueeze(1))
+        if not torch.compiler.is_compiling() and bool(((places != positions) & seen).any()):
+            raise ValueError(
+                "random attention weights need one position for each key, and this 4-D "
+                "attention_mask gives some keys several, as a sliding window does: expected a mask "
+                "in which a query sees what the keys that it sees may see, such as a causal, "
+                "padded or block-diagonal one; or a language_method that is not random"
+            )
+        return replace(self, positions=positions.squeeze(1).long())
+
+    def __post_init__(self) -> None:
+        if self.mask is not None and self.keys is not None:
+            raise ValueError("Visible: a mask says which keys are real; expected keys=None")
 
     def everything(self, key_count: int) -> bool:
         """Whether every query is known to see every key."""
@@ -50,6 +85,8 @@ class Visible:
 
         Padding itself has some position or other: nothing sees it.
         """
+        if self.mask is not None:
+            return self.numbered().positions
         if self.keys is None:
             return torch.arange(key_count, device=device)
         return self.keys.cumsum(dim=-1) - 1
@@ -84,6 +121,7 @@ class Visible:
             keys=None if self.keys is None else self.keys[:, :keys],
             query_start=self.query_start + queries.start,
             mask=None if mask is None else mask[:, :, queries.start : queries.stop, :keys],
+            positions=None if self.positions is None else self.positions[:, :keys],
         )
 
     def among(self, keys: range) -> "Visible":
@@ -94,17 +132,18 @@ class Visible:
             keys=None if self.keys is None else self.keys[:, keys.start : keys.stop],
             query_start=self.query_start - keys.start,
             mask=None if mask is None else mask[..., keys.start : keys.stop],
+            positions=None if self.positions is None else self.positions[:, keys.start : keys.stop],
         )
 
     def repeat(self, draws: int) -> "Visible":
         """The same for the rows of `draws` draws."""
         if draws == 1:
             return self
-        keys, mask = (
+        keys, mask, positions = (
             part if part is None or len(part) == 1 else part.repeat(draws, *[1] * (part.ndim - 1))
-            for part in (self.keys, self.mask)
+            for part in (self.keys, self.mask, self.positions)
         )
-        return replace(self, keys=keys, mask=mask)
+        return replace(self, keys=keys, mask=mask, positions=positions)
 
     def rows(self, count: int) -> "Visible":
         """The same for `count` rows, which hold the samples one or more times."""
@@ -113,8 +152,54 @@ class Visible:
 
     def to(self, device: torch.device) -> "Visible":
         """The same on another device, for a layer that lives there."""
-        keys, start, mask = (
-            part.to(device) if isinstance(part, Tensor) else part
-            for part in (self.keys, self.query_start, self.mask)
+        parts = {
+            name: part.to(device)
+            for name in ("keys", "query_start", "mask", "positions")
+            if isinstance(part := getattr(self, name), Tensor)
+        }
+        return replace(self, **parts)
+
+
+def visible_keys(attention_mask: Tensor | None, past: int | Tensor, keys: int) -> Visible:
+    """What the queries see of `keys` cached and new keys, `past` of them before the first query.
+
+    A mask of rows and keys, [n, K], says which keys are real, and causality the rest; a 4-D mask
+    [n or 1, 1, Q, K], True or 0 where a query sees a key, says all. Raises ValueError for others.
+    """
+    if attention_mask is None:
+        return Visible(query_start=past)
+    if not isinstance(attention_mask, Tensor) or attention_mask.ndim not in (2, 4):
+        what = tuple(getattr(attention_mask, "shape", ()))
+        raise ValueError(
+            f"causalmm cannot read an attention_mask of type {type(attention_mask).__name__} "
+            f"{what}: expected a 2-D or 4-D tensor (flex_attention with a static cache makes others)"
         )
-        return replace(self, keys=keys, query_start=start, mask=mask)
+    if attention_mask.ndim == 2:
+        # A static cache has keys to come; causality hides them whatever the mask says.
+        real = attention_mask[:, :keys].bool()
+        real = pad(real, (0, keys - real.shape[1]))
+        if not torch.compiler.is_compiling() and bool(real.all()):
+            real = None  # without padding there is less to do
+        return Visible(keys=real, query_start=past)
+    if attention_mask.shape[1] != 1:
+        raise ValueError(
+            f"causalmm cannot read a 4-D attention_mask {tuple(attention_mask.shape)} that differs "
+            "between heads: expected 1 along axis 1"
+        )
+    return Visible(mask=_seen(attention_mask), query_start=past)
+
+
+def _seen(mask: Tensor) -> Tensor:
+    """True where a mask that is added to the scores hides nothing."""
+    if mask.dtype == torch.bool:
+        return mask
+    seen = mask == 0
+    readable = mask.is_floating_point()
+    if readable and not torch.compiler.is_compiling():
+        readable = bool((seen | (mask <= HIDDEN)).all())
+    if not readable:
+        raise ValueError(
+            f"causalmm reads a 4-D attention_mask as hidden or visible: expected bool, or 0 and "
+            f"numbers of at most {HIDDEN:g} in a floating-point dtype, got others ({mask.dtype})"
+        )
+    return seen

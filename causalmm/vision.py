@@ -65,7 +65,7 @@ class VisionPass:
 
     def edits(self, layer: int) -> bool:
         """Whether attention in `layer` is edited in the counterfactual groups."""
-        return self.plan.site == "attention" and layer in self.edit.layers
+        return self.plan.site == "attention" and self.edit.edits(layer)
 
     def attention(self, interface: Callable) -> Callable:
         """The attention function that a CLIP layer calls instead of `interface`."""

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from causalmm.adjust import Contrast, adjust, expected_logits
+from causalmm.adjust import Contrast, adjust, expected_logits, ruled_out
+from causalmm.config import MAX_STRENGTH
 
 FACTUAL = torch.tensor([[2.0, 1.0, -3.0], [0.0, 0.5, 0.25]])
 VISION = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
@@ -19,10 +20,12 @@ def by_hand(factual, branches, epsilon):
     adjusted = []
     for token, value in enumerate(factual):
         score = (1 + sum(gamma for gamma, _ in branches)) * value
-        score -= sum(gamma * logits[token] for gamma, logits in branches)
-        dropped = probabilities[token] < epsilon * max(probabilities)
-        adjusted.append(-math.inf if dropped else score)
-    return adjusted
+        adjusted.append(score - sum(gamma * logits[token] for gamma, logits in branches))
+    step = max(adjusted) - min(adjusted) + 1024
+    return [
+        score - step if probabilities[token] < epsilon * max(probabilities) else score
+        for token, score in enumerate(adjusted)
+    ]
 
 
 @pytest.mark.parametrize("epsilon", [0, 0.1, 0.5, 0.99])
@@ -58,8 +61,30 @@ def test_the_best_token_survives_in_every_dtype(logits, epsilon, dtype):
     factual = torch.tensor([logits], dtype=dtype)
     adjusted = adjust(factual, [Contrast(1.0, factual.flip(-1))], epsilon)
     assert adjusted.dtype == torch.float32
-    assert adjusted[0, factual.argmax()].isfinite()
-    assert not adjusted.isnan().any()
+    assert adjusted.isfinite().all()
+    allowed = factual.float() >= factual.float().amax() + math.log(epsilon or 1e-300)
+    assert adjusted[allowed].min() > adjusted[~allowed].max() if not allowed.all() else True
+    assert (adjusted.softmax(-1)[~allowed] == 0).all()
+
+
+@given(
+    st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=20),
+    st.floats(1e-6, 1),
+    st.sampled_from([0.0, 0.5, 1.0, 30.0, MAX_STRENGTH]),
+    st.floats(0.1, 9),
+)
+def test_ruled_out_tokens_keep_their_order_below_all_others(logits, epsilon, gamma, temperature):
+    factual = torch.tensor(logits)
+    contrasts = [Contrast(gamma, factual.flip(0).sin())]
+    unmasked, masked = (adjust(factual, contrasts, each) for each in (0, epsilon))
+    allowed = factual >= factual.amax() + math.log(epsilon)
+    assert torch.equal(masked[allowed], unmasked[allowed])
+    below, above = masked[~allowed], masked[allowed]
+    assert ((below[:, None] < above).all()) and (masked.isfinite()).all()
+    order = unmasked[~allowed].argsort()
+    assert (below[order].diff() >= 0).all()
+    assert torch.equal(ruled_out(masked), ~allowed) or gamma > 1
+    assert (masked / temperature).softmax(-1)[~allowed].sum() == 0
 
 
 def test_several_draws_are_averaged_as_log_probabilities():

@@ -28,7 +28,17 @@ from causalmm.factual import one_query_attention
 from causalmm.visible import Visible
 
 CLOSED_FORMS = ("uniform", "reverse", "reverse_and_normalize")
-MASKS = ("causal", "padded", "holes", "mask", "shared mask", "padded mask", "full", "padded full")
+MASKS = (
+    "causal", "padded", "holes", "mask", "shared mask", "padded mask", "packed mask", "full",
+    "padded full",
+)  # fmt: skip
+# Random weights need one position for each key, which arbitrary masks do not give.
+METHODS_AND_MASKS = [
+    (method, masks)
+    for method in LANGUAGE_METHODS
+    for masks in MASKS
+    if method != "random" or masks not in ("mask", "shared mask")
+]
 VALUES = ("normal", "large", "ties", "constant", "tiny")
 
 
@@ -45,8 +55,7 @@ def test_every_configurable_method_has_a_formula():
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("masks", MASKS)
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+@pytest.mark.parametrize(("method", "masks"), METHODS_AND_MASKS)
 @EXAMPLES
 @given(
     values=st.sampled_from(VALUES),
@@ -136,8 +145,7 @@ def test_vision_equals_the_definition(
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("masks", MASKS)
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+@pytest.mark.parametrize(("method", "masks"), METHODS_AND_MASKS)
 def test_language_equals_the_definition_in_float32(method, masks, normalization):
     case = language_case(masks=masks)
     inputs, visible, sees = language_inputs(case, 0)
@@ -751,10 +759,10 @@ def language_inputs(case, data):
     chance = torch.Generator().manual_seed(data + 1)
     lead = torch.randint(0, past + queries, (samples, 1), generator=chance)
     real = torch.arange(length) >= lead
-    if kind == "holes":
+    if kind in ("holes", "packed mask"):
         # Padding between a shared beginning and each sample's own end.
         real = torch.rand(samples, length, generator=chance) < 0.7
-    if "mask" in kind and "padded" not in kind:
+    if kind in ("mask", "shared mask"):
         mask_rows = 1 if kind == "shared mask" else samples
         mask = torch.rand(mask_rows, 1, queries, length, generator=chance) < 0.6
         return inputs, Visible(mask=mask, query_start=past), mask[:, 0].expand(samples, -1, -1)
@@ -763,12 +771,13 @@ def language_inputs(case, data):
         for i in range(queries):
             for j in range(length):
                 late = "full" not in kind and j > past + i
-                padding = kind in ("padded", "holes", "padded full", "padded mask") and (
-                    not real[sample, j]
-                )
-                sees[sample, i, j] = not late and not padding
-    if kind == "padded mask":
-        return inputs, as_mask(real, past, queries), sees
+                padding = kind not in ("causal", "full") and not real[sample, j]
+                # Two sequences in a row, which meet somewhere among the queries.
+                border = past + queries // 2 + sample % 2
+                apart = kind == "packed mask" and (j < border) != (past + i < border)
+                sees[sample, i, j] = not late and not padding and not apart
+    if kind in ("padded mask", "packed mask"):
+        return inputs, Visible(query_start=past, mask=sees[:, None]), sees
     keys = real if kind in ("padded", "holes", "padded full") else None
     return inputs, Visible(keys=keys, causal="full" not in kind, query_start=past), sees
 
@@ -776,7 +785,7 @@ def language_inputs(case, data):
 def as_mask(keys, past, queries):
     """The same causal, padded visibility as a 4-D mask."""
     causal = torch.ones(queries, keys.shape[1], dtype=torch.bool).tril(past)
-    return Visible(keys=keys, query_start=past, mask=(keys[:, None] & causal)[:, None])
+    return Visible(query_start=past, mask=(keys[:, None] & causal)[:, None])
 
 
 def language_luck(case, visible):
@@ -786,8 +795,7 @@ def language_luck(case, visible):
     heads = case["shared_heads"] * case["group"]
     luck = torch.zeros(len(case["draws"]), samples, heads, queries, length)
     for sample in range(samples):
-        keys = [True] * length if visible.keys is None else visible.keys[sample].tolist()
-        place = torch.tensor([sum(keys[: key + 1]) - 1 for key in range(length)])
+        place = torch.tensor([position(visible, sample, key, past) for key in range(length)])
         luck[:, sample] = hashing.uniform(
             case["seed"],
             case["draws"],
@@ -797,6 +805,30 @@ def language_luck(case, visible):
             place,
         )
     return luck.flatten(0, 1)
+
+
+def position(visible, sample, key, past):
+    """How many keys come before this one, counted by whoever sees it."""
+    if visible.mask is None:
+        keys = [True] * (key + 1) if visible.keys is None else visible.keys[sample].tolist()
+        return sum(keys[: key + 1]) - 1
+    sees = visible.mask[sample, 0].tolist()
+    seers = [row for row in sees if row[key]] or [sees[min(max(key - past, 0), len(sees) - 1)]]
+    return sum(seers[0][: key + 1]) - 1
+
+
+def test_random_weights_refuse_a_key_of_several_positions():
+    query, key, value = tensors("normal", 0, 1, 2, 1, 6, 6, 3)
+    causal = torch.ones(6, 6, dtype=torch.bool).tril()
+    near = causal.triu(-2)
+    settings_ = {"scale": 1.0, "visible": Visible(mask=near[None, None])}
+    language_attention("uniform", query, key, value, **settings_)
+    with pytest.raises(ValueError, match="a sliding window"):
+        language_attention("random", query, key, value, **settings_)
+    packed = causal.clone()
+    packed[3:, :3] = False
+    settings_["visible"] = Visible(mask=packed[None, None])
+    assert language_attention("random", query, key, value, **settings_).isfinite().all()
 
 
 def reference_vision_map(method, weights, seed=3, layer=2):

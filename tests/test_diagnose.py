@@ -150,7 +150,7 @@ def test_what_a_view_says():
     words = {"yes": [0, 1], "no": [2]}
     factual = torch.tensor([[0.4, 0.1, 0.3, 0.2], [0.1, 0.1, 0.7, 0.1]])
     language = torch.tensor([[0.1, 0.1, 0.2, 0.6], [0.25, 0.25, 0.25, 0.25]])
-    adjusted = factual.log().masked_fill(factual < 0.15, -torch.inf)
+    adjusted = torch.where(factual < 0.15, factual.log() - 2000, factual.log())
     trace = FirstTokens(words)
     # Logits are known up to a constant.
     trace.record(StepLogits(factual.log() + 3, adjusted, language=language.log() - 1))

@@ -86,7 +86,8 @@ def expected(models, inputs, answer, config, towers):
     if config.epsilon:
         probabilities = said["factual"].softmax(-1)
         kept = probabilities >= config.epsilon * probabilities.amax(-1, keepdim=True)
-        adjusted = adjusted.masked_fill(~kept, -torch.inf)
+        step = adjusted.amax(-1, keepdim=True) - adjusted.amin(-1, keepdim=True) + 1024
+        adjusted = torch.where(kept, adjusted, adjusted - step)
     return said | {"adjusted": adjusted}
 
 

@@ -13,6 +13,7 @@ from causalmm.visible import Visible
 
 SAMPLES, HEADS, SHARED, KEYS, SIZE = 3, 4, 2, 11, 8
 LAYERS = (1, 2, 5, 6)
+EDITED = tuple(layer in LAYERS for layer in range(8))
 DTYPES = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2}
 
 
@@ -23,14 +24,14 @@ def views():
         "whole": Visible(query_start=KEYS - 1),
         "padded": Visible(keys=real, query_start=KEYS - 1),
         "blind": Visible(keys=real & (torch.arange(SAMPLES) > 0)[:, None], query_start=KEYS - 1),
-        "mask": Visible(keys=real, query_start=KEYS - 1, mask=real[:, None, None]),
+        "mask": Visible(query_start=KEYS - 1, mask=real[:, None, None]),
         "counter": Visible(query_start=torch.tensor(KEYS - 3)),
     }
 
 
 def intervention(normalization="visible", draws=2):
     return Intervention(
-        method="random", layers=LAYERS, normalization=normalization, seed=5, draws=draws
+        method="random", edited=EDITED, normalization=normalization, seed=5, draws=draws
     )
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from causalmm.adjust import ruled_out
 from causalmm.evaluation.diagnosis import Said
 from causalmm.trace import BranchTrace, StepLogits
 
@@ -31,7 +32,8 @@ class FirstTokens(BranchTrace):
         factual = step.factual.float().log_softmax(dim=-1)
         for name, logits in step._asdict().items():
             if logits is not None:
-                self.views[name] = _view(logits.float().log_softmax(dim=-1), factual, self.tokens)
+                own = logits.float().log_softmax(dim=-1).masked_fill(ruled_out(logits), -torch.inf)
+                self.views[name] = _view(own, factual, self.tokens)
 
     def said(self, row: int, choices: Sequence[str]) -> dict[str, Said]:
         """Of a row's question, under "factual", "adjusted" and the name of each branch."""

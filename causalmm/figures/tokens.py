@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
+from causalmm.adjust import ruled_out
 from causalmm.config import CausalMMConfig
 from causalmm.figures.language import token_label
 from causalmm.trace import BranchTrace, StepLogits
@@ -113,6 +114,7 @@ def step(logits: StepLogits, chosen: int, count: int, tokenizer: Any) -> Step:
         if (branch := getattr(logits, name)) is not None
     }
     best = factual.argmax().item(), adjusted.argmax().item()
+    dropped = ruled_out(logits.adjusted[0])
     highest = torch.stack([factual, adjusted, *branches.values()]).amax(dim=0)
     likely = highest.topk(min(count, len(highest))).indices.tolist()
     likely = [token for token in likely if highest[token] > NEGLIGIBLE]
@@ -125,7 +127,7 @@ def step(logits: StepLogits, chosen: int, count: int, tokenizer: Any) -> Step:
             factual[token].item(),
             {name: branch[token].item() for name, branch in branches.items()},
             adjusted[token].item(),
-            logits.adjusted[0, token].item() == -torch.inf,
+            dropped[token].item(),
         )
         for token in sorted(ids, key=lambda token: -factual[token].item())
     }

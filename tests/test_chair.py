@@ -266,6 +266,12 @@ def test_a_vocabulary_has_phrases_of_its_own(tmp_path):
     assert found.mentions("the seat of a toilet") == ["chair", "toilet"]
 
 
+def test_phrases_and_the_plurals_of_names(tmp_path):
+    """A phrase counts before a plural that is derived, a derived one before the published."""
+    found = written(tmp_path, {"glass": [], "rail": ["train tracks"], "phrases": {"glasses": None}})
+    assert found.mentions("a glass, glasses, a train track") == ["glass", "rail"]
+
+
 def test_a_published_phrase_of_what_a_vocabulary_lacks_names_nothing(tmp_path):
     found = written(tmp_path, {"dog": [], "bear": [], "person": ["baby"], "chair": ["seat"]})
     assert found.mentions("a hot dog, a teddy bear, a baby zebra, a toilet seat") == []

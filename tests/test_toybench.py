@@ -258,7 +258,7 @@ def test_chair_reads_singular_and_plural(few):
     folder = few[0] / "chair"
     names = chair.read_vocabulary(folder / "vocabulary.json")
     for name in CLASSES:
-        assert names.mentioned(f"a {name}") == names.mentioned(f"two {plural(name)}") == {name}
+        assert names.mentions(f"a {name}, two {plural(name)}") == [name, name]
 
 
 # -- what agrees with the prior and what contradicts it

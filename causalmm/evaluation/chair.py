@@ -1,8 +1,12 @@
 """CHAIR: which objects a caption names that are not in the image (arXiv 1809.02156).
 
 The annotations are a JSON file {image: [objects that are in it]}, the vocabulary one of the two
-forms of vocabulary.py. An object counts once a caption, however often it is named. A caption that
-failed says nothing: it is left out and counted. Held by tests/test_chair.py.
+forms of vocabulary.py, which says what counts as a mention. `CHAIR_i published` is the CHAIR_i of
+the published evaluator and of papers: of all mentions, those of objects that are not there.
+`CHAIR_i` counts an object once a caption, however often it is named. CHAIR_s and recall are the
+same either way. In papers an image's objects are those of COCO's labels and those that its human
+captions name. A caption that failed says nothing: it is left out and counted.
+Held by tests/test_chair.py.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from causalmm.evaluation.vocabulary import Vocabulary, read_vocabulary
 PROMPT = "Please describe this image in detail."
 METRICS: dict[str, Metric] = {
     "CHAIR_i": ratio("invented", "named"),
+    "CHAIR_i published": ratio("invented mentions", "mentions"),
     "CHAIR_s": ratio("inventing captions", "captions"),
     "recall": ratio("found", "there"),
     # A caption that says less invents less.
@@ -40,7 +45,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="JSON: {object: [synonyms]}; or lines of an object and its synonyms, with commas",
+        help="JSON: {object: [synonyms]}; or lines of an object and its synonyms, with commas, as "
+        "in CHAIR's synonyms.txt",
     )
     parser.add_argument(
         "--images", type=Path, default=Path("."), metavar="FOLDER", help="where the images lie"
@@ -100,33 +106,39 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
         counts = _counts(answer.answer, question)
         rows.append(Row(question.image, counts))
         right[question.id] = not counts["invented"]
-    failed = len(rows) - len(right)
+    notes = [_NOTE]
+    if failed := len(rows) - len(right):
+        notes.append(f"failed captions are left out: {failed} of {len(rows)}")
     return [
         Tally(
             name="all",
             rule="vocabulary",
             table=Table.of(rows, _COLUMNS),
             metrics=METRICS,
-            counted=("captions", "named", "invented", "failed"),
+            counted=("captions", "named", "invented", "mentions", "invented mentions", "failed"),
             right=right,
-            notes=(f"failed captions are left out: {failed} of {len(rows)}",) if failed else (),
+            notes=tuple(notes),
         )
     ]
 
 
 _COLUMNS = (
-    *("captions", "named", "invented", "inventing captions", "found", "there", "words"),
-    "failed",
+    *("captions", "named", "invented", "mentions", "invented mentions", "inventing captions"),
+    *("found", "there", "words", "failed"),
 )
+_NOTE = "CHAIR_i counts an object once a caption, CHAIR_i published every time, as papers do"
 
 
 def _counts(caption: str, question: Question) -> dict[str, float]:
     vocabulary: Vocabulary = question.facts["vocabulary"]
-    named, there = vocabulary.mentioned(caption), question.facts["objects"]
+    mentions, there = vocabulary.mentions(caption), question.facts["objects"]
+    named = set(mentions)
     return {
         "captions": 1,
         "named": len(named),
         "invented": len(named - there),
+        "mentions": len(mentions),
+        "invented mentions": sum(thing not in there for thing in mentions),
         "inventing captions": bool(named - there),
         "found": len(named & there),
         "there": len(there),

@@ -1,19 +1,40 @@
-"""Which objects a caption names: synonyms mapped to one object, long names first, plurals read too.
+"""Which objects a caption names, each time that it names one, as CHAIR's published evaluator reads.
+
+Every word is read in singular and plural, long names come before short ones, and the words of a
+name must follow one another with nothing but space between them: "bottle of wine, glasses" names
+no wine glass. Compounds with hyphens are words of their own: "hot-dog" is not "hot dog".
 
 A vocabulary is a JSON file {object: [synonyms]}, or a text file with an object and its synonyms on
-each line, commas between them. Held by tests/test_chair.py.
+each line, commas between them, as CHAIR publishes COCO's. Both come with the phrases and exceptions
+of that evaluator (utils/chair.py in LisaAnne/Hallucination), which chair_phrases.json holds. A JSON
+vocabulary may change them and add its own:
+
+    "phrases": {"baby elephant": "elephant", "train track": null}    is read as a name, or as none
+    "not_beside": {"seat": "toilet"}      "seat" names nothing in a caption that also says "toilet"
+
+A phrase of chair_phrases.json that is read as what the vocabulary does not name names nothing, and
+one that the vocabulary has as a name is that name. The published code differs only where it misses
+what its own list has: "bus", "ties", "thieves", "canoes" and a few more, whose singulars it gets
+wrong ("bu", "ty"); "iPhone", since captions are in small letters by then; "motor bike" and
+"cheesecake", which its list has after two spaces; "stove top oven", of three words, which it counts
+as "stove" and as "oven"; and words that touch signs, as in "**dog**" or "dog/cat".
+Held by tests/test_chair.py.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.question_files import read_json, read_lines
 
+# At the end of a word: grandchildren, firemen.
 _IRREGULAR = {
     "person": "people",
     "child": "children",
+    "man": "men",
     "foot": "feet",
     "tooth": "teeth",
     "goose": "geese",
@@ -23,56 +44,114 @@ _IRREGULAR = {
 # A vocabulary's name that ends in s may be a plural, but these are none and less an s would be
 # another word.
 _NO_PLURALS = {"news", "glass", "grass", "dress", "canvas", "bass", "bus", "gas", "lens"}
+# A word, which goes on after hyphens and apostrophes but not into a possessive or a shortened verb;
+# or a sign. So "dog's" holds the word "dog", and "o'clock" no clock.
+_TOKEN = re.compile(
+    r"[^\W_]+(?:(?:[-\u2010\u2011]|['\u2019](?!(?:s|d|m|ll|re|ve)\b))[^\W_]+)*|[^\w\s]|_"
+)
+
+Words = tuple[str, ...]
+
+
+class Phrases(NamedTuple):
+    """Words that are not to be taken for what they would name."""
+
+    readings: Mapping[str, str | None]
+    """The name that a phrase is read as; None where it names nothing."""
+    not_beside: Mapping[str, str | None]
+    """Names nothing in a caption that also says the other; None lifts that."""
+
+
+NO_PHRASES = Phrases({}, {})
+
+
+class _Name(NamedTuple):
+    text: str
+    """As the vocabulary has it, whatever the number in which a caption says it."""
+    object: str | None
+    """What it names, if anything."""
 
 
 class Vocabulary:
     """Names of objects, by what a caption may call them."""
 
-    def __init__(self, synonyms: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        synonyms: Mapping[str, Sequence[str]],
+        phrases: Phrases = NO_PHRASES,
+        defaults: Phrases = NO_PHRASES,
+    ) -> None:
         """Takes the synonyms of every object; the object's own name is one of them.
 
-        Raises RequestError for a name without letters, or of two objects.
+        `defaults` hold where neither names nor `phrases` say otherwise. Raises RequestError for a
+        name without letters or of two objects, and for one of `phrases` that is a name itself, or
+        is read as what is no name, or in two ways.
         """
         self.objects = tuple(synonyms)
-        self._objects: dict[tuple[str, ...], str] = {}
-        for thing, names in synonyms.items():
-            for name in (thing, *names):
-                words = tuple(_words(name))
-                if not words:
-                    raise RequestError(f"the vocabulary names {thing!r} {name!r}: expected a word")
-                if (other := self._objects.setdefault(words, thing)) != thing:
-                    raise RequestError(f"the vocabulary has {name!r} for {other!r} and {thing!r}")
-        # After all given names, since a name that is given counts before one that is derived.
-        for words, thing in list(self._objects.items()):
-            for last in _other_number(words[-1]):
-                self._objects.setdefault((*words[:-1], last), thing)
-        self._longest = max(map(len, self._objects), default=0)
+        names = _given_names(synonyms)
+        self._names: dict[Words, _Name] = {}
+        self._learn(names | _own_readings(phrases.readings, names))
+        self._learn(
+            {
+                _tokens(phrase): self._name(phrase if name is None else name)
+                for phrase, name in defaults.readings.items()
+            }
+        )
+        self._not_beside: dict[str, str | None] = {}
+        for word, other in (*defaults.not_beside.items(), *phrases.not_beside.items()):
+            self._not_beside[self._name(word).text] = other and self._name(other).text
+        # Whether or not they name anything, that they are said must be seen.
+        for text in filter(None, (*self._not_beside, *self._not_beside.values())):
+            self._learn({_tokens(text): _Name(text, None)})
+        self._longest = max(map(len, self._names), default=0)
 
     def object(self, name: str) -> str | None:
         """The object that a name stands for."""
-        return self._objects.get(tuple(_words(name)))
+        return self._name(name).object
 
-    def mentioned(self, text: str) -> set[str]:
-        """The objects that a text names; "hot dog" names no dog."""
-        words, found, at = _words(text), set(), 0
+    def mentions(self, text: str) -> list[str]:
+        """The object of every name in a text, in the text's order; "hot dog" names no dog."""
+        said = list(self._said(_tokens(text)))
+        texts = {name.text for name in said}
+        return [
+            name.object
+            for name in said
+            if name.object is not None and self._not_beside.get(name.text) not in texts
+        ]
+
+    def _name(self, text: str) -> _Name:
+        return self._names.get(_tokens(text)) or _Name(_text(text), None)
+
+    def _said(self, words: Words) -> Iterator[_Name]:
+        at = 0
         while at < len(words):
             for length in range(min(self._longest, len(words) - at), 0, -1):
-                if thing := self._objects.get(tuple(words[at : at + length])):
-                    found.add(thing)
+                if name := self._names.get(words[at : at + length]):
+                    yield name
                     at += length
                     break
             else:
                 at += 1
-        return found
+
+    def _learn(self, names: Mapping[Words, _Name]) -> None:
+        """What is known stays, and a name that is given counts before one that is derived."""
+        for words, name in names.items():
+            self._names.setdefault(words, name)
+        for words, name in names.items():
+            for forms in product(*((word, *_other_number(word)) for word in words)):
+                self._names.setdefault(forms, name)
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary in a JSON or text file.
+    """The vocabulary in a JSON or text file, with the phrases of the published evaluator.
 
     Raises RequestError where it cannot be read or names nothing.
     """
+    phrases = NO_PHRASES
     if path.suffix == ".json":
         given = read_json(path)
+        if isinstance(given, dict):
+            phrases = _take_phrases(given)
         if not isinstance(given, dict) or not all(map(_is_names, given.values())):
             raise RequestError(f"{path} is not a JSON object of lists of synonyms by object")
     else:
@@ -85,23 +164,82 @@ def read_vocabulary(path: Path) -> Vocabulary:
             given[thing] = names
     if not given:
         raise RequestError(f"{path} names no objects")
-    return Vocabulary(given)
+    return Vocabulary(given, phrases, published_phrases())
+
+
+def published_phrases() -> Phrases:
+    """Those of CHAIR's evaluator."""
+    return _take_phrases(read_json(Path(__file__).with_name("chair_phrases.json")))
+
+
+def _take_phrases(given: dict[str, Any]) -> Phrases:
+    """Takes what says phrases out of a vocabulary; an object of that name has a list."""
+    sections = []
+    for name in ("phrases", "not_beside"):
+        section = given.pop(name) if isinstance(given.get(name), dict) else {}
+        for phrase, other in section.items():
+            if not (_is_name(phrase) and (other is None or _is_name(other))):
+                raise RequestError(
+                    f"the vocabulary's {name} have {phrase!r}: {other!r}: expected words, and "
+                    "words or null"
+                )
+        sections.append(section)
+    return Phrases(*sections)
+
+
+def _given_names(synonyms: Mapping[str, Sequence[str]]) -> dict[Words, _Name]:
+    known: dict[Words, _Name] = {}
+    for thing, names in synonyms.items():
+        for name in (thing, *names):
+            if not _is_name(name):
+                raise RequestError(f"the vocabulary names {thing!r} {name!r}: expected a word")
+            other = known.setdefault(_tokens(name), _Name(_text(name), thing)).object
+            if other != thing:
+                raise RequestError(f"the vocabulary has {name!r} for {other!r} and {thing!r}")
+    return known
+
+
+def _own_readings(
+    readings: Mapping[str, str | None], names: Mapping[Words, _Name]
+) -> dict[Words, _Name]:
+    known = {}
+    for phrase, name in readings.items():
+        if given := names.get(_tokens(phrase)):
+            raise RequestError(
+                f"the vocabulary has {phrase!r} as a phrase and as a name of {given.object!r}"
+            )
+        if name is not None and _tokens(name) not in names:
+            raise RequestError(
+                f"the vocabulary reads {phrase!r} as {name!r}: expected one of its names or null"
+            )
+        reading = _Name(_text(phrase), None) if name is None else names[_tokens(name)]
+        if known.setdefault(_tokens(phrase), reading) != reading:
+            raise RequestError(f"the vocabulary reads {phrase!r} in two ways")
+    return known
 
 
 def _is_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.lower())
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and any(token[0].isalnum() for token in _tokens(value))
+
+
+def _tokens(text: str) -> Words:
+    return tuple(_TOKEN.findall(text.lower()))
+
+
+def _text(name: str) -> str:
+    return " ".join(_tokens(name))
 
 
 def _other_number(word: str) -> Iterator[str]:
     """The plurals that a word may have, and the singulars that it may be a plural of."""
     yield from _plurals(word)
-    yield from (single for single, plural in _IRREGULAR.items() if word == plural)
-    if word.endswith("men"):
-        yield word.removesuffix("men") + "man"
+    for single, plural in _IRREGULAR.items():
+        if word.endswith(plural):
+            yield word.removesuffix(plural) + single
     if not word.endswith("s") or word in _NO_PLURALS:
         return
     if len(word) > 2 and word in _plurals(word[:-1]):
@@ -115,9 +253,11 @@ def _other_number(word: str) -> Iterator[str]:
 def _plurals(word: str) -> list[str]:
     """More than one where the spelling does not tell (shelf, roof; potato, photo; fireman, human):
     what is no word harms nobody."""
-    irregular = [_IRREGULAR[word]] if word in _IRREGULAR else []
-    if word.endswith("man"):
-        irregular.append(word.removesuffix("man") + "men")
+    irregular = [
+        word.removesuffix(single) + plural
+        for single, plural in _IRREGULAR.items()
+        if word.endswith(single)
+    ]
     if re.search(r"[^aeiou]y$", word):
         return [*irregular, word[:-1] + "ies"]
     if re.search(r"(s|x|z|ch|sh)$", word):

@@ -47,7 +47,9 @@ POPE_RULES: dict[str, Rule] = {"strict": strict, "official": official, "released
 
 
 def mme(answer: str, label: str = "") -> str | None:
-    """MME's evaluation: yes or no within the first four characters, or a single y or n."""
+    """MME's evaluation as in lmms-eval: yes or no within the first four characters, or a single y
+    or n. MME's own script knows no single letters and leaves spaces and full stops in.
+    """
     text = answer.lower().strip().replace(".", "")
     if len(text) == 1:
         return {"y": "yes", "n": "no"}.get(text)

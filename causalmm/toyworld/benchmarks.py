@@ -29,7 +29,7 @@ from causalmm.toyworld import questions as ask
 from causalmm.toyworld.lessons import SIZES
 from causalmm.toyworld.questions import Question
 from causalmm.toyworld.scenes import Item, Scene, SceneStyle, scene
-from causalmm.toyworld.vocabulary import CANONICAL, CLASSES, GROUP_OF, plural
+from causalmm.toyworld.vocabulary import CANONICAL, CLASSES, GROUP_OF, SYNONYMS
 
 SPLITS = ("test", "development")
 POPE_SPLITS = ("random", "popular", "adversarial")
@@ -308,8 +308,7 @@ def write_chair(folder: Path, settings: BenchmarkSettings) -> dict[str, int]:
         _save(drawn, folder / "images" / settings.file(number))
         objects[settings.file(number)] = sorted(drawn.names)
     _write_json(folder / "annotations.json", objects)
-    plurals = {name: [plural(name)] * (plural(name) != name) for name in CLASSES}
-    _write_json(folder / "vocabulary.json", plurals)
+    _write_json(folder / "vocabulary.json", SYNONYMS)
     return {"captions": len(objects)}
 
 

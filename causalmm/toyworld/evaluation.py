@@ -6,7 +6,6 @@ Held by tests/test_toyworld.py.
 """
 
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,11 +14,12 @@ import numpy as np
 import torch
 
 from causalmm.config import CausalMMConfig
+from causalmm.evaluation.vocabulary import Vocabulary
 from causalmm.toyworld import questions as ask
 from causalmm.toyworld.lessons import SIZES, prompt_parts
 from causalmm.toyworld.questions import Question
 from causalmm.toyworld.scenes import Scene, SceneStyle, scene
-from causalmm.toyworld.vocabulary import CANONICAL, CLASSES, COLOURS, plural
+from causalmm.toyworld.vocabulary import CANONICAL, COLOURS, SYNONYMS
 
 SETS = (
     "existence random",
@@ -30,6 +30,7 @@ SETS = (
     "count",
     "position",
 )
+_NAMES = Vocabulary(SYNONYMS)
 _RESAMPLES = 1000
 # Scenes of different sets have different numbers, so that no set repeats another's pictures.
 _SPACING = 100_000
@@ -166,12 +167,12 @@ def _inputs(processor: Any, family: str, asked: Sequence[Asked]) -> Any:
 
 def mentioned(text: str) -> set[str]:
     """Classes that a text names, in singular or plural."""
-    words = set(re.findall(r"[a-z]+", text.lower()))
-    return {name for name in CLASSES if name in words or plural(name) in words}
+    return set(_NAMES.mentions(text))
 
 
 def chair(texts: Sequence[str], asked: Sequence[Asked]) -> dict[str, Any]:
-    """CHAIR_i (share of mentions that are not there), CHAIR_s, and recall, with intervals."""
+    """CHAIR_i (share of mentions that are not there; a class counts once a caption), CHAIR_s, and
+    recall, with intervals."""
     rows = np.array(
         [
             (len(said - there), len(said), len(said & there), len(there), bool(said - there))

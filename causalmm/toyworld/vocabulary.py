@@ -57,3 +57,9 @@ def plural(name: str) -> str:
     if name in _IRREGULAR:
         return _IRREGULAR[name]
     return f"{name}s"
+
+
+SYNONYMS: dict[str, list[str]] = {
+    name: [plural(name)] if plural(name) != name else [] for name in CLASSES
+}
+"""What a caption may call a class, beside its name."""

@@ -1,8 +1,8 @@
 """One process at a time writes a file that is gone on with.
 
 Everything that appends to a file, or reads how far it is and goes on from there, holds its lock
-meanwhile: FILE.lock beside it, which is there while the file is written (or was, when a process was
-killed: the next one takes it over). Held by tests/test_sole_writer.py.
+meanwhile: .FILE.lock beside it, which is there while the file is written (or was, when a process
+was killed: the next one takes it over). Held by tests/test_sole_writer.py.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def sole_writer(file: Path) -> Iterator[None]:
     file = file.resolve()  # one lock whatever the name
     if not file.parent.is_dir():
         raise RequestError(f"{file}: there is no folder {file.parent}")
-    path = file.with_name(file.name + SUFFIX)
+    path = file.with_name(f".{file.name}{SUFFIX}")
     lock = FileLock(path, blocking=False)
     try:
         lock.acquire()

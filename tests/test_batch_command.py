@@ -368,7 +368,7 @@ def test_two_processes_do_not_write_one_file(folder, tmp_path, capfd, monkeypatc
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     given = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, "text": True}
     first = subprocess.Popen(command(folder, tmp_path), **given)
-    while not (tmp_path / "out.jsonl.lock").exists():
+    while not (tmp_path / ".out.jsonl.lock").exists():
         assert first.poll() is None
         time.sleep(0.002)
     first.send_signal(signal.SIGSTOP)  # so that it does not end too early

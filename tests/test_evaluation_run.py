@@ -435,7 +435,7 @@ def test_a_folder_belongs_to_one_run_at_a_time(evaluate, tmp_path):
             # Also as one of several.
             assert refused in evaluate("--controls", "--limit", "1", code=2)[1]
     # A process that was killed before it wrote anything has left its locks.
-    for name in ("answers.jsonl.lock", "answers.jsonl.2.lock"):
+    for name in (".answers.jsonl.lock", ".answers.jsonl.2.lock"):
         (out / "greedy" / name).touch()
     evaluate(out="out/greedy")
     assert sorted(each.name for each in (out / "greedy").iterdir()) == [
@@ -460,13 +460,13 @@ def test_every_process_holds_its_file(evaluate, monkeypatch, tmp_path):
     held = []
 
     def ask(*given):
-        held.extend(each.name for each in (tmp_path / "out").glob("*.lock"))
+        held.extend(each.name for each in (tmp_path / "out").glob(".*.lock"))
         return original(*given)
 
     original = runner.ask
     monkeypatch.setattr(runner, "ask", ask)
     evaluate("--limit", "1")
-    assert held == ["answers.jsonl.lock"]
+    assert held == [".answers.jsonl.lock"]
 
 
 def test_a_limited_run_is_scored_without_its_flags(evaluate, tmp_path, capfd):

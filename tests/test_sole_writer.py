@@ -41,7 +41,7 @@ def test_a_file_is_held_until_its_process_is_gone(tmp_path, holder):
         hold(tmp_path / "link", None, None)
     holder[0].kill()
     holder[0].join()
-    assert (tmp_path / "out.jsonl.lock").exists()
+    assert (tmp_path / ".out.jsonl.lock").exists()
     with sole_writer(file):
         pass
     assert [each.name for each in tmp_path.iterdir()] == ["link"]
@@ -59,7 +59,7 @@ def test_a_file_is_free_when_its_process_has_ended(tmp_path, holder):
 
 def test_nobody_holds_a_lock_file_that_was_removed(tmp_path):
     """One that another process had opened before its holder removed it."""
-    path = tmp_path / "out.lock"
+    path = tmp_path / ".out.lock"
     with sole_writer(tmp_path / "out"):
         late = os.open(path, os.O_RDWR)
     assert lock_descriptor(late, blocking=False)
@@ -88,5 +88,5 @@ def test_what_a_file_system_says(tmp_path, monkeypatch, capsys):
     with sole_writer(tmp_path / "out"):
         assert "its file system has no locks" in capsys.readouterr().err
     code = errno.EACCES
-    with pytest.raises(FailureError, match=r"out.lock cannot be written \(says no\)"):
+    with pytest.raises(FailureError, match=r"\.out\.lock cannot be written \(says no\)"):
         hold(tmp_path / "out", None, None)

@@ -71,8 +71,8 @@ def check_unwritten(folder: Path) -> None:
 
     A process of an earlier run may outlive its first one.
     """
-    locks = folder.glob(f"{ANSWERS}.*{SUFFIX}")
-    locked = [file.with_name(file.name.removesuffix(SUFFIX)) for file in locks]
+    locks = folder.glob(f".{ANSWERS}.*{SUFFIX}")
+    locked = [file.with_name(file.name[1:].removesuffix(SUFFIX)) for file in locks]
     for file in {*parts(folder), *locked} - {part_file(folder, 0)}:
         with sole_writer(file):
             pass

@@ -189,7 +189,7 @@ def _whole(lines: Sequence[bytes]) -> bytes:
 
 def outcome(answered: int, failed: int) -> str:
     """How much was answered, and what can be done about the rest; for --batch and `evaluate`."""
-    said = f"{answered} answers"
+    said = f"{answered} answer" + "s" * (answered != 1)
     return said + f", {failed} failed (--retry-failed asks again)" * bool(failed)
 
 

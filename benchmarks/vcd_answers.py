@@ -21,10 +21,11 @@ from causalmm.evaluation.answers_file import answer_line, cut_torn_line, finish,
 from causalmm.evaluation.benchmarks import BENCHMARKS
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.runner import limited
-from causalmm.flags import Parser, add_model, add_running
+from causalmm.flags import Parser, add_model, add_running, at_least
 from causalmm.messages import one_turn, open_messages
 from causalmm.request import find_model, read_wanted
 from causalmm.session import Session
+from causalmm.sole_writer import sole_writer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,10 +37,16 @@ def run(argv: Sequence[str]) -> None:
     """Answer what has no answer yet. Raises RequestError where VCD cannot be run."""
     args = parse_args(argv)
     questions = limited(BENCHMARKS[args.benchmark].from_args(args), args.limit)
-    session = Session.start(args, find_model(args, read_wanted(args)))
+    request = find_model(args, read_wanted(args))
+    args.out.mkdir(parents=True, exist_ok=True)
+    with sole_writer(part_file(args.out, 0)):
+        answer(args, questions, Session.start(args, request))
+
+
+def answer(args: argparse.Namespace, questions: Sequence[Question], session: Session) -> None:
+    """Append what is missing to the answers. Raises RequestError where VCD cannot be run."""
     if not available(session.model):
         raise RequestError("VCD needs the package mitigv and a LLaVA checkpoint")
-    args.out.mkdir(parents=True, exist_ok=True)
     file = part_file(args.out, 0)
     cut_torn_line(file)
     done = gather(args.out, questions)
@@ -83,8 +90,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     for benchmark in BENCHMARKS.values():
         own = benchmarks.add_parser(benchmark.name, help=benchmark.title, allow_abbrev=False)
         own.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-        own.add_argument("--limit", type=int, metavar="N", help="the first N images only")
-        own.add_argument("--max-new-tokens", type=int, default=benchmark.max_new_tokens)
+        own.add_argument("--limit", type=at_least(1), metavar="N", help="the first N images only")
+        own.add_argument(
+            "--max-new-tokens", type=at_least(1), default=benchmark.max_new_tokens, metavar="N"
+        )
         add_model(own)
         benchmark.add_flags(own.add_argument_group("questions"))
         add_running(own)

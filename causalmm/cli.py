@@ -5,11 +5,13 @@ wrong request, 1 for a failure. Held by tests/test_generate_command.py.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from causalmm import checkpoints
@@ -19,6 +21,7 @@ from causalmm.config import CausalMMConfig
 from causalmm.flags import parse_args
 from causalmm.request import Request, check
 from causalmm.session import Session, memory_guard
+from causalmm.sole_writer import sole_writer
 from causalmm.terminal import complain, exit_code, tell
 
 PIPE_CLOSED = 141  # 128 + the signal, as a shell reports it
@@ -31,7 +34,9 @@ def main(argv: list[str] | None = None, family: str | None = None) -> int:
 
     def act() -> None:
         args = parse_args(sys.argv[1:] if argv is None else argv, family)
-        run(args, check(args, family))
+        # From before it is read how far it is.
+        with contextlib.nullcontext() if args.out is None else sole_writer(Path(args.out)):
+            run(args, check(args, family))
 
     try:
         return exit_code(act)
@@ -51,8 +56,8 @@ def run(args: argparse.Namespace, request: Request) -> None:
     Raises RequestError for what this model cannot do, FailureError where something goes wrong.
     """
     begun = time.perf_counter()
-    if request.batch is not None and request.batch.done == len(request.batch.rows):
-        tell(f"{args.out}: all {request.batch.done} rows are answered already")
+    if request.batch is not None and not request.batch.left:
+        tell(f"{request.batch.outcome()}; no other row is left to ask")
         return
     if request.model in checkpoints.DEMOS:
         tell(f"{request.model}: a small demonstration model trained on drawn scenes")
@@ -62,9 +67,8 @@ def run(args: argparse.Namespace, request: Request) -> None:
         sys.stdout.reconfigure(errors="replace")  # an answer may leave the terminal's encoding
     if request.batch is not None:
         with memory_guard(f"a smaller --batch-size, {_SMALLER}"):
-            errors = write_answers(request.batch, session.answer_rows)
-        if errors:
-            tell(f"{args.out}: {errors} of {len(request.batch.rows)} rows have an error")
+            answered = write_answers(request.batch, session.answer_rows)
+        tell(answered.outcome())
         return
     with memory_guard(f"a smaller image, {_SMALLER}"):
         if args.chat:

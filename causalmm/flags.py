@@ -34,7 +34,7 @@ _EXCLUDED = {
     "batch": ("image", "video", "prompt", "messages", "chat", "compare", "json"),
     "chat": ("prompt", "compare", "json"),
 }
-_NEEDED = {"batch": "out", "out": "batch", "batch_size": "batch"}
+_NEEDED = {"batch": "out", "out": "batch", "batch_size": "batch", "retry_failed": "batch"}
 
 _LAYER_FLAGS = ("--vision-layers", "--language-layers", "--windows")
 _NEGATIVE_LAYERS = re.compile(r"-(\d|half|third)")
@@ -125,14 +125,22 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--out",
         metavar="FILE",
-        help="JSON lines with id, image, prompt, and answer or error; what is there already is "
-        "continued, if it is of the same --batch and settings",
+        help="JSON lines with id, image, prompt, and answer or error, in the order of the rows; "
+        "what is there already is continued, if it is of the same --batch and settings",
     )
     group.add_argument(
         "--batch-size",
         type=at_least(1),
         metavar="N",
         help=f"rows at a time (default: {BATCH_SIZE})",
+    )
+    add_retry_failed(group)
+
+
+def add_retry_failed(parser: argparse.ArgumentParser) -> None:
+    """Whether a run that goes on asks again what has failed."""
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="ask again what has an error in --out"
     )
 
 

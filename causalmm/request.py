@@ -66,7 +66,9 @@ def check(args: argparse.Namespace, family: str | None = None) -> Request:
     if args.batch is None:
         return request
     size = args.batch_size or BATCH_SIZE
-    return request._replace(batch=open_batch(args.batch, args.out, size, _settings(args, request)))
+    settings = _settings(args, request)
+    batch = open_batch(args.batch, args.out, size, settings, args.retry_failed)
+    return request._replace(batch=batch)
 
 
 def read_wanted(args: argparse.Namespace) -> Wanted:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from causalmm.compat import ensure_torchvision
+from causalmm.errors import FailureError
+from causalmm.sole_writer import sole_writer
 from causalmm.toyworld import CHECKPOINTS, FAMILIES
 from causalmm.toyworld.training import Trainer, TrainingSettings
 
@@ -68,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             evaluate(args.family, out, args.images)
         if args.only in (None, "choose"):
             choose(args.family, out, args.images // 2)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FailureError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -76,9 +78,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(settings: TrainingSettings, runs: Path, out: Path, *, compiled: bool) -> None:
     folder = runs / f"demo-{settings.family}-{settings.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(settings, folder, compiled=compiled)
-    trainer.run()
-    trainer.export(out)
+    with sole_writer(trainer.state_file):
+        trainer.run()
+        trainer.export(out)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     record(
         out,

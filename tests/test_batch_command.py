@@ -20,6 +20,7 @@ from causalmm.errors import RequestError
 from causalmm.flags import parse_args
 from causalmm.request import check
 from causalmm.session import Session
+from causalmm.sole_writer import sole_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("plain", "vision", "language", "multimodal", "joint")
@@ -167,7 +168,8 @@ def test_bad_rows_are_reported_and_stop_no_other(batch, folder, tmp_path):
         "line 16 is not a JSON ",
         "line 17 is not JSON ('",
     ]
-    assert f"{len(bad) + 3} of {len(bad) + 5} rows have an error" in said
+    assert f"out.jsonl: 2 answers, {len(bad) + 3} failed (--retry-failed asks again); " in said
+    assert said.endswith("first: row 2, no image file at nowhere.png\n")
 
 
 @pytest.mark.parametrize("model", FAMILIES)
@@ -201,7 +203,7 @@ def test_what_is_done_is_not_done_again(batch, folder, tmp_path, monkeypatch):
     written = (tmp_path / "out.jsonl").stat().st_mtime_ns
     monkeypatch.setattr("causalmm.session.Session.start", None)
     _, said = batch(None)
-    assert said.endswith("all 5 rows are answered already\n")
+    assert said == f"{tmp_path / 'out.jsonl'}: 5 answers; no other row is left to ask\n"
     assert (tmp_path / "out.jsonl").stat().st_mtime_ns == written
 
 
@@ -244,13 +246,144 @@ def test_a_file_without_questions_is_refused(batch, tmp_path, text, sentence):
     assert sentence in batch(None, code=2)[1]
 
 
-def test_an_id_belongs_to_one_row(tmp_path):
-    path = write(tmp_path / "in", [{"id": 2}, {}])
+def test_an_id_belongs_to_one_question(tmp_path):
+    asked = {"image": "a.png", "prompt": "what ?"}
+    path = write(tmp_path / "in", [asked | {"id": 2}, asked | {"id": "2"}, asked | {"id": 2}])
     with pytest.raises(RequestError, match="two rows of id 2"):
         read_rows(path)
+    # None of those stops another: the number of a line, no id, and that of what is no question.
+    rows = [asked | {"id": 2}, asked, asked | {"id": None}, asked | {"id": 3}, {"id": 2}]
+    read = read_rows(write(path, rows))
+    assert [(row.id, row.named, bool(row.error)) for row in read] == [
+        (2, True, False),
+        (2, False, False),
+        (3, False, False),
+        (3, True, False),
+        (2, True, True),
+    ]
     # U+2028 ends no line.
     path.write_text('{"id": "a\u2028b"}\n', encoding="utf-8")
     assert read_rows(path)[0].id == "a\u2028b"
+
+
+def test_a_bad_line_whose_number_is_an_id(batch, folder, tmp_path):
+    """Also when it is gone on with: rows without an id keep their places."""
+    rows = questions(folder)
+    rows = [rows[0] | {"id": 2}, "cut", rows[2] | {"id": None}, rows[3] | {"id": 3}, rows[4]]
+    text = [json.dumps(row) + "\n" if row != "cut" else '{"id"\n' for row in rows]
+    (tmp_path / "in.jsonl").write_text("".join(text), encoding="utf-8")
+    whole, said = batch(None, "--batch-size", "2")
+    assert [each["id"] for each in whole] == [2, 2, 3, 3, "q4"]
+    assert ["error" in each for each in whole] == [False, True, False, False, False]
+    assert "4 answers, 1 failed" in said
+    written = (tmp_path / "out.jsonl").read_bytes()
+    for count in range(5):
+        lines = written.splitlines(keepends=True)
+        (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:count]) + lines[count][:-1])
+        assert batch(None, "--batch-size", "2")[0] == whole
+        assert (tmp_path / "out.jsonl").read_bytes() == written
+
+
+# Failed rows
+
+
+@pytest.mark.parametrize("flags", [(), ("--temperature", "5", "--seed", "3")])
+def test_what_failed_is_asked_again_on_demand(batch, folder, tmp_path, monkeypatch, flags):
+    flags = ("--batch-size", "2", *flags)
+    rows = questions(folder)
+    pictures = [tmp_path / f"{number}.png" for number in (1, 4)]
+    for row, picture in zip((rows[1], rows[4]), pictures, strict=True):
+        row["image"] = str(picture)
+    first, said = batch(rows, *flags)
+    sentence = (
+        f"3 answers, 2 failed (--retry-failed asks again); first: row q1, {first[1]['error']}"
+    )
+    assert said.endswith(f"out.jsonl: {sentence}\n")
+    started, starts = Session.start, []
+    monkeypatch.setattr(Session, "start", lambda *given: starts.append(1) or started(*given))
+    # Without the flag nothing is asked, and it is not said that all is answered.
+    again, said = batch(None, *flags)
+    assert (again, starts) == (first, [])
+    assert said.endswith(f"out.jsonl: {sentence}; no other row is left to ask\n")
+    for picture in pictures:
+        picture.write_bytes((folder / "b.png").read_bytes())
+    answers, said = batch(None, *flags, "--retry-failed")
+    assert said.endswith("out.jsonl: 5 answers\n")
+    assert starts == [1]
+    assert [each["id"] for each in answers] == ["q0", "q1", "q2", "q3", "q4"]
+    for number in (0, 2, 3):
+        assert answers[number] == first[number]
+    if flags == ("--batch-size", "2"):
+        assert answers == batch(None, *flags, out="whole.jsonl")[0]
+    assert sorted(each.name for each in tmp_path.glob("out*")) == [
+        *("out.jsonl", f"out.jsonl{SUFFIX}")
+    ]
+
+
+def test_failed_rows_of_a_file_cut_short(batch, folder, tmp_path, monkeypatch):
+    """Answered again, stopped after the first, and gone on with: none is lost or doubled."""
+    rows = questions(folder)
+    picture = rows[0]["image"], rows[3]["image"]
+    missing = [rows[0] | {"image": "no.png"}, *rows[1:3], rows[3] | {"image": "no.png"}, rows[4]]
+    flags = ("--batch-size", "1")
+    batch(missing, *flags)
+    out = tmp_path / "out.jsonl"
+    lines = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:4]) + lines[4][:7])
+    # A row may be mended in the place of its picture.
+    rows[0]["image"], rows[3]["image"] = picture
+    assert "holds answers to other rows" in batch(rows, *flags, code=2)[1]
+    asked = []
+
+    def answer_rows(self, rows, first):
+        asked.append(rows[0].id)
+        if len(asked) == 2:
+            # As a kill would find it.
+            assert ["error" in each for each in read(out)] == [False, False, False, True]
+            raise KeyboardInterrupt
+        return original(self, rows, first)
+
+    original = Session.answer_rows
+    monkeypatch.setattr("causalmm.batch._SAVED_EVERY", 0)
+    monkeypatch.setattr(Session, "answer_rows", answer_rows)
+    batch(None, *flags, "--retry-failed", code=130)
+    assert asked == ["q0", "q3"]
+    answers, _ = batch(None, *flags, "--retry-failed")
+    assert asked == ["q0", "q3", "q3", "q4"]
+    assert answers == batch(None, *flags, out="whole.jsonl")[0]
+
+
+# Two processes
+
+
+def command(folder, tmp_path, *flags):
+    given = ["--batch", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl"]
+    given += ["--model", folder / "llava", "--max-new-tokens", "4", *flags]
+    return [sys.executable, "scripts/generate.py", *map(str, given)]
+
+
+def test_two_processes_do_not_write_one_file(folder, tmp_path, capfd, monkeypatch):
+    """The second says so before it loads a model, and the first is not disturbed."""
+    write(tmp_path / "in.jsonl", questions(folder))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    given = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(command(folder, tmp_path), **given)
+    while not (tmp_path / ".out.jsonl.lock").exists():
+        assert first.poll() is None
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)  # so that it does not end too early
+    second = subprocess.run(command(folder, tmp_path), **given)
+    assert second.returncode == 2
+    [sentence] = second.stderr.splitlines()
+    assert sentence.startswith(f"error: another process is writing {tmp_path / 'out.jsonl'}: ")
+    first.send_signal(signal.SIGCONT)
+    first.communicate()
+    assert first.returncode == 0
+    assert [each["id"] for each in read(tmp_path / "out.jsonl")] == [f"q{n}" for n in range(5)]
+    monkeypatch.setattr(Session, "start", None)
+    with sole_writer(tmp_path / "out.jsonl"):
+        assert cli.main(command(folder, tmp_path, "--retry-failed")[2:]) == 2
+    assert "another process is writing" in capfd.readouterr().err
 
 
 def test_running_out_of_memory_names_the_batch_size(batch, folder, tmp_path, monkeypatch):

@@ -37,6 +37,7 @@ from causalmm.figures.diagnosis_figure import diagnosis_figure, lanes, shade
 from causalmm.layers import check_layers, resolve_layers
 from causalmm.messages import one_turn
 from causalmm.session import Session
+from causalmm.sole_writer import sole_writer
 from causalmm.toyworld.benchmarks import BenchmarkSettings, write_vlind
 from causalmm.trace import StepLogits
 
@@ -387,6 +388,15 @@ def test_other_windows_are_added(run, tmp_path):
     assert named["language", "3:4"] == ["sliding:1:3"]
     # The first vision half is one layer.
     assert named["vision", "0:1"] == ["halves", "sliding:1:3"]
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(run, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Session, "start", None)
+    with sole_writer(tmp_path / "out" / command.MEASUREMENTS):
+        _, _, said = run(code=2)
+    assert "another process is writing" in said.splitlines()[-1]
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_other_settings_are_refused(run, folder, tmp_path):

@@ -1,13 +1,11 @@
-"""Several processes on one run: shares, one start at a time, and meeting before the work."""
-
-import multiprocessing
+"""Several processes on one run: shares, and meeting before the work."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from causalmm.errors import FailureError, RequestError
-from causalmm.evaluation.processes import Processes, meeting, sole_writer
+from causalmm.errors import FailureError
+from causalmm.evaluation.processes import Processes, meeting
 
 
 @given(units=st.lists(st.integers()), count=st.integers(1, 9))
@@ -32,23 +30,3 @@ def test_processes_that_do_not_find_each_other(monkeypatch):
     sentence = "the 2 processes of this run do not find each other"
     with pytest.raises(FailureError, match=sentence), meeting():
         pass
-
-
-def hold(folder, held, release):
-    with sole_writer(folder):
-        held.set()
-        release.wait()
-
-
-def test_a_folder_is_held_until_its_process_is_gone(tmp_path):
-    spawn = multiprocessing.get_context("spawn")
-    held, release = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=hold, args=(tmp_path, held, release))
-    other.start()
-    assert held.wait(60)
-    with pytest.raises(RequestError, match="another run is writing to"), sole_writer(tmp_path):
-        pass
-    other.kill()
-    other.join()
-    with sole_writer(tmp_path):
-        assert not list(tmp_path.iterdir())

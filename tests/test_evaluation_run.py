@@ -17,8 +17,9 @@ from causalmm import CausalMMConfig
 from causalmm.evaluation import commands, runner
 from causalmm.evaluation.answers_file import CONTROLS, finish, parts, read_answers
 from causalmm.evaluation.probabilities import deciding_step, word_tokens
-from causalmm.evaluation.processes import Processes, sole_writer
+from causalmm.evaluation.processes import Processes
 from causalmm.messages import one_turn
+from causalmm.sole_writer import sole_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("plain", "vision", "language", "multimodal", "joint")
@@ -294,7 +295,7 @@ def test_a_bad_picture_is_an_error_of_its_questions(evaluate, folder, tmp_path):
     for line in lines:
         assert (line["answer"] is None) == (line["error"] is not None) == (line["scores"] is None)
     assert f"1 of 4 images are missing (first: {folder / 'nowhere.png'})" in said
-    assert said.endswith("6 answers, 4 of them errors\n")
+    assert said.endswith("2 answers, 4 failed (--retry-failed asks again)\n")
 
 
 def test_what_failed_is_asked_again_on_demand(evaluate, folder, tmp_path):
@@ -306,7 +307,7 @@ def test_what_failed_is_asked_again_on_demand(evaluate, folder, tmp_path):
     # One by one: numbers differ in their last places with what is asked beside.
     given = ("--images", images, "--batch-size", "1")
     _, said = evaluate(*given)
-    assert said.endswith("7 answers, 1 of them errors\n")
+    assert said.endswith("6 answers, 1 failed (--retry-failed asks again)\n")
     (images / "c.png").write_bytes((folder / "c.png").read_bytes())
     lines, _ = evaluate(*given)
     assert [line["question_id"] for line in lines if line["error"]] == ["tiny/random/3"]
@@ -425,10 +426,58 @@ def test_the_weights_are_part_of_the_settings(evaluate, folder, tmp_path):
 
 
 def test_a_folder_belongs_to_one_run_at_a_time(evaluate, tmp_path):
-    (tmp_path / "out").mkdir()
-    with sole_writer(tmp_path / "out"):
-        assert "another run is writing to" in evaluate(code=2)[1]
-    evaluate()
+    out = tmp_path / "out"
+    (out / "greedy").mkdir(parents=True)
+    refused = "another process is writing"
+    for name in ("answers.jsonl", "answers.jsonl.2"):  # a process may outlive the first one
+        with sole_writer(out / "greedy" / name):
+            assert refused in evaluate(out="out/greedy", code=2)[1]
+            # Also as one of several.
+            assert refused in evaluate("--controls", "--limit", "1", code=2)[1]
+    # A process that was killed before it wrote anything has left its locks.
+    for name in (".answers.jsonl.lock", ".answers.jsonl.2.lock"):
+        (out / "greedy" / name).touch()
+    evaluate(out="out/greedy")
+    assert sorted(each.name for each in (out / "greedy").iterdir()) == [
+        *("answers.jsonl", "run.json")
+    ]
+
+
+def test_a_run_begun_meanwhile_is_not_mixed_with(evaluate, monkeypatch, tmp_path):
+    """Another process writes its whole run between our first look and our lock."""
+    evaluate("--gamma", "0.5", out="other")
+
+    def hold(*given):
+        (tmp_path / "other").rename(tmp_path / "out")
+        return original(*given)
+
+    original = commands._hold
+    monkeypatch.setattr(commands, "_hold", hold)
+    assert "was begun with other settings (causalmm: {" in evaluate(code=2)[1]
+
+
+def test_every_process_holds_its_file(evaluate, monkeypatch, tmp_path):
+    held = []
+
+    def ask(*given):
+        held.extend(each.name for each in (tmp_path / "out").glob(".*.lock"))
+        return original(*given)
+
+    original = runner.ask
+    monkeypatch.setattr(runner, "ask", ask)
+    evaluate("--limit", "1")
+    assert held == [".answers.jsonl.lock"]
+
+
+def test_a_limited_run_is_scored_without_its_flags(evaluate, tmp_path, capfd):
+    evaluate("--limit", "3")
+    for action, runs in (("score", ["out"]), ("compare", ["out", "again"])):
+        for run in runs[1:]:
+            evaluate("--limit", "3", "--gamma", "2", out=run)
+        assert commands.main(["pope", action, *(str(tmp_path / run) for run in runs)]) == 0
+        assert "pope: 5 questions about 3 images" in capfd.readouterr().out
+    assert commands.main(["pope", "score", str(tmp_path / "out"), "--limit", "2"]) == 2
+    assert capfd.readouterr().err == "error: --limit 2: the run was made with --limit 3\n"
 
 
 @pytest.mark.parametrize("given", [(), SAMPLED])
@@ -539,6 +588,7 @@ def test_shares_make_the_same_file(folder, evaluate, tmp_path, given):
     about = {"git_commits": []}
     for count, stops in ((3, {1}), (2, {0, 1}), (4, set())):
         processes = [Processes(index, count) for index in range(count)]
+        run.folder.mkdir(exist_ok=True)
         runner.open_runs([run], False)
         shares = [runner.take_share(run, 2, each) for each in processes]
         asked = [question.id for share in shares for unit in share.units for question in unit]

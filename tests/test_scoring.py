@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,10 @@ from answered import answered
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.answers_file import ANSWERS, CONTROLS, answer_line
 from causalmm.evaluation.benchmarks import BENCHMARKS
+from causalmm.evaluation.commands import parse_args
+from causalmm.evaluation.question_flags import add_question_flags, read_questions, to_record
 from causalmm.evaluation.report import text_table
-from causalmm.evaluation.scoring import (
-    add_compare_flags,
-    add_score_flags,
-    compare_command,
-    named_runs,
-    score_command,
-)
+from causalmm.evaluation.scoring import named_runs
 
 ROWS = [
     {"question_id": 1, "image": "a.jpg", "text": "Is there a cup?", "label": "yes"},
@@ -46,20 +43,22 @@ def write_run(folder: Path, texts: list[str]) -> None:
 
 
 def score(files: Path, *argv: object) -> None:
-    command(files, add_score_flags, score_command, argv)
+    act("score", *argv, "--questions", files / QUESTIONS)
 
 
 def compare(files: Path, *argv: object) -> None:
-    command(files, add_compare_flags, compare_command, argv)
+    act("compare", *argv, "--questions", files / QUESTIONS)
 
 
-def command(files, add_flags, act, argv) -> None:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    BENCHMARKS["pope"].add_flags(parser)
-    args = parser.parse_args([*map(str, argv), "--questions", str(files / QUESTIONS)])
-    args.benchmark = "pope"
-    act(args)
+def act(*argv: object) -> None:
+    args = parse_args(["pope", *map(str, argv)])
+    args.act(args)
+
+
+def keep_flags(run: Path, **flags: object) -> None:
+    """As `run` writes them."""
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"question_flags": flags}))
 
 
 def test_score_prints_a_table(files, capsys):
@@ -157,6 +156,100 @@ def test_a_limited_run_is_scored_with_its_limit(files, capsys):
     assert "pope: 2 questions about 1 images" in capsys.readouterr().out
 
 
+@pytest.fixture
+def limited(files):
+    """Questions about two images and a run over the first."""
+    rows = [*ROWS, {**ROWS[0], "question_id": 3, "image": "b.jpg"}]
+    (files / QUESTIONS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for run in ("half", "right"):
+        keep_flags(files / run, questions=[str(files / QUESTIONS)], limit=1)
+    return files
+
+
+def test_a_run_says_which_questions_it_was_asked(limited, capsys, monkeypatch):
+    monkeypatch.chdir("/")
+    act("score", limited / "half")
+    assert "pope: 2 questions about 1 images" in capsys.readouterr().out
+    act("score", limited)
+    assert capsys.readouterr().out.count("pope: 2 questions about 1 images") == 2
+    act("compare", limited / "half", limited / "right")
+    assert "pope: 2 questions about 1 images" in capsys.readouterr().out
+    score(limited, limited / "half", "--limit", 1)
+
+
+def test_another_limit_than_that_of_the_run_is_refused(limited):
+    for action, runs in (("score", ["half"]), ("compare", ["half", "right"])):
+        with pytest.raises(RequestError, match=r"--limit 2: the run was made with --limit 1$"):
+            act(action, *(limited / run for run in runs), "--limit", 2)
+    keep_flags(limited / "half", questions=[str(limited / QUESTIONS)])
+    with pytest.raises(RequestError, match=r"--limit 1: the run was made with no --limit$"):
+        act("score", limited / "half", "--limit", 1)
+    with pytest.raises(RequestError, match="'0' is not an integer >= 1"):
+        act("score", limited / "half", "--limit", 0)
+
+
+def test_each_run_is_scored_with_its_own_flags(limited, capsys):
+    write_run(limited / "runs" / "whole", ["Yes", "No", "Yes"])
+    keep_flags(limited / "runs" / "whole", questions=[str(limited / QUESTIONS)])
+    act("score", limited / "half", limited / "runs" / "whole")
+    printed = capsys.readouterr().out
+    assert printed.index("pope: 2 questions") < printed.index("pope: 3 questions about 2 images")
+    with pytest.raises(RequestError, match="half lacks 1 of the questions of whole"):
+        act("compare", limited / "half", limited / "runs" / "whole")
+
+
+def test_a_flag_goes_before_that_of_the_run(limited):
+    moved = limited / "moved_pope_odd.json"
+    keep_flags(limited / "half", questions=[str(limited / QUESTIONS)], limit=1, suffix="")
+    with pytest.raises(RequestError, match="is about another prompt"):
+        act("score", limited / "half")
+    act("score", limited / "half", "--suffix", " Please answer this question with one word.")
+    (limited / QUESTIONS).rename(moved)
+    with pytest.raises(RequestError, match="toy_pope_odd.json cannot be read"):
+        act("score", limited / "right")
+    keep_flags(limited / "right", questions=["gone"], dataset="toy", split="odd", limit=1)
+    moved.rename(limited / "moved")
+    act("score", limited / "right", "--questions", limited / "moved")
+
+
+def test_a_run_that_says_nothing_needs_the_flags(files):
+    for record in ({}, {"question_flags": "x"}):
+        (files / "half" / "run.json").write_text(json.dumps(record))
+        with pytest.raises(RequestError, match="arguments are required: --questions"):
+            act("score", files / "half")
+        score(files, files / "half")
+
+
+ALL_FLAGS = {
+    "pope": ["--questions", "a", "b.json", "--dataset=x", "--split=y", "--images=i", "--suffix="],
+    "mme": ["--data=d", "--tasks", "existence", "OCR"],
+    "vlind": ["--data=d", "--templates=gpt4o", "--style=cartoon"],
+    "chair": ["--annotations=a", "--vocabulary=v", "--images=i", "--prompt=-what %s?"],
+}
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
+def test_every_flag_is_read_as_it_was_given(benchmark, tmp_path, monkeypatch):
+    """By way of run.json."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    spy = replace(benchmark, from_args=lambda args: seen.append(vars(args)) or [])
+    parser = argparse.ArgumentParser()
+    add_question_flags(parser, spy, "")
+    args = parser.parse_args([*ALL_FLAGS[benchmark.name], "--limit=7"])
+    read_questions(spy, json.loads(json.dumps(to_record(args))), {})
+    [read] = seen
+    assert read.keys() == vars(args).keys()
+    for name, value in vars(args).items():
+        if isinstance(value, Path):
+            value = tmp_path / value
+        if name == "questions":
+            value = [tmp_path / each for each in value]
+        assert read[name] == value
+    # None is at its default.
+    assert None not in read.values()
+
+
 def test_what_is_wrong_is_said(files):
     with pytest.raises(RequestError, match="there are no answers at"):
         score(files, files / "none")
@@ -178,10 +271,12 @@ def test_a_table_is_aligned():
     ]
 
 
-@pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
-@pytest.mark.parametrize("add_flags", [add_score_flags, add_compare_flags])
-def test_no_flag_of_a_benchmark_clashes(benchmark, add_flags):
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    benchmark.add_flags(parser)
-    assert "--limit" in parser.format_help()
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+@pytest.mark.parametrize("action", ["run", "score", "compare"])
+def test_no_flag_of_a_benchmark_clashes(benchmark, action, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_args([benchmark, action, "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--limit" in printed
+    assert "%(default)s" not in printed

@@ -2,14 +2,17 @@
 makes it faster changes nothing."""
 
 import copy
+import importlib.util
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
+from causalmm.sole_writer import sole_writer
 from causalmm.toyworld.building import build
 from causalmm.toyworld.lessons import Lessons, block_mask, pictures
 from causalmm.toyworld.quick_attention import packed_rows
@@ -155,6 +158,20 @@ def test_a_finished_run_is_not_repeated(tmp_path):
     again = Trainer(settings, tmp_path)
     again.run(workers=0)
     assert again.step == 1
+
+
+def test_a_state_belongs_to_one_process_at_a_time(tmp_path, capsys):
+    path = Path(__file__).resolve().parent.parent / "scripts" / "train_demo.py"
+    spec = importlib.util.spec_from_file_location("train_demo", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    folder = tmp_path / "demo-llava-0"
+    folder.mkdir()
+    argv = ["llava", "--only", "train", "--steps", "1", "--no-compile", "--runs", str(tmp_path)]
+    with sole_writer(folder / "state.pt"):
+        assert script.main([*argv, "--out", str(tmp_path / "out")]) == 1
+    assert f"error: another process is writing {folder / 'state.pt'}: " in capsys.readouterr().err
+    assert not list(folder.iterdir())
 
 
 def test_refuses_a_state_of_other_settings(tmp_path):

@@ -7,6 +7,7 @@ import vcd_answers
 from tiny_evaluation import save_pictures, save_questions, save_yes_no_checkpoint
 
 from causalmm.evaluation.commands import main as evaluate
+from causalmm.sole_writer import sole_writer
 
 pytest.importorskip("mitigv")
 
@@ -54,6 +55,13 @@ def test_a_missing_picture_is_a_failed_answer(flags, model, tmp_path):
     out = tmp_path / "vcd"
     assert vcd_answers.main(["pope", *elsewhere, "--model", model, "--out", str(out)]) == 0
     assert all(each["answer"] is None and "a.png" in each["error"] for each in answers(out)[:1])
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(flags, model, tmp_path, capsys):
+    with sole_writer(tmp_path / "answers.jsonl"):
+        argv = ["pope", *flags, "--model", model, "--out", str(tmp_path)]
+        assert vcd_answers.main(argv) == 2
+    assert "another process is writing" in capsys.readouterr().err
 
 
 def test_qwen2_vl_is_refused(flags, tmp_path, capsys):

@@ -1,9 +1,9 @@
 """The answers file: a line an answer, written as it comes, by processes that may be killed.
 
-The first process appends to answers.jsonl, process k to answers.jsonl.k. Once every question has an
-answer, whoever sees it puts the parts together in the order of the questions: the file is then the
-same however many wrote it. A question counts once, by its first line; a line cut short does not
-count. Held by tests/test_answers_file.py.
+The first process appends to answers.jsonl, process k to answers.jsonl.k, and each holds the lock of
+its file until it ends. Once every question has an answer, whoever sees it puts the parts together
+in the order of the questions: the file is then the same however many wrote it. A question counts
+once, by its first line; a line cut short does not count. Held by tests/test_answers_file.py.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import Any
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Answer, Question
 from causalmm.json_lines import to_line, to_object, whole_lines, write_whole
+from causalmm.sole_writer import SUFFIX, sole_writer
 
 ANSWERS = "answers.jsonl"
 CONTROLS = ("greedy", "sample", "sample+mask", "causalmm", "causalmm+sample")
@@ -63,6 +64,18 @@ def parts(folder: Path) -> list[Path]:
 def part_file(folder: Path, process: int) -> Path:
     """Where a process appends."""
     return folder / (f"{ANSWERS}.{process}" if process else ANSWERS)
+
+
+def check_unwritten(folder: Path) -> None:
+    """Raise RequestError where another process writes a part, for who holds the first one's lock.
+
+    A process of an earlier run may outlive its first one.
+    """
+    locks = folder.glob(f".{ANSWERS}.*{SUFFIX}")
+    locked = [file.with_name(file.name[1:].removesuffix(SUFFIX)) for file in locks]
+    for file in {*parts(folder), *locked} - {part_file(folder, 0)}:
+        with sole_writer(file):
+            pass
 
 
 def cut_torn_line(file: Path) -> None:

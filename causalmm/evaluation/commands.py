@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from causalmm.batch import outcome
 from causalmm.config import CONFIG_NAME
-from causalmm.evaluation.answers_file import finish, parts
+from causalmm.evaluation.answers_file import finish, part_file, parts
 from causalmm.evaluation.benchmarks import BENCHMARKS, Benchmark
 from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images, exit_code
-from causalmm.evaluation.processes import Processes, meeting, sole_writer
+from causalmm.evaluation.processes import Processes, meeting
+from causalmm.evaluation.question_flags import FIELD, add_question_flags, to_record
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.run_record import (
     check_record,
@@ -43,13 +45,14 @@ from causalmm.flags import (
     Parser,
     add_decoding,
     add_model,
+    add_retry_failed,
     add_running,
     add_settings,
-    at_least,
     join_negative_layers,
 )
 from causalmm.request import find_model, read_wanted
 from causalmm.session import Session, memory_guard
+from causalmm.sole_writer import sole_writer
 from causalmm.terminal import tell
 
 
@@ -112,17 +115,9 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         "{gamma: [0.5, 1], language_layers: ['half:', all]}, in folders of their own",
     )
     add_batch_size(parser)
-    parser.add_argument(
-        "--limit",
-        type=at_least(1),
-        metavar="N",
-        help="ask about the first N images only",
-    )
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="ask again what has an error in --out"
-    )
+    add_retry_failed(parser)
     add_model(parser)
-    benchmark.add_flags(parser.add_argument_group("questions"))
+    add_question_flags(parser, benchmark, "ask about the first N images only")
     add_settings(parser)
     add_decoding(parser, benchmark.max_new_tokens)
     add_running(parser)
@@ -139,7 +134,8 @@ def _add_reading(
     parser = actions.add_parser(name, help=what, description=benchmark.title, allow_abbrev=False)
     parser.set_defaults(act=command)
     add_flags(parser)
-    benchmark.add_flags(parser.add_argument_group("questions"))
+    of_run = "the first N images only, as the run; answers in a file of their own may be of more"
+    add_question_flags(parser, benchmark, of_run, optional=True)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -153,10 +149,11 @@ def run(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as held:
         with meeting() as processes:
             if processes.index == 0:
-                args.out.mkdir(parents=True, exist_ok=True)
-                held.enter_context(sole_writer(args.out))
+                _hold(held, runs, processes)
                 open_runs(runs, args.retry_failed)
             processes.wait()
+            if processes.index > 0:
+                _hold(held, runs, processes)
             shares = [take_share(each, args.batch_size, processes) for each in runs]
             processes.wait()
         if any(share.units for share in shares):
@@ -165,6 +162,13 @@ def run(args: argparse.Namespace) -> None:
         else:
             for each in runs:
                 _report(each, processes)
+
+
+def _hold(held: contextlib.ExitStack, runs: Sequence[Run], processes: Processes) -> None:
+    """The files that this process writes, until `held` is left."""
+    for each in runs:
+        each.folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(sole_writer(part_file(each.folder, processes.index)))
 
 
 def _runs(args: argparse.Namespace) -> list[Run]:
@@ -214,6 +218,7 @@ def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Proces
     check_plans(session, runs)
     words = _word_tokens(session, runs[0].questions)
     about = surroundings(BENCHMARKS[args.benchmark].sources(args), session.model)
+    about[FIELD] = to_record(args)
     for share in shares:
         if share.units:
             named = {"name": share.run.variant.name or None, **about}
@@ -237,7 +242,10 @@ def _report(run: Run, processes: Processes) -> None:
     answers = finish(run.folder, run.questions)
     if answers is None:
         if processes.index == 0:
-            tell(f"{run.folder}: other processes still have questions to answer")
+            tell(
+                f"{run.folder}: not every question has an answer yet; once no other process is at "
+                "work on the rest, give the command again"
+            )
     elif several or processes.index == 0:
         failed = sum(answer.error is not None for answer in answers.values())
-        tell(f"{run.folder}: {len(answers)} answers" + f", {failed} of them errors" * bool(failed))
+        tell(f"{run.folder}: {outcome(len(answers) - failed, failed)}")

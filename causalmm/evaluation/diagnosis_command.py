@@ -35,7 +35,6 @@ from causalmm.evaluation.diagnosis import (
     read_measurements,
 )
 from causalmm.evaluation.diagnosis_report import ALL, SETS, Diagnosis, diagnose, split
-from causalmm.evaluation.processes import sole_writer
 from causalmm.evaluation.question_files import check_unique
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.run_record import (
@@ -58,6 +57,7 @@ from causalmm.flags import (
 from causalmm.json_lines import read_bytes, to_object, write_whole
 from causalmm.request import Request, find_model, read_wanted
 from causalmm.session import Session, memory_guard
+from causalmm.sole_writer import sole_writer
 from causalmm.terminal import tell
 
 TABLE, PICTURE = "table.json", "heatmap.png"
@@ -183,8 +183,9 @@ def run(args: argparse.Namespace) -> None:
     settings = _settings(args, questions, request)
     check_record(args.out, settings)
     args.out.mkdir(parents=True, exist_ok=True)
-    with sole_writer(args.out):
-        file = args.out / MEASUREMENTS
+    file = args.out / MEASUREMENTS
+    with sole_writer(file):
+        check_record(args.out, settings)  # again: now no other process can begin
         cut_torn_line(file)
         measured = read_measurements(file, len(questions))
         wanted = _known_candidates(args, kinds)

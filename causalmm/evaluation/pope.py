@@ -103,19 +103,24 @@ def _read_file(file: Path, images: Path, suffix: str, dataset: str, split: str) 
     questions = []
     for number, row in read_json_lines(file):
         where = f"{file} line {number}"
-        image = field(row, "image", where)
+        image, text = field(row, "image", where), field(row, "text", where)
+        number_there = identifier(row, "question_id", where)
         label = field(row, "label", where)
         if label not in CHOICES:
             raise RequestError(f"{where} has label {label!r}: expected yes or no")
         questions.append(
             Question(
-                id=f"{dataset}/{split}/{identifier(row, 'question_id', where)}",
+                id=f"{dataset}/{split}/{number_there}",
                 image=image,
                 path=str(images / image),
-                prompt=field(row, "text", where) + suffix,
+                prompt=text + suffix,
                 choices=CHOICES,
                 label=label,
-                facts={"set": f"{dataset}/{split}"},
+                facts={
+                    "set": f"{dataset}/{split}",
+                    "question_id": number_there,
+                    "text": text,
+                },
             )
         )
     if not questions:

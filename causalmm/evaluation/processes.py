@@ -1,4 +1,4 @@
-"""Several processes on one run: who this one is, which share is its own, and one start at a time.
+"""Several processes on one run: who this one is and which share is its own.
 
 Under `accelerate launch` or `torchrun` the environment says how many there are. They meet only
 before the work begins, so that one which dies later takes no other with it.
@@ -8,10 +8,9 @@ Held by tests/test_evaluation_processes.py.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from causalmm.errors import FailureError, RequestError, first_line
+from causalmm.errors import FailureError, first_line
 
 T = TypeVar("T")
 
@@ -65,27 +64,3 @@ def meeting() -> Iterator[Processes]:
         yield Processes(torch.distributed.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         torch.distributed.destroy_process_group()
-
-
-@contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder against a second run; a process that dies lets go of it.
-
-    Raises RequestError where another holds it.
-    """
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RequestError(f"another run is writing to {folder}") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(handle)

@@ -18,6 +18,7 @@ from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
 from causalmm.json_lines import difference, read_bytes, to_object, write_whole
 from causalmm.request import Request
+from causalmm.sole_writer import SUFFIX
 
 RECORD = "run.json"
 _VERSIONS = ("causalmm", "torch", "torchvision", "transformers", "pillow")
@@ -81,7 +82,8 @@ def check_record(folder: Path, wanted: dict[str, Any]) -> None:
         raise RequestError(f"{folder} is a file, expected a folder")
     path = folder / RECORD
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        # A process killed before it began has left its lock.
+        if folder.exists() and any(each.suffix != SUFFIX for each in folder.iterdir()):
             raise RequestError(
                 f"{folder} holds files but no {RECORD}: give a new folder or one of this command's"
             )

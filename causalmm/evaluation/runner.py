@@ -20,6 +20,7 @@ from causalmm.batch import Row, groups
 from causalmm.errors import RequestError
 from causalmm.evaluation.answers_file import (
     answer_line,
+    check_unwritten,
     cut_torn_line,
     drop_failed,
     gather,
@@ -27,7 +28,7 @@ from causalmm.evaluation.answers_file import (
 )
 from causalmm.evaluation.processes import Processes
 from causalmm.evaluation.records import Answer, Question
-from causalmm.evaluation.run_record import write_record
+from causalmm.evaluation.run_record import check_record, write_record
 from causalmm.evaluation.variants import Variant
 from causalmm.seeds import seed_of
 from causalmm.session import Session
@@ -76,9 +77,13 @@ def units(questions: Sequence[Question], size: int) -> list[Unit]:
 
 
 def open_runs(runs: Sequence[Run], retry_failed: bool) -> None:
-    """Make the folders, and put together what other processes left. For the first process alone."""
+    """Put together what other processes left. For the first process alone, holding its files.
+
+    Raises RequestError where a folder is another run's, or another process still writes there.
+    """
     for run in runs:
-        run.folder.mkdir(parents=True, exist_ok=True)
+        check_unwritten(run.folder)
+        check_record(run.folder, run.settings)  # again: now no other process can begin
         if retry_failed:
             drop_failed(run.folder)
         gather(run.folder, run.questions)

@@ -1,7 +1,8 @@
 """The commands `score` and `compare`: from the answers of runs to tables and JSON.
 
-Both take `args` with the benchmark's own flags, its name in `benchmark`, and theirs; a folder of
-controls or of a grid stands for all its runs. Tables go to standard output.
+Both take `args` with the benchmark's name in `benchmark`, its flags as `question_flags` adds them,
+and theirs; a folder of controls or of a grid stands for all its runs. Which questions were asked is
+read from run.json, where it lies beside the answers. Tables go to standard output.
 Held by tests/test_scoring.py.
 """
 
@@ -11,15 +12,16 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.answers_file import ANSWERS, CONTROLS, find_runs, read_answers
 from causalmm.evaluation.benchmarks import BENCHMARKS, Benchmark
 from causalmm.evaluation.compare import compare
-from causalmm.evaluation.records import Question
+from causalmm.evaluation.foreign_answers import is_foreign, read_foreign
+from causalmm.evaluation.question_flags import FIELD, given_flags, read_questions
+from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.run_record import RECORD
-from causalmm.evaluation.runner import limited
 from causalmm.json_lines import read_bytes, to_object, write_whole
 
 _CONTROL_BASES = (CONTROLS[0], CONTROLS[2])
@@ -28,7 +30,11 @@ _CONTROL_BASES = (CONTROLS[0], CONTROLS[2])
 
 def add_score_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `score`, beside those that say which questions."""
-    _add_flags(parser, "the folder of a run or of several, or the answers file of one")
+    _add_flags(
+        parser,
+        "the folder of a run or of several, or the answers file of one, which may be of the form "
+        "that LLaVA's and VCD's scripts write: JSON lines with question_id and text",
+    )
 
 
 def add_compare_flags(parser: argparse.ArgumentParser) -> None:
@@ -48,14 +54,14 @@ def score_command(args: argparse.Namespace) -> None:
 
     Raises RequestError, or FailureError where --out cannot be written.
     """
-    benchmark, questions, runs = _asked(args)
-    reports = {name: benchmark.score(questions, read_answers(path)) for name, path in runs.items()}
+    benchmark, runs = _read(args)
+    reports = {name: benchmark.score(run.questions, run.answers) for name, run in runs.items()}
     _write(
         args.out,
         {
             "benchmark": benchmark.name,
             "reports": {name: report.to_dict() for name, report in reports.items()},
-            "runs": _records(runs),
+            "runs": {name: run.record for name, run in runs.items()},
         },
     )
     several = len(reports) > 1
@@ -64,11 +70,12 @@ def score_command(args: argparse.Namespace) -> None:
 
 def compare_command(args: argparse.Namespace) -> None:
     """Print runs side by side and their differences; raises as `score_command` does."""
-    benchmark, questions, runs = _asked(args)
+    benchmark, runs = _read(args)
     bases = args.base or (_CONTROL_BASES if runs.keys() >= set(_CONTROL_BASES) else ())
-    answers = {name: read_answers(path) for name, path in runs.items()}
+    answers = {name: run.answers for name, run in runs.items()}
+    questions = next(iter(runs.values())).questions
     found = compare(benchmark.name, benchmark.tally, questions, answers, bases=bases)
-    _write(args.out, found.to_dict() | {"runs": _records(runs)})
+    _write(args.out, found.to_dict() | {"runs": {name: run.record for name, run in runs.items()}})
     _print(found.table())
 
 
@@ -92,30 +99,54 @@ def named_runs(paths: Sequence[Path]) -> dict[str, Path]:
 
 def _add_flags(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("answers", nargs="+", type=Path, metavar="RUN", help=what)
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help="the first N images only, as the runs were"
-    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON, too")
 
 
-def _asked(args: argparse.Namespace) -> tuple[Benchmark, list[Question], dict[str, Path]]:
+class _Run(NamedTuple):
+    """Answers, the questions they are to, and what they were made with, where that is known."""
+
+    questions: list[Question]
+    answers: dict[str, Answer]
+    record: dict[str, Any] | None
+
+
+def _read(args: argparse.Namespace) -> tuple[Benchmark, dict[str, _Run]]:
     if args.out is not None and not args.out.parent.is_dir():
         raise RequestError(f"--out {args.out}: there is no folder {args.out.parent}")
-    benchmark = BENCHMARKS[args.benchmark]
-    return benchmark, limited(benchmark.from_args(args), args.limit), named_runs(args.answers)
+    benchmark, given = BENCHMARKS[args.benchmark], given_flags(args)
+    paths = named_runs(args.answers)
+    records = {name: _record(path) for name, path in paths.items()}
+    recorded = {name: _flags(record) for name, record in records.items()}
+    # Answers without a record are taken for answers to the questions of those that have one.
+    others = next(filter(None, recorded.values()), {})
+    read: dict[str, tuple[list[Question], list[Question]]] = {}
+    runs = {}
+    for name, path in paths.items():
+        flags = recorded[name] or others
+        key = json.dumps(flags, sort_keys=True)
+        if key not in read:
+            read[key] = read_questions(benchmark, flags, given)
+        questions, asked = read[key]
+        if path.is_file() and is_foreign(path):
+            answers = read_foreign(path, questions)
+            answers = {each.id: answers[each.id] for each in asked if each.id in answers}
+        else:
+            answers = read_answers(path)
+        runs[name] = _Run(asked, answers, records[name])
+    return benchmark, runs
 
 
-def _records(runs: Mapping[str, Path]) -> dict[str, Any]:
-    """What each run was made with, where that lies beside its answers."""
-    files = {name: _folder(path) / RECORD for name, path in runs.items()}
-    return {
-        name: to_object(read_bytes(file)) if file.is_file() else None
-        for name, file in files.items()
-    }
+def _record(path: Path) -> dict[str, Any] | None:
+    """What a run was made with, where that lies beside its answers."""
+    # Of a file of another name, what lies beside it may be another run's.
+    folder = path.parent if path.name == ANSWERS and path.is_file() else path
+    file = folder / RECORD
+    return to_object(read_bytes(file)) if file.is_file() else None
 
 
-def _folder(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
+def _flags(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    flags = (record or {}).get(FIELD)
+    return flags if isinstance(flags, dict) else {}
 
 
 def _write(out: Path | None, result: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ Promises, held by tests/test_images.py: the EXIF orientation is applied, what is
 white, 16-bit grey keeps its shades, and a file that is no whole image raises one clear sentence.
 """
 
-import errno
 import struct
 import warnings
 import zlib
@@ -70,8 +69,6 @@ def open_image(
         what = "is empty" if _is_empty(source) else "is not an image that Pillow can read"
         raise RequestError(f"{name} {what}") from None
     except _DAMAGED as error:
-        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
-            raise RequestError(f"no image file at {name[:60]}...: the name is too long") from None
         raise RequestError(
             f"{name} is a damaged or truncated image ({first_line(error)})"
         ) from error

@@ -28,7 +28,7 @@ from PIL import Image
 from causalmm.errors import RequestError
 from causalmm.images import open_image
 from causalmm.sources import find_source
-from causalmm.video import check_sizes, check_video, frame_files
+from causalmm.video import check_sizes, check_video, frame_files, is_folder
 
 Message = Mapping[str, Any]
 
@@ -206,7 +206,7 @@ def _video(
         raise RequestError(f"{where}: fps and nframes exclude each other")
     if isinstance(source, str | Path):
         source = find_source(where, source, "video", allow_network=allow_network).content
-    if isinstance(source, Path) and source.is_dir():
+    if isinstance(source, Path) and is_folder(source):
         source = frame_files(source)
     if isinstance(source, Path | bytes):
         check_video(source)

@@ -5,6 +5,7 @@ Held by tests/test_sources.py.
 
 import base64
 import binascii
+import errno
 import os
 import re
 import time
@@ -21,6 +22,8 @@ MAX_SECONDS = 300.0
 """For one address in all."""
 MAX_BYTES = 2**28
 """Of one address."""
+MAX_SHOWN = 60
+"""Characters of what is not the name of a file: it may be the file itself, in base64."""
 
 _NETWORK = re.compile(r"https?://", re.IGNORECASE)
 _DATA = re.compile(r"data:(image|video)\b.*?base64,", re.IGNORECASE | re.DOTALL)
@@ -49,12 +52,9 @@ def find_source(where: str, given: str | Path, kind: str, *, allow_network: bool
         return Source(fetch(text), text)
     if text[:5].lower() == "data:":
         return Source(_decode(where, text, kind), f"{where}: the {kind}")
-    try:
-        possible = text and b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        possible = False
-    if not possible:
-        raise RequestError(f"{where}: {ascii(text)} is not the name of a file")
+    if not _possible(text):
+        shown = ascii(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
+        raise RequestError(f"{where}: {shown} is not the name of a file")
     path = _file_path(text) if text[:7].lower() == "file://" else Path(text)
     return Source(path, str(path))
 
@@ -90,6 +90,17 @@ def _decode(where: str, text: str, kind: str) -> bytes:
     if not content or head[1].lower() != kind:
         raise RequestError(f"{where}: expected data:{kind}/...;base64, and {kind} data after it")
     return content
+
+
+def _possible(name: str) -> bool:
+    """Whether the system takes a name for that of a file, which need not be there."""
+    try:
+        os.lstat(name)
+    except ValueError:  # a character that no name has
+        return False
+    except OSError as error:
+        return bool(name) and error.errno != errno.ENAMETOOLONG
+    return True
 
 
 def _file_path(address: str) -> Path:

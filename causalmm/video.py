@@ -25,6 +25,12 @@ class Length(NamedTuple):
     fps: float
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a video is a folder of frames. Raises RequestError where that may not be known."""
+    with _readable(path):
+        return path.is_dir()
+
+
 def frame_files(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of their names, frame2 before frame10.
 

@@ -19,6 +19,7 @@ tests/test_sources.py.
 import io
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,9 @@ def _check_settings(
             raise RequestError(f"{where}: unknown {name!r} beside its {kind}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
         least = 0 if name == "video_start" else 1e-6
-        if not number or not least <= value < math.inf:
+        if number and value > sys.maxsize:
+            raise RequestError(f"{where}: {name} is too large: expected at most {sys.maxsize}")
+        if not number or not value >= least:
             raise RequestError(f"{where}: {name}={value!r}: expected a number > 0")
     if ("resized_height" in settings) != ("resized_width" in settings):
         raise RequestError(f"{where}: resized_height and resized_width go together")

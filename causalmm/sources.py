@@ -55,8 +55,10 @@ def find_source(where: str, given: str | Path, kind: str, *, allow_network: bool
     if not _possible(text):
         shown = ascii(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
         raise RequestError(f"{where}: {shown} is not the name of a file")
-    path = _file_path(text) if text[:7].lower() == "file://" else Path(text)
-    return Source(path, str(path))
+    if text[:7].lower() == "file://":
+        path = _file_path(text)
+        return Source(path, str(path))
+    return Source(Path(text), text)
 
 
 def fetch(address: str) -> bytes:

@@ -65,8 +65,8 @@ def _chosen(part: dict[str, Any]) -> list[Image.Image]:
         number = rules.smart_nframes(part, total_frames=count, video_fps=fps)
     except ValueError as error:
         raise RequestError(
-            f"a video of {total} frames at {fps:.4g} a second cannot be taken as the messages ask "
-            f"({first_line(error)})"
+            f"a video of {total} frame{'s' * (total > 1)} at {fps:.4g} a second cannot be taken as "
+            f"the messages ask ({first_line(error)})"
         ) from error
     return decode(part["video"], torch.linspace(first, last, number).round().long().tolist())
 

@@ -396,6 +396,11 @@ def test_images_and_a_video_equal_separate_runs(mode):
         ([user(image(picture(1), max_pixel=9))], "unknown 'max_pixel' beside its image"),
         ([user(image(picture(1), text="hello"))], "unknown 'text' beside its image"),
         ([user(image(picture(1), max_pixels="9"))], "max_pixels='9': expected a number > 0"),
+        (
+            [user(image(picture(1), max_pixels=10**5000))],
+            "max_pixels is too large: expected at most",
+        ),
+        ([user(video([picture(1)], total_pixels=1e300))], "total_pixels is too large: expected"),
         ([user(image(picture(1), max_pixels=0))], "max_pixels=0: expected a number > 0"),
         ([user(image(picture(1), resized_width=9))], "go together"),
         ([user(image(picture(1), min_pixels=9, max_pixels=8))], "min_pixels is more than"),
@@ -467,7 +472,7 @@ def test_a_video_file_of_one_frame_is_that_frame_twice(hub, tmp_path):
         mine = qwen2vl_prompt.build_chat_inputs(hub, [user(video(source, **settings), QUESTION)])
         assert_same(mine, listed)
     for settings in ({"nframes": 4}, {"video_start": 3}):
-        with pytest.raises(RequestError, match="a video of 1 frames at 2 a second cannot be"):
+        with pytest.raises(RequestError, match="a video of 1 frame at 2 a second cannot be"):
             read_video({"video": path, **settings}, 14)
 
 

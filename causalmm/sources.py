@@ -63,20 +63,19 @@ def find_source(where: str, given: str | Path, kind: str, *, allow_network: bool
 
 def fetch(address: str) -> bytes:
     """What a server answers at an http(s) address. Raises RequestError where there is no answer."""
-    import requests
+    from huggingface_hub.utils import httpx
 
     content, begun = bytearray(), time.monotonic()
     try:
-        with requests.get(address, stream=True, timeout=TIMEOUT) as response:
+        with httpx.stream("GET", address, timeout=TIMEOUT, follow_redirects=True) as response:
             response.raise_for_status()
-            for part in response.iter_content(2**16):
+            for part in response.iter_bytes():
                 content += part
                 if len(content) > MAX_BYTES:
                     raise RequestError(f"{address} is larger than {MAX_BYTES:,} bytes")
                 if time.monotonic() - begun > MAX_SECONDS:
                     raise RequestError(f"{address} takes more than {MAX_SECONDS:g} seconds")
-    # An address of no host may also raise a UnicodeError.
-    except (requests.RequestException, UnicodeError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise RequestError(f"{address} cannot be fetched ({first_line(error)})") from error
     return bytes(content)
 

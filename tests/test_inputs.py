@@ -398,7 +398,7 @@ def test_images_and_a_video_equal_separate_runs(mode):
         ([user(image(picture(1), max_pixels="9"))], "max_pixels='9': expected a number > 0"),
         (
             [user(image(picture(1), max_pixels=10**5000))],
-            "max_pixels is too large: expected at most",
+            "max_pixels is too large: expected",
         ),
         ([user(video([picture(1)], total_pixels=1e300))], "total_pixels is too large: expected"),
         ([user(image(picture(1), max_pixels=0))], "max_pixels=0: expected a number > 0"),

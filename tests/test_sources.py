@@ -244,7 +244,7 @@ def test_a_video_from_the_network(address, folder):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("/missing", "cannot be fetched (404 Client Error"),
+        ("/missing", "cannot be fetched (Client error '404 Not Found'"),
         ("/cut", "cannot be fetched ("),
         ("/slow", "cannot be fetched ("),
         ("/page", "/page is not an image that Pillow can read"),

@@ -205,12 +205,13 @@ def _video(
     _check_settings(where, settings, "video", VIDEO_SETTINGS)
     if "fps" in settings and "nframes" in settings:
         raise RequestError(f"{where}: fps and nframes exclude each other")
+    name = f"{where}: the video"
     if isinstance(source, str | Path):
-        source = find_source(where, source, "video", allow_network=allow_network).content
+        source, name = find_source(where, source, "video", allow_network=allow_network)
     if isinstance(source, Path) and is_folder(source):
         source = frame_files(source)
     if isinstance(source, Path | bytes):
-        check_video(source)
+        check_video(source, name)
         return {"type": "video", "video": source, **settings}
     if not isinstance(source, Sequence) or not 0 < len(source) <= MAX_FRAMES:
         raise RequestError(

@@ -45,9 +45,9 @@ def frame_files(folder: Path) -> list[Path]:
     return sorted(pictures, key=_in_order)
 
 
-def check_video(source: Path | bytes) -> None:
+def check_video(source: Path | bytes, name: str) -> None:
     """Raise RequestError unless a file, or its content, can be opened as a video."""
-    with _opened(source):
+    with _opened(source, name):
         pass
 
 
@@ -96,8 +96,9 @@ def decode(source: Path | bytes, chosen: Sequence[int]) -> list[Image.Image]:
 
 
 @contextlib.contextmanager
-def _opened(source: Path | bytes) -> Iterator[Any]:
-    """The video stream of a file."""
+def _opened(source: Path | bytes, name: str | None = None) -> Iterator[Any]:
+    """The video stream of a file. Sentences call it `name`."""
+    name = name or _name(source)
     try:
         import av
     except ImportError as error:
@@ -114,11 +115,11 @@ def _opened(source: Path | bytes) -> Iterator[Any]:
         try:
             with av.open(file) as container:
                 if not container.streams.video:
-                    raise RequestError(f"{_name(source)} holds no video")
+                    raise RequestError(f"{name} holds no video")
                 yield container.streams.video[0]
         except (av.error.FFmpegError, OSError) as error:
             raise RequestError(
-                f"{_name(source)} is not a whole video that FFmpeg can read ({first_line(error)})"
+                f"{name} is not a whole video that FFmpeg can read ({first_line(error)})"
             ) from error
 
 

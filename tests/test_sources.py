@@ -200,7 +200,7 @@ def test_a_video_as_base64(folder):
         (image("data:image/svg+xml,<svg/>"), "expected data:image/...;base64, and image data"),
         (image("data:video/mp4;base64,aGk="), "expected data:image/...;base64, and image data"),
         (video("data:image/png;base64,aGk="), "expected data:video/...;base64, and video data"),
-        (video("data:video/mp4;base64,aGk="), "the video is not a whole video"),
+        (video("data:video/mp4;base64,aGk="), "message 1, part 1: the video is not a whole video"),
     ],
 )
 def test_what_is_no_base64_is_refused(part, sentence):
@@ -235,6 +235,8 @@ def test_a_video_from_the_network(address, folder):
     assert_same(mine, build(processor, [user(video(folder / "a b.MOV"), QUESTION)]))
     once = open_messages(messages, allow_network=True)
     assert open_messages(once) == once
+    with pytest.raises(RequestError, match=f"^{address}/page is not a whole video"):
+        open_messages([user(video(f"{address}/page"))], allow_network=True)
     listed = [user(video([f"{address}/a.png"] * 2))]
     with pytest.raises(RequestError, match="is not fetched"):
         open_messages(listed)

@@ -81,6 +81,7 @@ def ours(wanted, size, processor):
 @given(size=pictures, wanted=asked)
 @example(size=Size(41, 6000), wanted={})
 @example(size=Size(41, 6000), wanted={"max_pixels": 100_000})
+@example(size=Size(55, 10_900), wanted={"max_pixels": 400_000})
 @example(size=Size(2, 400), wanted={})
 @example(size=Size(400, 2), wanted={})
 @example(size=Size(1, 200), wanted={"min_pixels": 1, "max_pixels": 10})

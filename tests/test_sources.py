@@ -171,7 +171,7 @@ def folded(text):
         ("data:image/png;base64,", lambda text: text + "=="),
         ("data:image/png;base64,", lambda text: text.replace("+", "%2B").replace("/", "%2F")),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("size", [(60, 40), (7, 5), (8, 5)])
 def test_base64_in_any_dress(head, change, size):
     buffer = io.BytesIO()

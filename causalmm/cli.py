@@ -19,6 +19,7 @@ from causalmm.batch import write_answers
 from causalmm.chat import chat
 from causalmm.config import CausalMMConfig
 from causalmm.flags import parse_args
+from causalmm.messages import LIMITS
 from causalmm.request import Request, check
 from causalmm.session import Session, memory_guard
 from causalmm.sole_writer import sole_writer
@@ -138,5 +139,6 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
         "video": args.video,
         "prompt": args.prompt,
         "messages": args.messages,
+        **{name: getattr(args, name) for name in LIMITS},
     }
     return {name: value for name, value in asked.items() if value is not None}

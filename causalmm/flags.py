@@ -22,6 +22,7 @@ from causalmm.config import (
     CausalMMConfig,
 )
 from causalmm.errors import RequestError
+from causalmm.messages import LIMITS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_NEW_TOKENS = 128
@@ -31,7 +32,10 @@ RESET = "/reset"
 
 _EXCLUDED = {
     "messages": ("image", "video", "prompt", "chat"),
-    "batch": ("image", "video", "prompt", "messages", "chat", "compare", "json"),
+    "batch": (
+        *("image", "video", "prompt", "messages", "chat", "compare", "json"),
+        *(*LIMITS, "allow_network"),
+    ),
     "chat": ("prompt", "compare", "json"),
 }
 _NEEDED = {"batch": "out", "out": "batch", "batch_size": "batch", "retry_failed": "batch"}
@@ -80,6 +84,19 @@ def add_question(parser: argparse.ArgumentParser, family: str | None = None) -> 
         metavar="FILE",
         help="a whole conversation as JSON, in the form of qwen_vl_utils, in the place of --image, "
         "--video and --prompt",
+    )
+    for name, most in zip(LIMITS, ("least", "most"), strict=True):
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=at_least(1),
+            metavar="N",
+            help=f"Qwen2-VL: the {most} pixels of each image or frame, where --messages does not "
+            "say anything of its size (default: the checkpoint's)",
+        )
+    parser.add_argument(
+        "--allow-network",
+        action="store_true",
+        help="fetch images and videos that are given as http(s) addresses",
     )
     add_model(parser, family)
 
@@ -225,10 +242,15 @@ def check_together(args: argparse.Namespace) -> None:
     for name, excluded in _EXCLUDED.items():
         for other in excluded:
             if {name, other} <= given:
-                raise RequestError(f"--{name} and --{other} exclude each other")
+                flag = other.replace("_", "-")
+                raise RequestError(f"--{name} and --{flag} exclude each other")
     for name, needed in _NEEDED.items():
         if name in given and needed not in given:
             raise RequestError(f"--{name.replace('_', '-')} needs --{needed}")
+    if set(LIMITS) <= given and args.min_pixels > args.max_pixels:
+        raise RequestError(
+            f"--min-pixels {args.min_pixels} is more than --max-pixels {args.max_pixels}"
+        )
     if given & {"messages", "batch"}:
         return
     missing = [] if given & {"image", "video"} else ["--image"]

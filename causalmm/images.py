@@ -19,7 +19,6 @@ MAX_ASPECT_RATIO = 200
 """Longer side over shorter. Qwen2-VL's own bound; for LLaVA, which enlarges the shorter side to its
 full resolution, it bounds memory."""
 
-_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 # What Pillow's decoders raise on damaged data.
 _DAMAGED = (
     OSError,
@@ -36,11 +35,14 @@ _DAMAGED = (
 )
 
 
-def open_image(source: str | Path | BinaryIO | Image.Image, name: str | None = None) -> Image.Image:
+def open_image(
+    source: str | Path | BinaryIO | Image.Image, name: str | None = None, *, any_sides: bool = False
+) -> Image.Image:
     """The first frame of an image, upright, in mode RGB. Sentences call it `name`, or by its path.
 
     Raises RequestError where there is no file, it is not a whole image, has more pixels than
-    Pillow's limit against decompression bombs, or is longer than 200 times its width.
+    Pillow's limit against decompression bombs, or, unless `any_sides` will do, what `check_sides`
+    refuses.
     """
     if name is None:
         name = str(source) if isinstance(source, str | Path) else "the image"
@@ -70,20 +72,45 @@ def open_image(source: str | Path | BinaryIO | Image.Image, name: str | None = N
         raise RequestError(
             f"{name} is a damaged or truncated image ({first_line(error)})"
         ) from error
+    if not any_sides:
+        check_sides(image, name)
+    return image
+
+
+def check_sides(image: Image.Image, name: str) -> None:
+    """Raise RequestError for an image one of whose sides is more than 200 times the other."""
     width, height = image.size
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise RequestError(
             f"{name} is {width} x {height} pixels: expected sides within a ratio of "
             f"{MAX_ASPECT_RATIO} to 1"
         )
-    return image
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is called a picture, or else is one.
+
+    By its name first, so that a damaged picture counts; what cannot be read counts as well.
+    """
+    suffixes = Image.registered_extensions()  # loads the formats
+    if suffixes.get(path.suffix.lower()) in Image.OPEN:
+        return True
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except (*_DAMAGED, Image.DecompressionBombError):
+        return True
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A copy in mode RGB: transparency over white, deep grey reduced to 8 bits."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_eight_bits(np.asarray(image), image.mode)).convert("RGB")
-    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
         opaque = image.convert("RGBA")
         white = Image.new("RGBA", opaque.size, "white")
         return Image.alpha_composite(white, opaque).convert("RGB")

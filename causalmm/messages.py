@@ -6,16 +6,20 @@ A conversation is a list of messages {"role", "content"}; content is text or a l
     {"type": "image", "image": path, file://, data:image/...;base64, or PIL image, sizes}
     {"type": "video", "video": path or file:// of a file or folder, or a list of frames, settings}
 
+or, in the forms of transformers and of OpenAI, with "path" or "url" in the place of "image" and
+"video", or as {"type": "image_url", "image_url": {"url": ...}}. Where the network is allowed, an
+http(s) address will do as well.
+
 The one form that comes out holds parts only, images as RGB and videos as lists of RGB frames; a
-video file stays a path, since how many of its frames are wanted depends on the model's package.
-Nothing here loads torch. Held by tests/test_inputs.py.
+video file stays a path, or the bytes that were fetched, since how many of its frames are wanted
+depends on the model's package. Nothing here loads torch. Held by tests/test_inputs.py and
+tests/test_sources.py.
 """
 
-import base64
-import binascii
 import io
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +28,14 @@ from PIL import Image
 
 from causalmm.errors import RequestError
 from causalmm.images import open_image
-from causalmm.video import check_video, frame_files
+from causalmm.sources import find_source
+from causalmm.video import check_sizes, check_video, frame_files, is_folder
 
 Message = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant")
-IMAGE_SETTINGS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
+LIMITS = ("min_pixels", "max_pixels")
+IMAGE_SETTINGS = (*LIMITS, "resized_height", "resized_width")
 VIDEO_SETTINGS = (
     *IMAGE_SETTINGS,
     *("total_pixels", "fps", "nframes", "min_frames", "max_frames", "video_start", "video_end"),
@@ -72,7 +78,17 @@ def parts_of(messages: Sequence[Message], kind: str) -> Iterator[dict[str, Any]]
         yield from (part for part in message["content"] if part["type"] == kind)
 
 
-def read_messages(path: str | Path) -> list[dict[str, Any]]:
+def limit_sizes(
+    messages: Sequence[dict[str, Any]], limits: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """An opened conversation with `limits` on each picture that says nothing of its size."""
+    return [
+        each | {"content": [_limited(part, limits) for part in each["content"]]}
+        for each in messages
+    ]
+
+
+def read_messages(path: str | Path, *, allow_network: bool = False) -> list[dict[str, Any]]:
     """The conversation in a JSON file, opened.
 
     Raises RequestError where the file cannot be read or `open_messages` refuses what it holds.
@@ -83,24 +99,36 @@ def read_messages(path: str | Path) -> list[dict[str, Any]]:
         raise RequestError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not JSON ({error})") from error
-    return open_messages(messages)
+    return open_messages(messages, allow_network=allow_network)
 
 
-def open_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def open_messages(
+    messages: Sequence[Message], *, allow_network: bool = False
+) -> list[dict[str, Any]]:
     """The conversation in the one form; what already has it stays as it is.
 
-    Raises RequestError for anything that is no conversation waiting for an answer, an unknown
-    setting, or a picture that cannot be opened.
+    Pictures at http(s) addresses are fetched only with `allow_network`. Raises RequestError for
+    anything that is no conversation waiting for an answer, an unknown setting, or a picture that
+    cannot be opened.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise RequestError("the messages are no list of messages with a role and a content")
-    opened = [_message(f"message {number}", each) for number, each in enumerate(messages, 1)]
+    opened = [
+        _message(f"message {number}", each, allow_network)
+        for number, each in enumerate(messages, 1)
+    ]
     if opened[-1]["role"] == "assistant":
         raise RequestError("the last message is the assistant's: expected a user's, to be answered")
     return opened
 
 
-def _message(where: str, message: Any) -> dict[str, Any]:
+def _limited(part: dict[str, Any], limits: Mapping[str, int]) -> dict[str, Any]:
+    if part["type"] == "text" or part.keys() & set(IMAGE_SETTINGS):
+        return part
+    return part | limits
+
+
+def _message(where: str, message: Any, allow_network: bool) -> dict[str, Any]:
     if not isinstance(message, Mapping) or message.get("role") not in ROLES:
         raise RequestError(f"{where}: expected an object with a role of {', '.join(ROLES)}")
     content = message.get("content")
@@ -111,97 +139,114 @@ def _message(where: str, message: Any) -> dict[str, Any]:
     return {
         "role": message["role"],
         "content": [
-            _part(f"{where}, part {number}", each) for number, each in enumerate(content, 1)
+            _part(f"{where}, part {number}", each, allow_network)
+            for number, each in enumerate(content, 1)
         ],
     }
 
 
-def _part(where: str, part: Any) -> dict[str, Any]:
+def _part(where: str, part: Any, allow_network: bool) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise RequestError(f"{where}: expected an object with a type")
-    kind = part.get("type") or next((name for name in _OPENED if name in part), None)
-    if not isinstance(kind, str) or kind not in _OPENED or kind not in part:
+    kind = part.get("type") or next((name for name in _SOURCES if name in part), None)
+    names = _SOURCES.get(kind, ()) if isinstance(kind, str) else ()
+    name = next((name for name in names if name in part), None)
+    if name is None:
         raise RequestError(f"{where}: expected a type of text, image or video, and what is of it")
-    return _OPENED[kind](where, part[kind], {**part, "type": kind})
+    # Misspelled, or a second kind, of which qwen_vl_utils and chat templates pick one.
+    others = {key: value for key, value in part.items() if key not in ("type", name)}
+    if kind == "text":
+        return _text(where, part[name], others)
+    source = _address(where, part[name]) if name == "image_url" else part[name]
+    return (_video if kind == "video" else _image)(where, source, others, allow_network)
 
 
-def _text(where: str, text: Any, part: Mapping[str, Any]) -> dict[str, Any]:
-    _settings(where, part, "text", ())
+_SOURCES = {
+    "text": ("text",),
+    "image": ("image", "image_url", "path", "url"),
+    "image_url": ("image_url", "image", "path", "url"),
+    "video": ("video", "path", "url"),
+}
+"""Where a part of a type holds what it is about."""
+
+
+def _address(where: str, source: Any) -> Any:
+    """Out of the object in which OpenAI's form has it."""
+    if not isinstance(source, Mapping):
+        return source
+    detail = source.get("detail", "auto")
+    if "url" not in source or source.keys() - {"url", "detail"}:
+        raise RequestError(f"{where}: expected an image_url with a url, and nothing but a detail")
+    if detail != "auto":
+        raise RequestError(
+            f"{where}: detail={detail!r}: expected auto; min_pixels and max_pixels set a size"
+        )
+    return source["url"]
+
+
+def _text(where: str, text: Any, others: Mapping[str, Any]) -> dict[str, Any]:
+    _check_settings(where, others, "text", ())
     if not isinstance(text, str):
         raise RequestError(f"{where}: text={text!r}: expected text")
     return text_part(text)
 
 
-def _image(where: str, source: Any, part: Mapping[str, Any]) -> dict[str, Any]:
-    settings = _settings(where, part, part["type"], IMAGE_SETTINGS)
-    return {"type": "image", "image": _open_image(where, source), **settings}
+def _image(
+    where: str, source: Any, settings: Mapping[str, Any], allow_network: bool
+) -> dict[str, Any]:
+    _check_settings(where, settings, "image", IMAGE_SETTINGS)
+    opened = _open_image(where, source, "resized_height" in settings, allow_network)
+    return {"type": "image", "image": opened, **settings}
 
 
-def _video(where: str, source: Any, part: Mapping[str, Any]) -> dict[str, Any]:
-    settings = _settings(where, part, "video", VIDEO_SETTINGS)
+def _video(
+    where: str, source: Any, settings: Mapping[str, Any], allow_network: bool
+) -> dict[str, Any]:
+    _check_settings(where, settings, "video", VIDEO_SETTINGS)
     if "fps" in settings and "nframes" in settings:
         raise RequestError(f"{where}: fps and nframes exclude each other")
+    name = f"{where}: the video"
     if isinstance(source, str | Path):
-        path = Path(_local(where, source))
-        if not path.is_dir():
-            check_video(path)
-            return {"type": "video", "video": path, **settings}
-        source = frame_files(path)
+        source, name = find_source(where, source, "video", allow_network=allow_network)
+    if isinstance(source, Path) and is_folder(source):
+        source = frame_files(source)
+    if isinstance(source, Path | bytes):
+        check_video(source, name)
+        return {"type": "video", "video": source, **settings}
     if not isinstance(source, Sequence) or not 0 < len(source) <= MAX_FRAMES:
         raise RequestError(
             f"{where}: expected a video file, a folder of frames, or a list of them, at most "
             f"{MAX_FRAMES}"
         )
-    frames = [_open_image(where, each) for each in source]
-    if sizes := {each.size for each in frames} - {frames[0].size}:
-        (width, height), (other_width, other_height) = frames[0].size, min(sizes)
-        raise RequestError(
-            f"{where}: the frames of a video are of one size, these are {width} x {height} and "
-            f"{other_width} x {other_height}"
-        )
+    any_sides = "resized_height" in settings
+    frames = [_open_image(where, each, any_sides, allow_network) for each in source]
+    check_sizes(frames, where)
     return {"type": "video", "video": frames, **settings}
 
 
-_OPENED = {"text": _text, "image": _image, "image_url": _image, "video": _video}
-
-
-def _settings(
-    where: str, part: Mapping[str, Any], kind: str, allowed: Sequence[str]
-) -> dict[str, Any]:
-    settings = {name: value for name, value in part.items() if name not in ("type", kind)}
+def _check_settings(
+    where: str, settings: Mapping[str, Any], kind: str, allowed: Sequence[str]
+) -> None:
     for name, value in settings.items():
         if name not in allowed:
-            # Misspelled, or a second kind, of which qwen_vl_utils and chat templates pick one.
             raise RequestError(f"{where}: unknown {name!r} beside its {kind}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
         least = 0 if name == "video_start" else 1e-6
-        if not number or not least <= value < math.inf:
+        if number and value > sys.maxsize:
+            raise RequestError(f"{where}: {name} is too large: expected at most {sys.maxsize}")
+        if not number or not value >= least:
             raise RequestError(f"{where}: {name}={value!r}: expected a number > 0")
     if ("resized_height" in settings) != ("resized_width" in settings):
         raise RequestError(f"{where}: resized_height and resized_width go together")
     if settings.get("min_pixels", 0) > settings.get("max_pixels", math.inf):
         raise RequestError(f"{where}: min_pixels is more than max_pixels")
-    return settings
 
 
-def _open_image(where: str, source: Any) -> Image.Image:
+def _open_image(where: str, source: Any, any_sides: bool, allow_network: bool) -> Image.Image:
     if isinstance(source, Image.Image):
-        return open_image(source, f"{where}: the image")
+        return open_image(source, f"{where}: the image", any_sides=any_sides)
     if not isinstance(source, str | Path):
         raise RequestError(f"{where}: expected an image, found {type(source).__name__}")
-    if str(source).startswith("data:"):
-        head, _, data = str(source).partition("base64,")
-        try:
-            content = base64.b64decode(data, validate=True)
-        except (binascii.Error, ValueError):
-            content = b""
-        if not head.startswith("data:image") or not content:
-            raise RequestError(f"{where}: expected data:image/...;base64, and an image after it")
-        return open_image(io.BytesIO(content), f"{where}: the image")
-    return open_image(_local(where, source))
-
-
-def _local(where: str, source: str | Path) -> str | Path:
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise RequestError(f"{where}: {source} is not fetched: download it first")
-    return source.removeprefix("file://") if isinstance(source, str) else source
+    found = find_source(where, source, "image", allow_network=allow_network)
+    content = io.BytesIO(found.content) if isinstance(found.content, bytes) else found.content
+    return open_image(content, found.name, any_sides=any_sides)

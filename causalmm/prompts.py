@@ -54,17 +54,16 @@ def chat_text(processor: Any, messages: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
-def join(processor: Any, prepared: Sequence[Prepared]) -> Any:
+def join(processor: Any, prepared: Sequence[Prepared], **options: Any) -> Any:
     """Model inputs (a BatchFeature, a row a conversation), padded on the left if of many rows.
 
-    Raises FailureError where the tokenizer cannot pad.
+    `options` go to the processor. Raises FailureError where the tokenizer cannot pad.
     """
     videos = [video for each in prepared for video in each.videos]
-    options: dict[str, Any] = {}
     if videos:
         # Frames are chosen and sized; False is what leaving the second one out means, but for a
         # warning.
-        options = {"videos": videos, "do_sample_frames": False, "cap_pixels_per_frame": False}
+        options |= {"videos": videos, "do_sample_frames": False, "cap_pixels_per_frame": False}
     if len(prepared) > 1:
         if processor.tokenizer.pad_token is None:
             raise FailureError("the checkpoint's tokenizer has no padding token: ask one by one")

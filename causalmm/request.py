@@ -13,7 +13,15 @@ from causalmm.batch import Batch, open_batch
 from causalmm.config import CausalMMConfig
 from causalmm.errors import RequestError
 from causalmm.flags import BATCH_SIZE
-from causalmm.messages import check_prompt, one_turn, open_messages, parts_of, read_messages
+from causalmm.messages import (
+    LIMITS,
+    check_prompt,
+    limit_sizes,
+    one_turn,
+    open_messages,
+    parts_of,
+    read_messages,
+)
 from causalmm.terminal import quiet_hub, tell
 
 SETTINGS = tuple(field.name for field in fields(CausalMMConfig))
@@ -60,7 +68,14 @@ def check(args: argparse.Namespace, family: str | None = None) -> Request:
     if wanted.plain and args.compare:
         raise RequestError("--compare needs a mode other than plain to compare with")
     messages = _messages(args)
-    request = find_model(args, wanted, family)._replace(messages=messages)
+    request = find_model(args, wanted, family)
+    limits = {name: value for name in LIMITS if (value := getattr(args, name)) is not None}
+    if request.family == "llava" and limits:
+        flag = next(iter(limits)).replace("_", "-")
+        raise RequestError(
+            f"--{flag} is for Qwen2-VL: {args.model} is a LLaVA checkpoint, which has one size"
+        )
+    request = request._replace(messages=limit_sizes(messages, limits))
     if request.family == "llava" and any(parts_of(messages, "video")):
         raise RequestError(f"{args.model} is a LLaVA checkpoint, which reads images and no video")
     if args.batch is None:
@@ -129,11 +144,12 @@ def _messages(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.batch is not None:
         return []
     if args.messages is not None:
-        messages = read_messages(args.messages)
+        messages = read_messages(args.messages, allow_network=args.allow_network)
         if not any((*parts_of(messages, "image"), *parts_of(messages, "video"))):
             raise RequestError(f"{args.messages} holds no picture: expected an image or a video")
         return messages
-    return open_messages(one_turn(args.image or [], args.prompt, args.video))
+    turn = one_turn(args.image or [], args.prompt, args.video)
+    return open_messages(turn, allow_network=args.allow_network)
 
 
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from causalmm.errors import RequestError
+from causalmm.images import check_sides
 from causalmm.messages import Message, one_turn, open_messages, parts_of
 from causalmm.prompts import Prepared, chat_text, join
 
@@ -21,21 +22,28 @@ def build_inputs(processor: Any, images: Sequence[Image.Image], prompt: str) -> 
     return build_chat_inputs(processor, one_turn(images, prompt))
 
 
-def build_chat_inputs(processor: Any, messages: Sequence[Message]) -> Any:
+def build_chat_inputs(
+    processor: Any, messages: Sequence[Message], *, allow_network: bool = False
+) -> Any:
     """Model inputs (a BatchFeature of one row) for the answer to a conversation.
 
-    Messages as in `causalmm.messages`. Raises RequestError for what LLaVA cannot take.
+    Messages as in `causalmm.messages`; pictures at http(s) addresses are fetched only with
+    `allow_network`. Raises RequestError for what LLaVA cannot take.
     """
-    return join(processor, [prepare(processor, messages)])
+    return join(processor, [prepare(processor, messages, allow_network=allow_network)])
 
 
-def prepare(processor: Any, messages: Sequence[Message]) -> Prepared:
+def prepare(
+    processor: Any, messages: Sequence[Message], *, allow_network: bool = False
+) -> Prepared:
     """A conversation made ready for `join`. Sizes of images are left out: LLaVA has one size.
 
     Raises RequestError for what LLaVA cannot take.
     """
-    messages = open_messages(messages)
+    messages = open_messages(messages, allow_network=allow_network)
     if any(parts_of(messages, "video")):
         raise RequestError("LLaVA reads images only, and this is a video")
     images = [part["image"] for part in parts_of(messages, "image")]
+    for image in images:
+        check_sides(image, "the image")
     return Prepared(chat_text(processor, messages), images, [])

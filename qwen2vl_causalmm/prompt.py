@@ -1,17 +1,22 @@
 """From images and a question, or a whole conversation, to Qwen2-VL's inputs.
 
-Pictures are fetched as by qwen_vl_utils' `process_vision_info`.
-Held by tests/test_inputs.py and tests/test_checkpoints.py.
+Pictures are sized as by qwen_vl_utils' `process_vision_info` and then the checkpoint's processor.
+Held by tests/test_inputs.py, tests/test_sizes.py and tests/test_checkpoints.py.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from causalmm.errors import RequestError, first_line
-from causalmm.messages import IMAGE_SETTINGS, Message, one_turn, open_messages, parts_of
-from causalmm.prompts import Prepared, chat_text, join
+from causalmm import prompts
+from causalmm.messages import Message, one_turn, open_messages, parts_of
+from causalmm.prompts import Prepared, chat_text
+
+if TYPE_CHECKING:  # they load torch
+    from torch import Tensor
+
+    from qwen2vl_causalmm.sizes import Size
 
 
 def build_inputs(processor: Any, images: Sequence[Image.Image], prompt: str) -> Any:
@@ -22,62 +27,67 @@ def build_inputs(processor: Any, images: Sequence[Image.Image], prompt: str) -> 
     return build_chat_inputs(processor, one_turn(images, prompt))
 
 
-def build_chat_inputs(processor: Any, messages: Sequence[Message]) -> Any:
+def build_chat_inputs(
+    processor: Any, messages: Sequence[Message], *, allow_network: bool = False
+) -> Any:
     """Model inputs (a BatchFeature of one row) for the answer to a conversation.
 
-    Messages as in `causalmm.messages`. Raises RequestError for what Qwen2-VL cannot take.
+    Messages as in `causalmm.messages`; pictures at http(s) addresses are fetched only with
+    `allow_network`. Raises RequestError for what Qwen2-VL cannot take.
     """
-    return join(processor, [prepare(processor, messages)])
+    return join(processor, [prepare(processor, messages, allow_network=allow_network)])
 
 
-def prepare(processor: Any, messages: Sequence[Message]) -> Prepared:
-    """A conversation made ready for `join`, its images and frames sized.
+def prepare(
+    processor: Any, messages: Sequence[Message], *, allow_network: bool = False
+) -> Prepared:
+    """A conversation made ready for `join`, its images and frames in the size the model sees.
 
     Raises RequestError for what Qwen2-VL cannot take.
     """
-    from qwen_vl_utils import fetch_image, fetch_video
-
     from qwen2vl_causalmm.video import read_video
 
-    messages = open_messages(messages)
+    messages = open_messages(messages, allow_network=allow_network)
     text = chat_text(processor, messages)
-    patch = {"image_patch_size": processor.image_processor.patch_size}
-    try:
-        images = [
-            fetch_image(_sized(processor.image_processor, part), **patch)
-            for part in parts_of(messages, "image")
-        ]
-        videos = [
-            fetch_video(part, **patch)
-            if isinstance(part["video"], list)
-            else read_video(part, **patch)
-            for part in parts_of(messages, "video")
-        ]
-    except RequestError:
-        raise
-    except (ValueError, AssertionError) as error:
-        raise RequestError(
-            f"a picture cannot be taken as the messages ask ({first_line(error)})"
-        ) from error
+    patch = processor.image_processor.patch_size
+    images = [_image(part, processor.image_processor) for part in parts_of(messages, "image")]
+    videos = [
+        _processed(*read_video(part, patch), processor.video_processor)
+        for part in parts_of(messages, "video")
+    ]
     return Prepared(text, images, videos)
 
 
-def _sized(image_processor: Any, part: dict[str, Any]) -> dict[str, Any]:
-    """The part of an image with the size that the processor would give it, unless it has its own.
+def join(processor: Any, prepared: Sequence[Prepared]) -> Any:
+    """Model inputs (a BatchFeature, a row a conversation), padded on the left if of many rows.
 
-    Left alone, qwen_vl_utils resizes within limits of its own first, and a long thin image to no
-    height at all.
+    Raises FailureError where the tokenizer cannot pad.
     """
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+    return prompts.join(processor, prepared, do_resize=False)
 
-    if part.keys() & set(IMAGE_SETTINGS):
-        return part
-    image, limits = part["image"], image_processor.size
-    height, width = smart_resize(
-        image.height,
-        image.width,
-        factor=image_processor.patch_size * image_processor.merge_size,
-        min_pixels=limits["shortest_edge"],
-        max_pixels=limits["longest_edge"],
-    )
-    return {**part, "resized_height": height, "resized_width": width}
+
+def _image(part: dict[str, Any], image_processor: Any) -> Image.Image:
+    from qwen_vl_utils.vision_process import SPATIAL_MERGE_SIZE
+    from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+    from qwen2vl_causalmm.sizes import Size, asked_size, fetched_size
+
+    picture = Size(part["image"].height, part["image"].width)
+    size = fetched_size(part, picture, image_processor.patch_size * SPATIAL_MERGE_SIZE)
+    fetched = pil_to_tensor(part["image"].resize((size.width, size.height)))
+    return to_pil_image(_processed(fetched, asked_size(part, picture), image_processor))
+
+
+def _processed(pixels: "Tensor", asked: "Size", processor: Any) -> "Tensor":
+    """[..., H, W] in the size that an image or video processor gives what was asked in `asked`."""
+    from transformers.image_processing_backends import TorchvisionBackend
+    from transformers.image_utils import SizeDict
+
+    from qwen2vl_causalmm.sizes import Size, processed_size
+
+    fetched = Size(*pixels.shape[-2:])
+    size = processed_size(fetched, asked, processor)
+    if size == fetched:
+        return pixels
+    target = SizeDict(height=size.height, width=size.width)
+    return TorchvisionBackend.resize(processor, pixels, target, resample=processor.resample)

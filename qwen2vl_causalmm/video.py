@@ -1,55 +1,79 @@
-"""The frames of a video file, chosen and sized by qwen_vl_utils' rules.
+"""The frames of a video, chosen and sized by qwen_vl_utils' rules.
 
-Decoded here, because qwen_vl_utils decodes only with packages that need installing apart.
-Held by tests/test_inputs.py.
+A file is decoded here, because qwen_vl_utils decodes only with packages that need installing apart.
+Held by tests/test_inputs.py and tests/test_sizes.py.
 """
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from qwen_vl_utils import vision_process as rules
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
-from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
+from causalmm.errors import RequestError, first_line
 from causalmm.video import decode, length
+from qwen2vl_causalmm.sizes import Size, asked_size, fetched_frame_size, fetched_size
 
 
-def read_video(part: dict[str, Any], image_patch_size: int) -> Tensor:
-    """Frames [T, 3, H, W] of 0 to 255, float32, of a message's part whose "video" is a file.
+class Frames(NamedTuple):
+    """Of a video, as qwen_vl_utils hands them on."""
 
-    Raises RequestError where the file cannot be read, ValueError where it is too short for what
-    the part asks.
+    pixels: Tensor
+    """[T, 3, H, W] of 0 to 255, float32; T is even."""
+    asked: Size
+    """Before it was rounded."""
+
+
+def read_video(part: dict[str, Any], image_patch_size: int) -> Frames:
+    """The frames of a message's part whose "video" is a file or a list of frames in mode RGB.
+
+    Raises RequestError where the file cannot be read, is too short for what the part asks, or
+    frames cannot have the size that it asks for.
     """
-    total, fps = length(part["video"])
-    first, last, count = rules.calculate_video_frame_range(part, total, fps)
-    number = rules.smart_nframes(part, total_frames=count, video_fps=fps)
-    chosen = torch.linspace(first, last, number).round().long().tolist()
-    frames = np.stack([np.asarray(each) for each in decode(part["video"], chosen)])
-    size = _size(part, frames.shape, factor=image_patch_size * rules.SPATIAL_MERGE_SIZE)
-    return resize(
-        torch.from_numpy(frames).permute(0, 3, 1, 2),
-        list(size),
+    factor = image_patch_size * rules.SPATIAL_MERGE_SIZE
+    listed = isinstance(part["video"], list)
+    images = part["video"] if listed else _chosen(part)
+    frame = Size(images[0].height, images[0].width)
+    if listed:
+        # Each frame is first an image for itself, of tokens twice as long.
+        before = fetched_size(part, frame, factor * rules.SPATIAL_MERGE_SIZE)
+        images = [each.resize((before.width, before.height)) for each in images]
+    else:
+        before = frame
+    images = [*images, *images[-1:] * (-len(images) % rules.FRAME_FACTOR)]
+    pixels = torch.from_numpy(np.stack([np.asarray(each) for each in images]))
+    pixels = resize(
+        pixels.permute(0, 3, 1, 2),
+        list(fetched_frame_size(part, frame, before, len(images), factor)),
         interpolation=InterpolationMode.BICUBIC,
         antialias=True,
-    ).float()
+    )
+    return Frames(pixels.float(), asked_size(part, frame))
 
 
-def _size(part: dict[str, Any], shape: tuple[int, ...], factor: int) -> tuple[int, int]:
-    """Height and width, in whole tokens, of the frames of a video of shape [T, H, W, 3].
+def _chosen(part: dict[str, Any]) -> list[Image.Image]:
+    """The frames of a file that the part asks for."""
+    total, fps = length(part["video"])
+    if total == 1 and _wants_all(part):
+        return decode(part["video"], [0])
+    try:
+        first, last, count = rules.calculate_video_frame_range(part, total, fps)
+        number = rules.smart_nframes(part, total_frames=count, video_fps=fps)
+    except ValueError as error:
+        raise RequestError(
+            f"a video of {total} frame{'s' * (total > 1)} at {fps:.4g} a second cannot be taken as "
+            f"the messages ask ({first_line(error)})"
+        ) from error
+    return decode(part["video"], torch.linspace(first, last, number).round().long().tolist())
 
-    A frame has at least `min_pixels`, and at most the least of `max_pixels`, qwen_vl_utils' own
-    bound and a frame's share of `total_pixels`; the share never falls below the minimum.
+
+def _wants_all(part: dict[str, Any]) -> bool:
+    """Whether a video of one frame, shown twice, is what a part asks for.
+
+    qwen_vl_utils does so with one listed frame, and takes two or more of a file.
     """
-    if "resized_height" in part:
-        return rules.smart_resize(part["resized_height"], part["resized_width"], factor)
-    frames, height, width, _ = shape
-    token = factor**2
-    least = part.get("min_pixels", rules.VIDEO_MIN_TOKEN_NUM * token)
-    total = part.get("total_pixels", 0.9 * rules.MODEL_SEQ_LEN * token)
-    share = min(rules.VIDEO_MAX_TOKEN_NUM * token, total * rules.FRAME_FACTOR / frames)
-    most = min(part.get("max_pixels", math.inf), max(share, int(1.05 * least)))
-    return smart_resize(height, width, factor, min_pixels=least, max_pixels=most)
+    return not part.get("video_start") and part.get("nframes", 1) <= rules.FRAME_FACTOR

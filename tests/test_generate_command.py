@@ -18,7 +18,8 @@ from causalmm import BranchTrace, CausalMMConfig, answer, checkpoints, cli
 from causalmm.errors import RequestError
 from causalmm.flags import parse_args
 from causalmm.images import open_image
-from causalmm.request import SETTINGS
+from causalmm.messages import IMAGE_SETTINGS
+from causalmm.request import SETTINGS, check
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "is there a banana ?"
@@ -289,6 +290,48 @@ def test_a_video_is_part_of_the_message(ask, capfd, pictures, tmp_path):
     assert json.loads(alone)["video"] == str(pictures / "frames")
 
 
+def test_pixel_limits_are_those_of_pictures_that_have_none(pictures, tmp_path):
+    limits = ("--min-pixels", "1568", "--max-pixels", "3000")
+    model = ("--model", str(pictures / "qwen2vl"))
+    sized = {"min_pixels": 1568, "max_pixels": 3000}
+
+    def settings_of(*flags):
+        request = check(parse_args([*map(str, flags), *limits, *model]))
+        return [
+            {name: part[name] for name in IMAGE_SETTINGS if name in part}
+            for message in request.messages
+            for part in message["content"]
+        ]
+
+    both = ("--image", pictures / "image.png", "--video", pictures / "frames")
+    assert settings_of(*both, "--prompt", PROMPT) == [sized, sized, {}]
+    assert settings_of(*both, "--chat") == [sized, sized]
+    own = image(pictures / "image.png") | {"resized_height": 30, "resized_width": 40}
+    given = [user(image(pictures / "other.png"), own), user(text(PROMPT))]
+    path = written(tmp_path / "messages.json", *given)
+    kept = {"resized_height": 30, "resized_width": 40}
+    assert settings_of("--messages", path) == [sized, kept, {}]
+
+
+def test_pixel_limits_change_what_is_seen(ask, capfd, pictures, tmp_path):
+    common = ("--model", pictures / "qwen2vl", "--max-new-tokens", "5", "--json")
+    limited = image(pictures / "image.png") | {"max_pixels": 800}
+    path = written(tmp_path / "messages.json", user(limited, text(PROMPT)))
+    by_message = json.loads(command(capfd, "--messages", path, *common))
+    by_flag, whole = (
+        json.loads(ask(*common, *flags)[0]) for flags in (("--max-pixels", "800"), ())
+    )
+    assert by_flag["tokens"] == by_message["tokens"] != whole["tokens"]
+    assert by_flag["max_pixels"] == 800
+    assert "max_pixels" not in whole
+
+
+def test_llava_takes_no_pixel_limits(refused, pictures):
+    for flag in ("--min-pixels", "--max-pixels"):
+        sentence = refused(flag, "800", "--model", pictures / "llava")
+        assert f"{flag} is for Qwen2-VL" in sentence
+
+
 def test_llava_takes_no_video(refused, pictures, tmp_path):
     given = ("--video", pictures / "frames", "--model", pictures / "llava")
     assert "is a LLaVA checkpoint, which reads images and no video" in refused(*given)
@@ -347,6 +390,8 @@ def test_a_chat_prompts_on_a_terminal_only(pictures):
         ("--messages m --chat", "--messages and --chat exclude each other"),
         ("--batch b --out o --prompt p", "--batch and --prompt exclude each other"),
         ("--batch b --out o --json", "--batch and --json exclude each other"),
+        ("--batch b --out o --max-pixels 9", "--batch and --max-pixels exclude each other"),
+        ("--batch b --out o --allow-network", "--batch and --allow-network exclude each other"),
         ("--chat --image i --prompt p", "--chat and --prompt exclude each other"),
         ("--chat --image i --compare", "--chat and --compare exclude each other"),
         ("--batch b", "--batch needs --out"),
@@ -460,6 +505,8 @@ def test_layers_may_start_with_a_minus(layers):
         ("--top-p 1.1", "'1.1' is not a number in (0, 1]"),
         ("--top-k -1", "'-1' is not an integer >= 0"),
         ("--max-new-tokens 0", "'0' is not an integer >= 1"),
+        ("--min-pixels 0", "'0' is not an integer >= 1"),
+        ("--min-pixels 9 --max-pixels 8", "--min-pixels 9 is more than --max-pixels 8"),
         ("--greedy --top-p 0.9", "--greedy and --top-p exclude each other"),
         ("--mode plain --compare", "--compare needs a mode other than plain"),
         ("--dtype int8", "--dtype: invalid choice"),

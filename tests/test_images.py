@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from causalmm.errors import RequestError
-from causalmm.images import MAX_ASPECT_RATIO, open_image
+from causalmm.images import MAX_ASPECT_RATIO, is_picture, open_image
 
 ORANGE = (255, 102, 0)  # in the web palette, which mode P takes
 UPRIGHT = 274  # the EXIF tag of the orientation
@@ -47,6 +47,14 @@ def test_transparency_shows_white(tmp_path, kind):
     else:
         path = saved(Image.new(kind, (2, 2), (0,) * len(kind)), tmp_path / "a.png")
     assert corner(path) == (255, 255, 255)
+
+
+def test_transparency_in_an_open_image_shows_white():
+    palette = Image.new("P", (2, 2))
+    palette.putpalette([*ORANGE, 0], "RGBA")
+    premultiplied = Image.new("LA", (2, 2), (0, 0)).convert("La")
+    for image in (palette, premultiplied, Image.new("RGBa", (2, 2), (0, 0, 0, 0))):
+        assert open_image(image).getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -119,6 +127,19 @@ def test_no_image_is_refused(tmp_path):
     ):
         with pytest.raises(RequestError, match=sentence):
             open_image(path)
+
+
+def test_what_is_a_picture_among_other_files(tmp_path):
+    """By its name in any case, damaged or not, or else by what it holds."""
+    picture = encoded("JPEG")
+    for name, content, expected in (
+        *(("a.JPG", b"", True), ("a.jpeg", picture, True), ("b.PnG", b"damaged", True)),
+        *(("c", picture, True), ("frame.0001", picture, True), ("d.txt", picture, True)),
+        *(("Thumbs.db", b"\xd0\xcf\x11\xe0", False), ("e.txt", b"no picture", False)),
+        *(("f.json", b"{}", False), ("g.pdf", b"%PDF-1.4", False), ("h.mp4", b"", False)),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert is_picture(tmp_path / name) is expected, name
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])

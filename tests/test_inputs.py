@@ -24,6 +24,7 @@ from causalmm.config import VISION_METHODS
 from causalmm.errors import FailureError, RequestError
 from causalmm.images import open_image
 from causalmm.messages import MAX_FRAMES, open_messages, read_messages
+from causalmm.video import decode
 from llava_causalmm import prompt as llava_prompt
 from qwen2vl_causalmm import prompt as qwen2vl_prompt
 from qwen2vl_causalmm.video import read_video
@@ -61,12 +62,14 @@ def video(source, **settings):
     return {"type": "video", "video": source, **settings}
 
 
-def write_video(path, images, codec="png", pixels="rgb24", rate=2):
-    """A video file; its default codec loses nothing."""
+def write_video(path, images, codec="png", pixels="rgb24", rate=2, rotation=0):
+    """A video file; its default codec loses nothing. `rotation`: to be shown in, degrees."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height = images[0].size
         stream.pix_fmt = pixels
+        if rotation:
+            stream.set_display_rotation(rotation)
         for each in images:
             container.mux(stream.encode(av.VideoFrame.from_image(each)))
         container.mux(stream.encode())
@@ -171,12 +174,14 @@ def test_a_file_and_a_folder_are_lists_of_frames(hub, tmp_path):
     images = frames(12)
     listed = qwen2vl_prompt.build_chat_inputs(hub, [user(video(images), QUESTION)])
     for number, each in enumerate(images):
-        each.save(tmp_path / f"frame{number}.png")
-    (tmp_path / ".hidden").touch()
+        # By any name, if it is a picture.
+        each.save(tmp_path / f"frame{number}{('.png', '.PNG', '', '.dat')[number % 4]}", "PNG")
+    for name in (".hidden.png", "Thumbs.db", "notes.txt"):
+        (tmp_path / name).write_bytes(b"no picture")
     mine = qwen2vl_prompt.build_chat_inputs(hub, [user(video(str(tmp_path)), QUESTION)])
     assert_same(mine, listed)
     # Two frames a second, of which qwen_vl_utils takes two.
-    for name, codec in (("all.mov", ("png", "rgb24")), ("all.mkv", ("ffv1", "bgr0"))):
+    for name, codec in (("all.mov", ("png", "rgb24")), ("all.MKV", ("ffv1", "bgr0"))):
         path = write_video(tmp_path / name, images, *codec)
         for source in (str(path), f"file://{path}"):
             mine = qwen2vl_prompt.build_chat_inputs(hub, [user(video(source), QUESTION)])
@@ -198,13 +203,13 @@ def test_which_frames_are_taken(tmp_path, settings, taken):
     path = write_video(tmp_path / "a.mov", images, rate=4)
     part = {"video": path, "resized_height": 112, "resized_width": 112, **settings}
     expected = np.stack([np.asarray(images[number]) for number in taken]).transpose(0, 3, 1, 2)
-    assert torch.equal(read_video(part, 14), torch.from_numpy(expected).float())
+    assert torch.equal(read_video(part, 14).pixels, torch.from_numpy(expected).float())
 
 
 @pytest.mark.parametrize("size", [(150, 90), (900, 20), (900, 800)])
 def test_frames_of_a_file_have_the_size_transformers_gives_them(hub, tmp_path, size):
     images = frames(4, size)
-    found = read_video({"video": write_video(tmp_path / "a.mov", images)}, 14)
+    found = read_video({"video": write_video(tmp_path / "a.mov", images)}, 14).pixels
     stacked = torch.from_numpy(np.stack([np.asarray(each) for each in images]))
     expected = hub.video_processor.resize(
         stacked.permute(0, 3, 1, 2)[None],
@@ -222,7 +227,7 @@ def test_frames_of_a_file_are_those_that_decord_reads(tmp_path, name, codec):
     path = write_video(tmp_path / name, frames(12, (90, 62)), codec, "yuv420p", rate=4)
     for settings in ({}, {"fps": 4}, {"video_start": 1.0, "video_end": 2.0, "max_pixels": 150_000}):
         theirs = fetch_video({"video": str(path), **settings})
-        assert torch.equal(read_video({"video": path, **settings}, 14), theirs)
+        assert torch.equal(read_video({"video": path, **settings}, 14).pixels, theirs)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
@@ -369,7 +374,17 @@ def test_images_and_a_video_equal_separate_runs(mode):
         ([user()], "message 1: expected a content"),
         ([user("what?")], "message 1, part 1: expected an object with a type"),
         ([user({"type": "audio", "audio": "a.wav"})], "a type of text, image or video"),
-        ([user({"type": "image", "url": "a.png"})], "a type of text, image or video"),
+        ([user({"type": "image", "url": "a.png"})], "no image file at a.png"),
+        ([user({"type": "image", "path": "a.png", "url": "a.png"})], "unknown 'url' beside its"),
+        ([user({"type": "image"})], "a type of text, image or video"),
+        ([user({"type": ["image"], "image": "a.png"})], "a type of text, image or video"),
+        ([user({"type": "image_url", "image_url": {"uri": "a.png"}})], "an image_url with a url"),
+        ([user({"type": "image_url", "image_url": {"url": "a", "x": 1}})], "nothing but a detail"),
+        (
+            [user({"type": "image_url", "image_url": {"url": "a", "detail": "low"}})],
+            "expected auto",
+        ),
+        ([user({"type": "video", "path": "a.mp4"})], "no video file or folder of frames at a.mp4"),
         ([user({"type": "text", "text": 1})], "text=1: expected text"),
         ([user(QUESTION), {"role": "assistant", "content": "x"}], "the last message is the"),
         ([user(image("missing.png"))], "no image file at missing.png"),
@@ -381,6 +396,11 @@ def test_images_and_a_video_equal_separate_runs(mode):
         ([user(image(picture(1), max_pixel=9))], "unknown 'max_pixel' beside its image"),
         ([user(image(picture(1), text="hello"))], "unknown 'text' beside its image"),
         ([user(image(picture(1), max_pixels="9"))], "max_pixels='9': expected a number > 0"),
+        (
+            [user(image(picture(1), max_pixels=10**5000))],
+            "max_pixels is too large: expected",
+        ),
+        ([user(video([picture(1)], total_pixels=1e300))], "total_pixels is too large: expected"),
         ([user(image(picture(1), max_pixels=0))], "max_pixels=0: expected a number > 0"),
         ([user(image(picture(1), resized_width=9))], "go together"),
         ([user(image(picture(1), min_pixels=9, max_pixels=8))], "min_pixels is more than"),
@@ -416,7 +436,7 @@ def test_what_is_no_video_is_refused(tmp_path, monkeypatch):
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(8000))
     for name, content, sentence in (
-        ("empty.mp4", b"", "is not a whole video"),
+        ("empty.MP4", b"", "is not a whole video"),
         ("text.mp4", b"a film, honestly", "is not a whole video"),
         ("half.mov", whole[: len(whole) // 2], "is not a whole video"),
         ("sound.wav", None, "holds no video"),
@@ -426,7 +446,11 @@ def test_what_is_no_video_is_refused(tmp_path, monkeypatch):
         with pytest.raises(RequestError, match=sentence):
             open_messages([user(video(tmp_path / name))])
     (tmp_path / "none").mkdir()
-    with pytest.raises(RequestError, match="holds no frames"):
+    with pytest.raises(RequestError, match="none holds no frames$"):
+        open_messages([user(video(tmp_path / "none"))])
+    for name in ("Thumbs.db", "notes.txt", ".hidden.png"):
+        (tmp_path / "none" / name).write_bytes(b"no picture")
+    with pytest.raises(RequestError, match="holds no frames: none of its 2 files is a picture"):
         open_messages([user(video(tmp_path / "none"))])
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(RequestError, match="decoded by the package av"):
@@ -434,18 +458,51 @@ def test_what_is_no_video_is_refused(tmp_path, monkeypatch):
     open_messages([user(video(frames(2)))])
 
 
-@pytest.mark.parametrize(
-    "part", [video(frames(2), min_pixels=9e9), video(frames(2), max_pixels=28 * 28)]
-)
-def test_sizes_that_qwen_vl_utils_refuses_are_told_in_a_sentence(hub, part):
-    with pytest.raises(RequestError, match="a picture cannot be taken as the messages ask"):
-        qwen2vl_prompt.build_chat_inputs(hub, [user(part, QUESTION)])
+def test_a_video_file_of_one_frame_is_that_frame_twice(hub, tmp_path):
+    """As a folder of one is: the encoder takes two pictures at a time."""
+    [image] = frames(1)
+    path = write_video(tmp_path / "a.mov", [image])
+    (tmp_path / "frames").mkdir()
+    image.save(tmp_path / "frames" / "1.png")
+    listed = qwen2vl_prompt.build_chat_inputs(hub, [user(video([image, image]), QUESTION)])
+    for source, settings in (
+        (tmp_path / "frames", {}),
+        *((path, each) for each in ({}, {"fps": 4}, {"nframes": 2}, {"video_start": 0})),
+    ):
+        mine = qwen2vl_prompt.build_chat_inputs(hub, [user(video(source, **settings), QUESTION)])
+        assert_same(mine, listed)
+    for settings in ({"nframes": 4}, {"video_start": 3}):
+        with pytest.raises(RequestError, match="a video of 1 frame at 2 a second cannot be"):
+            read_video({"video": path, **settings}, 14)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_a_video_comes_upright(tmp_path, degrees):
+    """As a telephone marks it, degrees counterclockwise."""
+    images = frames(2, (40, 28))
+    stored = [each.rotate(-degrees, expand=True) for each in images]
+    path = write_video(tmp_path / "a.mov", stored, rotation=degrees)
+    assert decode(path, [0, 1]) == images
+
+
+def test_frames_of_a_file_that_change_their_size_are_refused(tmp_path):
+    path = tmp_path / "a.mpng"
+    with av.open(str(path), "w", format="image2pipe") as container:
+        stream = container.add_stream("png", rate=2)
+        stream.width, stream.height, stream.pix_fmt = 28, 28, "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_image(picture(1, (28, 28)))))
+        container.mux(stream.encode())
+    buffer = io.BytesIO()
+    picture(2, (56, 28)).save(buffer, "PNG")
+    path.write_bytes(path.read_bytes() + buffer.getvalue())
+    with pytest.raises(RequestError, match="of one size, these are 28 x 28 and 56 x 28"):
+        read_video({"video": path, "nframes": 2}, 14)
 
 
 def test_a_video_too_short_for_what_is_asked(hub, tmp_path):
     path = write_video(tmp_path / "a.mov", frames(4))
     for settings in ({"nframes": 10}, {"video_start": 1.0, "video_end": 0.5}):
-        with pytest.raises(RequestError, match="a picture cannot be taken as the messages ask"):
+        with pytest.raises(RequestError, match="a video of 4 frames at 2 a second cannot be"):
             qwen2vl_prompt.build_chat_inputs(hub, [user(video(path, **settings), QUESTION)])
 
 

@@ -85,7 +85,9 @@ def _alike(one: Conversation, other: Conversation) -> bool:
 
 
 def _content(content: Any) -> bytes:
-    """What tells texts, opened images, and videos (a path or a list of frames) apart."""
+    """What tells texts, opened images, and videos (a path, bytes or a list of frames) apart."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).digest()
     if isinstance(content, str | Path):
         return f"{content}\0".encode(errors="surrogatepass")
     if isinstance(content, list):

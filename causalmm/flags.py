@@ -32,10 +32,7 @@ RESET = "/reset"
 
 _EXCLUDED = {
     "messages": ("image", "video", "prompt", "chat"),
-    "batch": (
-        *("image", "video", "prompt", "messages", "chat", "compare", "json"),
-        *(*LIMITS, "allow_network"),
-    ),
+    "batch": ("image", "video", "prompt", "messages", "chat", "compare", "json"),
     "chat": ("prompt", "compare", "json"),
 }
 _NEEDED = {"batch": "out", "out": "batch", "batch_size": "batch", "retry_failed": "batch"}

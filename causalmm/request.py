@@ -5,7 +5,9 @@ Held by tests/test_generate_command.py and tests/test_batch_command.py.
 
 import argparse
 import os
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from causalmm import checkpoints
@@ -44,6 +46,10 @@ class Request(NamedTuple):
     sampling: dict[str, Any]
     seed: int
     max_new_tokens: int
+    limits: Mapping[str, int] = MappingProxyType({})
+    """Of the pictures of --batch, see `messages.limit_sizes`."""
+    allow_network: bool = False
+    """Whether pictures of --batch may be fetched."""
 
 
 class Wanted(NamedTuple):
@@ -80,6 +86,7 @@ def check(args: argparse.Namespace, family: str | None = None) -> Request:
         raise RequestError(f"{args.model} is a LLaVA checkpoint, which reads images and no video")
     if args.batch is None:
         return request
+    request = request._replace(limits=limits, allow_network=args.allow_network)
     size = args.batch_size or BATCH_SIZE
     settings = _settings(args, request)
     batch = open_batch(args.batch, args.out, size, settings, args.retry_failed)
@@ -175,4 +182,5 @@ def _settings(args: argparse.Namespace, request: Request) -> dict[str, Any]:
         "max_new_tokens": request.max_new_tokens,
         "dtype": args.dtype,
         "attn": args.attn,
+        **{name: request.limits.get(name) for name in LIMITS},
     }

@@ -16,7 +16,7 @@ from causalmm import checkpoints
 from causalmm.batch import Row
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, is_out_of_memory
-from causalmm.messages import one_turn, open_messages, text_part
+from causalmm.messages import limit_sizes, one_turn, open_messages, text_part
 from causalmm.request import Request
 from causalmm.terminal import quiet_transformers
 
@@ -107,7 +107,9 @@ class Session(NamedTuple):
                 continue
             try:
                 if (key := json.dumps(row.image)) not in pictures:
-                    [turn] = open_messages(one_turn(row.images, None))
+                    request, turn = self.request, one_turn(row.images, None)
+                    turn = open_messages(turn, allow_network=request.allow_network)
+                    [turn] = limit_sizes(turn, request.limits)
                     pictures[key] = turn["content"]
                 content = [*pictures[key], text_part(row.prompt)]
                 asked.append([{"role": "user", "content": content}])

@@ -427,6 +427,28 @@ def read_lines(path):
     return path.read_bytes().split(b"\n")[:-1]
 
 
+def test_pixel_limits_of_a_batch(batch, folder, tmp_path, capfd):
+    """Each row as alone under the same flags; other limits are other settings."""
+    row, flags = questions(folder)[0], ("--max-pixels", "800")
+    [limited], _ = batch([row], *flags, model="qwen2vl")
+    given = ["--image", row["image"], "--prompt", row["prompt"], "--model", folder / "qwen2vl"]
+    assert cli.main([str(each) for each in (*given, "--max-new-tokens", "4", *flags)]) == 0
+    assert capfd.readouterr().out.strip() == limited["answer"]
+    assert json.loads((tmp_path / f"out.jsonl{SUFFIX}").read_text())["max_pixels"] == 800
+    assert "other settings (max_pixels" in batch([row], model="qwen2vl", code=2)[1]
+
+
+def test_the_network_is_asked_for_a_batch_only_if_allowed(batch, folder, monkeypatch):
+    content = (folder / "a.png").read_bytes()
+    monkeypatch.setattr("causalmm.sources.fetch", lambda address: content)
+    rows = [{"image": str(folder / "a.png"), "prompt": "what ?"}]
+    rows.append(rows[0] | {"image": "https://x/a.png"})
+    here, fetched = batch(rows, "--allow-network")[0]
+    assert here["answer"] == fetched["answer"]
+    _, refused = batch(rows, out="other")[0]
+    assert "https://x/a.png is not fetched" in refused["error"]
+
+
 def test_settings_are_written_beside_the_answers(batch, folder, tmp_path):
     batch(questions(folder)[:1], "--top-p", "0.5", "--batch-size", "3")
     settings = json.loads((tmp_path / f"out.jsonl{SUFFIX}").read_text())

@@ -390,8 +390,6 @@ def test_a_chat_prompts_on_a_terminal_only(pictures):
         ("--messages m --chat", "--messages and --chat exclude each other"),
         ("--batch b --out o --prompt p", "--batch and --prompt exclude each other"),
         ("--batch b --out o --json", "--batch and --json exclude each other"),
-        ("--batch b --out o --max-pixels 9", "--batch and --max-pixels exclude each other"),
-        ("--batch b --out o --allow-network", "--batch and --allow-network exclude each other"),
         ("--chat --image i --prompt p", "--chat and --prompt exclude each other"),
         ("--chat --image i --compare", "--chat and --compare exclude each other"),
         ("--batch b", "--batch needs --out"),

@@ -47,7 +47,8 @@ class CausalMMConfig:
     """Overrides `gamma` for the vision branch; None: `gamma`. Not for mode "joint"."""
     gamma_language: float | None = None
     epsilon: float = 0.1
-    """Adaptive plausibility: tokens below epsilon x p(best token) come after all others; 0: none."""
+    """Adaptive plausibility: tokens below epsilon x p(best token) come after all others; 0 keeps
+    all in their order."""
     draws: int = 1
     """Counterfactual draws of a stochastic method (random, shuffle), averaged."""
     normalization: str = "visible"
@@ -155,4 +156,4 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def _check_strength(name: str, value: object) -> None:
     if not _is_number(value) or not 0 <= value <= MAX_STRENGTH:
-        raise ValueError(f"{name}={value!r}: expected a number in [0, {MAX_STRENGTH:g}]")
+        raise ValueError(f"{name}={value!r}: expected a number from 0 to {MAX_STRENGTH:,.0f}")

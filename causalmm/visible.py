@@ -172,7 +172,8 @@ def visible_keys(attention_mask: Tensor | None, past: int | Tensor, keys: int) -
         what = tuple(getattr(attention_mask, "shape", ()))
         raise ValueError(
             f"causalmm cannot read an attention_mask of type {type(attention_mask).__name__} "
-            f"{what}: expected a 2-D or 4-D tensor (flex_attention with a static cache makes others)"
+            f"{what}: expected a 2-D or 4-D tensor (flex_attention with a static cache makes "
+            "others)"
         )
     if attention_mask.ndim == 2:
         # A static cache has keys to come; causality hides them whatever the mask says.

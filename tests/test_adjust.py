@@ -80,7 +80,8 @@ def test_ruled_out_tokens_keep_their_order_below_all_others(logits, epsilon, gam
     allowed = factual >= factual.amax() + math.log(epsilon)
     assert torch.equal(masked[allowed], unmasked[allowed])
     below, above = masked[~allowed], masked[allowed]
-    assert ((below[:, None] < above).all()) and (masked.isfinite()).all()
+    assert (below[:, None] < above).all()
+    assert masked.isfinite().all()
     order = unmasked[~allowed].argsort()
     assert (below[order].diff() >= 0).all()
     assert torch.equal(ruled_out(masked), ~allowed) or gamma > 1

@@ -812,7 +812,7 @@ def position(visible, sample, key, past):
     if visible.mask is None:
         keys = [True] * (key + 1) if visible.keys is None else visible.keys[sample].tolist()
         return sum(keys[: key + 1]) - 1
-    sees = visible.mask[sample, 0].tolist()
+    sees = visible.mask[sample % len(visible.mask), 0].tolist()
     seers = [row for row in sees if row[key]] or [sees[min(max(key - past, 0), len(sees) - 1)]]
     return sum(seers[0][: key + 1]) - 1
 

@@ -18,7 +18,7 @@ from causalmm import CausalMMConfig
         ({"language_method": "shuffle"}, "language_method='shuffle': expected one of uniform"),
         ({"normalization": "none"}, "expected one of visible, released"),
         ({"site": "image"}, "expected one of attention, features"),
-        ({"gamma": -0.5}, "gamma=-0.5: expected a number in [0, 1e+06]"),
+        ({"gamma": -0.5}, "gamma=-0.5: expected a number from 0 to 1,000,000"),
         ({"gamma": float("nan")}, "gamma=nan"),
         ({"gamma": float("inf")}, "gamma=inf"),
         ({"gamma_vision": -1.0}, "gamma_vision=-1.0"),

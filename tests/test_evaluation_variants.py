@@ -111,7 +111,7 @@ def test_no_two_folders_have_one_name(tmp_path_factory, values):
         ("gamma: [1", "is not YAML"),
         ("gama: 1", "unknown setting 'gama': expected one of mode,"),
         ("gamma: []", "gamma has no values"),
-        ("gamma: [1, -1]", "gamma=-1: expected a number in [0, 1e+06]"),
+        ("gamma: [1, -1]", "gamma=-1: expected a number from 0 to 1,000,000"),
         ("gamma: one", "gamma='one'"),
         (f"vision_layers: [{list(range(200))}]", "give settings that do not vary as flags"),
         ("mode: [vision, vision]", "two combinations would have the name mode=vision"),

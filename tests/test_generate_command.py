@@ -487,7 +487,7 @@ def test_layers_may_start_with_a_minus(layers):
         ("--site pixels", "--site: invalid choice"),
         ("--vision-layers most", "vision_layers='most'"),
         ("--language-layers 1:2:0:4", "language_layers='1:2:0:4'"),
-        ("--gamma -1", "gamma=-1.0: expected a number in [0, 1e+06]"),
+        ("--gamma -1", "gamma=-1.0: expected a number from 0 to 1,000,000"),
         ("--gamma nan", "gamma=nan"),
         ("--gamma much", "--gamma: invalid float value"),
         ("--gamma-vision -0.5", "gamma_vision=-0.5"),

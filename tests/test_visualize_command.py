@@ -281,7 +281,7 @@ def test_a_page_can_be_had_alone(folder, tmp_path, capfd, monkeypatch):
             for figure in FIGURES
             for flags, said in (
                 (("--mode", "plain"), "mode plain has no counterfactual to draw"),
-                (("--gamma", "-1"), "gamma=-1.0: expected a number in [0, 1e+06]"),
+                (("--gamma", "-1"), "gamma=-1.0: expected a number from 0 to 1,000,000"),
                 (("--image", "nowhere.png"), "no image file at nowhere.png"),
                 (("--model", "nowhere"), "unknown model 'nowhere'"),
                 (("--png", "nowhere/figure.png"), "there is no folder nowhere"),

@@ -43,7 +43,7 @@ HEAVY = ("matplotlib", "gradio", "datasets", "pandas", "scipy", "sklearn")
 DRAWS = (1, 2, 4)
 """Of both branches of mode "multimodal": 3, 5 and 9 rows for one."""
 IMPORTS = {
-    "upstream": "from causalmm.compat import ensure_torchvision; ensure_torchvision()\n"
+    "upstream": "import causalmm\n"
     "import transformers.models.llava.modeling_llava\n"
     "import transformers.models.clip.modeling_clip\n"
     "import transformers.models.llama.modeling_llama\n"

@@ -3,7 +3,6 @@
 Held by tests/test_checkpoints.py and tests/test_authors_format.py.
 """
 
-from causalmm.compat import ensure_torchvision
 from causalmm.config import CausalMMConfig
 from causalmm.errors import RequestError
 from causalmm.loading import Loaded, load_checkpoint
@@ -18,7 +17,6 @@ def load(
     causalmm: CausalMMConfig | None = None,
 ) -> Loaded:
     """Model and processor of a folder or hub id; see `causalmm.loading.load_checkpoint`."""
-    ensure_torchvision()
     model_class, processor_class = _classes(source)
     loaded = load_checkpoint(
         source,

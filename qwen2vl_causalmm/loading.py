@@ -1,6 +1,5 @@
 """Load a Qwen2-VL checkpoint of the transformers format. Held by tests/test_checkpoints.py."""
 
-from causalmm.compat import ensure_torchvision
 from causalmm.config import CausalMMConfig
 from causalmm.loading import Loaded, load_checkpoint
 
@@ -14,7 +13,6 @@ def load(
     causalmm: CausalMMConfig | None = None,
 ) -> Loaded:
     """Model and processor of a folder or hub id; see `causalmm.loading.load_checkpoint`."""
-    ensure_torchvision()
     from transformers import Qwen2VLProcessor
 
     from qwen2vl_causalmm import Qwen2VLForConditionalGeneration

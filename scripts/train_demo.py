@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from causalmm.compat import ensure_torchvision
 from causalmm.toyworld import CHECKPOINTS, FAMILIES
 from causalmm.toyworld.training import Trainer, TrainingSettings
 
@@ -57,7 +56,6 @@ def main(argv: list[str] | None = None) -> int:
         "--no-compile", action="store_true", help="do not use torch.compile: slower, no compiler"
     )
     args = parser.parse_args(argv)
-    ensure_torchvision()
     out = args.out or CHECKPOINTS / f"demo-{args.family}"
     try:
         if args.only in (None, "train"):

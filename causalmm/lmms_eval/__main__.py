@@ -3,12 +3,9 @@
 The same as the command lmms-eval, whose imports stop there at torchvision (see causalmm/compat.py).
 """
 
-from causalmm.compat import ensure_torchvision
-
 
 def main() -> None:
     """The command lmms-eval, with its flags."""
-    ensure_torchvision()
     from lmms_eval.cli.dispatch import main as run
 
     run()

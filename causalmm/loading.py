@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, first_line, is_out_of_memory
+from causalmm.processors import check_processor
 
 # What transformers, safetensors and torch raise on a checkpoint that is incomplete or damaged.
 _UNREADABLE = (
@@ -45,6 +46,7 @@ def load_checkpoint(
     source: str,
     model_class: type,
     processor_class: type,
+    complete: Callable[[str, Any, Any], None],
     *,
     dtype: str = "auto",
     device: str = "auto",
@@ -53,10 +55,12 @@ def load_checkpoint(
 ) -> Loaded:
     """Model and processor of a folder or hub id, in eval mode on `device`.
 
-    `dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere; `device` "auto" is CUDA
-    where there is one. `causalmm`, if given, is checked against the checkpoint before its weights
-    are read. Raises RequestError for what the machine or the model does not have, FailureError for
-    a checkpoint that cannot be read whole.
+    `complete` takes source, processor and configuration: it sets what the processor's files leave
+    unsaid, and raises FailureError where they contradict the configuration. `dtype` "auto" is
+    float32 on a CPU and the checkpoint's own elsewhere; `device` "auto" is CUDA where there is one.
+    `causalmm`, if given, is checked against the checkpoint before its weights are read. Raises
+    RequestError for what the machine or the model does not have, FailureError for a checkpoint that
+    cannot be read whole.
     """
     place = find_device(device)
     if dtype == "auto" and place.type == "cpu":
@@ -70,12 +74,8 @@ def load_checkpoint(
         "the processor",
         lambda: processor_class.from_pretrained(source, trust_remote_code=False),
     )
-    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
-    if processor.chat_template is None:
-        raise FailureError(f"{source} has no chat template, so no prompt can be made for it")
-    if processor.image_token_id != config.image_token_id:
-        # Without its files, transformers makes an empty tokenizer of some kinds and goes on.
-        raise FailureError(f"{source}: the tokenizer is missing or belongs to another model")
+    check_processor(source, processor, config)
+    complete(source, processor, config)
     model, report = _read(
         source,
         "the weights",
@@ -95,6 +95,9 @@ def load_checkpoint(
         raise FailureError(
             f"{source} lacks {len(missing)} of the model's weights (first: {missing[0]})"
         )
+    if model.generation_config.eos_token_id is None:
+        # An answer would go on behind its end.
+        model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     return Loaded(model.eval(), processor)
 
 

@@ -1,7 +1,8 @@
 """Load a checkpoint's model and processor, refusing early what cannot work.
 
 In this order, cheapest first: the device, the checkpoint's shape against the configuration (no
-weight is read for that), the processor, the weights. A model package gives the classes.
+weight is read for that), the processor, the memory that the weights take, the weights. A model
+package gives the classes.
 Held by tests/test_checkpoints.py.
 """
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, first_line, is_out_of_memory
+from causalmm.memory import bytes_available, bytes_needed, check_fits
 from causalmm.processors import check_processor
 
 # What transformers, safetensors and torch raise on a checkpoint that is incomplete or damaged.
@@ -67,8 +69,9 @@ def load_checkpoint(
         dtype = "float32"
     config = _read(source, "config.json", lambda: model_class.config_class.from_pretrained(source))
     _check_attention(model_class, config, attn)
+    shell = _read(source, "config.json", lambda: _shell(model_class, config, attn))
     if causalmm is not None:
-        _check_plan(source, model_class, config, attn, causalmm)
+        _check_plan(shell, causalmm)
     processor = _read(
         source,
         "the processor",
@@ -76,6 +79,7 @@ def load_checkpoint(
     )
     check_processor(source, processor, config)
     complete(source, processor, config)
+    _check_memory(source, shell, dtype, place)
     model, report = _read(
         source,
         "the weights",
@@ -119,24 +123,33 @@ def _check_attention(model_class: type, config: Any, attn: str) -> None:
     if attn in ("sdpa", "eager"):
         return
     try:
-        with torch.device("meta"):
-            model_class._from_config(copy.deepcopy(config), attn_implementation=attn)
+        _shell(model_class, config, attn)
     except (ImportError, ValueError) as error:
         raise RequestError(f"attention {attn} cannot be used here ({first_line(error)})") from error
 
 
-def _check_plan(
-    source: str, model_class: type, config: Any, attn: str, causalmm: CausalMMConfig
-) -> None:
-    def build_shell() -> Any:
-        with torch.device("meta"):
-            return model_class._from_config(config, attn_implementation=attn)
+def _shell(model_class: type, config: Any, attn: str) -> Any:
+    """The model without weights. Building it writes into a configuration, so it gets its own."""
+    with torch.device("meta"):
+        return model_class._from_config(copy.deepcopy(config), attn_implementation=attn)
 
-    shell = _read(source, "config.json", build_shell)
+
+def _check_plan(shell: Any, causalmm: CausalMMConfig) -> None:
     try:
         shell.causalmm_plan(causalmm)
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+def _check_memory(source: str, shell: Any, dtype: str, place: torch.device) -> None:
+    available = bytes_available(place)
+    if available is None or getattr(shell.config, "quantization_config", None) is not None:
+        return  # it cannot be told what there is, or what quantised weights take
+    # Where the configuration names none, "auto" is that of the weights: 2 bytes each, at the least.
+    found = shell.config.dtype or "float16" if dtype == "auto" else dtype
+    wanted = getattr(torch, found) if isinstance(found, str) else found
+    needed = _read(source, "the weights", lambda: bytes_needed(source, shell, wanted, place))
+    check_fits(source, shell, needed, available, wanted, place)
 
 
 def _read(source: str, what: str, read: Callable[[], Any]) -> Any:

@@ -338,12 +338,16 @@ def test_a_device_that_is_not_here(family, checkpoint, device):
         LOADING[family].load(str(checkpoint), device=device)
 
 
-def test_not_enough_memory_is_a_failure(family, checkpoint, monkeypatch):
-    def too_large(*args, **kwargs):
-        return torch.empty(2**60)
+def unmappable():
+    raise RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)")
 
+
+@pytest.mark.parametrize("too_large", [lambda: torch.empty(2**60), unmappable])
+def test_not_enough_memory_is_a_failure(family, checkpoint, monkeypatch, too_large):
     package = __import__(f"{family}_causalmm")
-    monkeypatch.setattr(getattr(package, package.__all__[0]), "from_pretrained", too_large)
+    monkeypatch.setattr(
+        getattr(package, package.__all__[0]), "from_pretrained", lambda *_, **__: too_large()
+    )
     with pytest.raises(FailureError, match="not enough memory"):
         LOADING[family].load(str(checkpoint), device="cpu")
 

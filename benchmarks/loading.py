@@ -162,6 +162,14 @@ def save(args: argparse.Namespace) -> dict[str, int]:
     models.fill(model)
     model.save_pretrained(args.folder, max_shard_size="200MB")
     shutil.copytree(demo, args.folder, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)
+    # Pictures of the model's size: a processor that makes others is refused.
+    file, size = args.folder / "processor_config.json", config.vision_config.image_size
+    settings = json.loads(file.read_text())
+    settings["image_processor"] |= {
+        "size": {"shortest_edge": size},
+        "crop_size": {"height": size, "width": size},
+    }
+    file.write_text(json.dumps(settings))
     return {"bytes": sum(file.stat().st_size for file in args.folder.glob("*.safetensors"))}
 
 

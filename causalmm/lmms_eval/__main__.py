@@ -1,6 +1,7 @@
 """lmms-eval beside a CPU build of torch.    python -m causalmm.lmms_eval --model ... --tasks ...
 
-The same as the command lmms-eval, whose imports stop there at torchvision (see causalmm/compat.py).
+The same as the command lmms-eval, whose imports stop there at torchvision where causalmm is on the
+path but not installed (see causalmm/compat.py).
 """
 
 

@@ -43,7 +43,7 @@ HEAVY = ("matplotlib", "gradio", "datasets", "pandas", "scipy", "sklearn")
 DRAWS = (1, 2, 4)
 """Of both branches of mode "multimodal": 3, 5 and 9 rows for one."""
 IMPORTS = {
-    "upstream": "from causalmm.compat import ensure_torchvision; ensure_torchvision()\n"
+    "upstream": "import causalmm\n"
     "import transformers.models.llava.modeling_llava\n"
     "import transformers.models.clip.modeling_clip\n"
     "import transformers.models.llama.modeling_llama\n"
@@ -162,6 +162,14 @@ def save(args: argparse.Namespace) -> dict[str, int]:
     models.fill(model)
     model.save_pretrained(args.folder, max_shard_size="200MB")
     shutil.copytree(demo, args.folder, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)
+    # Pictures of the model's size: a processor that makes others is refused.
+    file, size = args.folder / "processor_config.json", config.vision_config.image_size
+    settings = json.loads(file.read_text())
+    settings["image_processor"] |= {
+        "size": {"shortest_edge": size},
+        "crop_size": {"height": size, "width": size},
+    }
+    file.write_text(json.dumps(settings))
     return {"bytes": sum(file.stat().st_size for file in args.folder.glob("*.safetensors"))}
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
 from causalmm.checkpoints import FAMILIES
-from causalmm.compat import ensure_torchvision
 from causalmm.errors import RequestError
 
 NOISE = 2**20 - 3
@@ -144,7 +143,6 @@ def build_pair(
 
 def configuration(name: str, image_tokens: int = 576) -> Any:
     """The configuration of a preset, for images of so many tokens."""
-    ensure_torchvision()  # from here on transformers may look for it
     preset = PRESETS[name]
     if preset.family == "qwen2_vl":
         return transformers.Qwen2VLConfig(
@@ -174,7 +172,6 @@ def configuration(name: str, image_tokens: int = 576) -> Any:
 
 def class_of(family: str, *, ours: bool) -> type:
     """The model class of a family: the patched one or upstream's."""
-    ensure_torchvision()
     if not ours:
         return getattr(transformers, _CLASSES[family])
     return getattr(import_module(FAMILIES[family].package), _CLASSES[family])

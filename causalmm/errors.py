@@ -21,7 +21,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return False
     # Told by their words: besides torch.OutOfMemoryError, some backends and the CPU's allocator
     # raise a plain RuntimeError.
-    return any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+    words = ("out of memory", "can't allocate memory", "Cannot allocate memory")
+    return any(each in str(error) for each in words)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Load a checkpoint's model and processor, refusing early what cannot work.
 
 In this order, cheapest first: the device, the checkpoint's shape against the configuration (no
-weight is read for that), the processor, the weights. A model package gives the classes.
+weight is read for that), the processor, the memory that the weights take, the weights. A model
+package gives the classes.
 Held by tests/test_checkpoints.py.
 """
 
@@ -16,6 +17,8 @@ from safetensors import SafetensorError
 
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, first_line, is_out_of_memory
+from causalmm.memory import bytes_available, bytes_needed, check_fits
+from causalmm.processors import check_processor
 
 # What transformers, safetensors and torch raise on a checkpoint that is incomplete or damaged.
 _UNREADABLE = (
@@ -45,6 +48,7 @@ def load_checkpoint(
     source: str,
     model_class: type,
     processor_class: type,
+    complete: Callable[[str, Any, Any], None],
     *,
     dtype: str = "auto",
     device: str = "auto",
@@ -53,29 +57,29 @@ def load_checkpoint(
 ) -> Loaded:
     """Model and processor of a folder or hub id, in eval mode on `device`.
 
-    `dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere; `device` "auto" is CUDA
-    where there is one. `causalmm`, if given, is checked against the checkpoint before its weights
-    are read. Raises RequestError for what the machine or the model does not have, FailureError for
-    a checkpoint that cannot be read whole.
+    `complete` takes source, processor and configuration: it sets what the processor's files leave
+    unsaid, and raises FailureError where they contradict the configuration. `dtype` "auto" is
+    float32 on a CPU and the checkpoint's own elsewhere; `device` "auto" is CUDA where there is one.
+    `causalmm`, if given, is checked against the checkpoint before its weights are read. Raises
+    RequestError for what the machine or the model does not have, FailureError for a checkpoint that
+    cannot be read whole.
     """
     place = find_device(device)
     if dtype == "auto" and place.type == "cpu":
         dtype = "float32"
     config = _read(source, "config.json", lambda: model_class.config_class.from_pretrained(source))
     _check_attention(model_class, config, attn)
+    shell = _read(source, "config.json", lambda: _shell(model_class, config, attn))
     if causalmm is not None:
-        _check_plan(source, model_class, config, attn, causalmm)
+        _check_plan(shell, causalmm)
     processor = _read(
         source,
         "the processor",
         lambda: processor_class.from_pretrained(source, trust_remote_code=False),
     )
-    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
-    if processor.chat_template is None:
-        raise FailureError(f"{source} has no chat template, so no prompt can be made for it")
-    if processor.image_token_id != config.image_token_id:
-        # Without its files, transformers makes an empty tokenizer of some kinds and goes on.
-        raise FailureError(f"{source}: the tokenizer is missing or belongs to another model")
+    check_processor(source, processor, config)
+    complete(source, processor, config)
+    _check_memory(source, shell, dtype, place)
     model, report = _read(
         source,
         "the weights",
@@ -95,6 +99,9 @@ def load_checkpoint(
         raise FailureError(
             f"{source} lacks {len(missing)} of the model's weights (first: {missing[0]})"
         )
+    if model.generation_config.eos_token_id is None:
+        # An answer would go on behind its end.
+        model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     return Loaded(model.eval(), processor)
 
 
@@ -116,24 +123,33 @@ def _check_attention(model_class: type, config: Any, attn: str) -> None:
     if attn in ("sdpa", "eager"):
         return
     try:
-        with torch.device("meta"):
-            model_class._from_config(copy.deepcopy(config), attn_implementation=attn)
+        _shell(model_class, config, attn)
     except (ImportError, ValueError) as error:
         raise RequestError(f"attention {attn} cannot be used here ({first_line(error)})") from error
 
 
-def _check_plan(
-    source: str, model_class: type, config: Any, attn: str, causalmm: CausalMMConfig
-) -> None:
-    def build_shell() -> Any:
-        with torch.device("meta"):
-            return model_class._from_config(config, attn_implementation=attn)
+def _shell(model_class: type, config: Any, attn: str) -> Any:
+    """The model without weights. Building it writes into a configuration, so it gets its own."""
+    with torch.device("meta"):
+        return model_class._from_config(copy.deepcopy(config), attn_implementation=attn)
 
-    shell = _read(source, "config.json", build_shell)
+
+def _check_plan(shell: Any, causalmm: CausalMMConfig) -> None:
     try:
         shell.causalmm_plan(causalmm)
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+def _check_memory(source: str, shell: Any, dtype: str, place: torch.device) -> None:
+    available = bytes_available(place)
+    if available is None or getattr(shell.config, "quantization_config", None) is not None:
+        return  # it cannot be told what there is, or what quantised weights take
+    # Where the configuration names none, "auto" is that of the weights: 2 bytes each, at the least.
+    found = shell.config.dtype or "float16" if dtype == "auto" else dtype
+    wanted = getattr(torch, found) if isinstance(found, str) else found
+    needed = _read(source, "the weights", lambda: bytes_needed(source, shell, wanted, place))
+    check_fits(source, shell, needed, available, wanted, place)
 
 
 def _read(source: str, what: str, read: Callable[[], Any]) -> Any:

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+import causalmm  # noqa: F401 - makes torchvision importable
+
 __all__ = ["LlavaForConditionalGeneration", "from_llava"]
 
 _HOME = {
@@ -12,11 +14,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: torch and transformers take seconds, and torchvision must be made
-    # importable before transformers looks for it.
+    # Loaded on first use: torch and transformers take seconds.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from causalmm.compat import ensure_torchvision
-
-    ensure_torchvision()
     return getattr(import_module(_HOME[name]), name)

@@ -3,10 +3,14 @@
 Held by tests/test_checkpoints.py and tests/test_authors_format.py.
 """
 
-from causalmm.compat import ensure_torchvision
+from typing import Any
+
+from PIL import Image
+
 from causalmm.config import CausalMMConfig
-from causalmm.errors import RequestError
+from causalmm.errors import FailureError, RequestError
 from causalmm.loading import Loaded, load_checkpoint
+from causalmm.processors import complete
 
 
 def load(
@@ -18,19 +22,17 @@ def load(
     causalmm: CausalMMConfig | None = None,
 ) -> Loaded:
     """Model and processor of a folder or hub id; see `causalmm.loading.load_checkpoint`."""
-    ensure_torchvision()
     model_class, processor_class = _classes(source)
-    loaded = load_checkpoint(
+    return load_checkpoint(
         source,
         model_class,
         processor_class,
+        _complete,
         dtype=dtype,
         device=device,
         attn=attn,
         causalmm=causalmm,
     )
-    _complete(loaded)
-    return loaded
 
 
 def _classes(source: str) -> tuple[type, type]:
@@ -51,10 +53,40 @@ def _classes(source: str) -> tuple[type, type]:
     return LlavaForConditionalGeneration, LlavaProcessor
 
 
-def _complete(loaded: Loaded) -> None:
-    """Fill in what processors saved by older transformers left to the model's configuration."""
-    processor, config = loaded.processor, loaded.model.config
-    if processor.patch_size is None:
-        processor.patch_size = config.vision_config.patch_size
-        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-        processor.num_additional_image_tokens = 1  # CLIP's class token
+def _complete(source: str, processor: Any, config: Any) -> None:
+    """Settings that older transformers did not save, and the size of pictures.
+
+    Raises FailureError where a picture would become other tokens than the model makes features.
+    """
+    vision = config.vision_config
+    saved, _ = type(processor).get_processor_dict(source)
+    expected = {
+        "patch_size": vision.patch_size,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+    }
+    if vision.model_type == "clip_vision_model":
+        expected["num_additional_image_tokens"] = 1  # CLIP's class token
+        _check_size(source, processor, vision.image_size)
+        # Together these two say how many tokens there are beside the patches, and another pair that
+        # says the same works.
+        names = ("num_additional_image_tokens", "vision_feature_select_strategy")
+        if _beside(*(saved.get(name) for name in names)) == _beside(*map(expected.get, names)):
+            expected = {"patch_size": vision.patch_size}
+    complete(source, "processor", processor, saved, expected)
+
+
+def _beside(additional: int | None, strategy: str | None) -> int | None:
+    """Image tokens beside those of the patches; None where a setting is missing."""
+    if additional is None or strategy is None:
+        return None
+    return additional - (strategy == "default")
+
+
+def _check_size(source: str, processor: Any, size: int) -> None:
+    picture = processor.image_processor(Image.new("RGB", (size, size)), return_tensors="pt")
+    height, width = picture["pixel_values"].shape[-2:]
+    if (height, width) != (size, size):
+        raise FailureError(
+            f"{source}: its processor makes pictures of {width} x {height} pixels, and by the "
+            f"model's configuration they have {size} x {size}"
+        )

@@ -1,8 +1,10 @@
 """Load a Qwen2-VL checkpoint of the transformers format. Held by tests/test_checkpoints.py."""
 
-from causalmm.compat import ensure_torchvision
+from typing import Any
+
 from causalmm.config import CausalMMConfig
 from causalmm.loading import Loaded, load_checkpoint
+from causalmm.processors import complete
 
 
 def load(
@@ -14,7 +16,6 @@ def load(
     causalmm: CausalMMConfig | None = None,
 ) -> Loaded:
     """Model and processor of a folder or hub id; see `causalmm.loading.load_checkpoint`."""
-    ensure_torchvision()
     from transformers import Qwen2VLProcessor
 
     from qwen2vl_causalmm import Qwen2VLForConditionalGeneration
@@ -23,8 +24,32 @@ def load(
         source,
         Qwen2VLForConditionalGeneration,
         Qwen2VLProcessor,
+        _complete,
         dtype=dtype,
         device=device,
         attn=attn,
         causalmm=causalmm,
     )
+
+
+def _complete(source: str, processor: Any, config: Any) -> None:
+    """Settings that older transformers did not save, or saved under other names.
+
+    Raises FailureError where a picture would be cut into other patches than the model's.
+    """
+    vision = config.vision_config
+    expected = {
+        "patch_size": vision.patch_size,
+        "merge_size": vision.spatial_merge_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+    }
+    images, videos = processor.image_processor, processor.video_processor
+    for part, target, (saved, _) in (
+        ("image processor", images, type(images).get_image_processor_dict(source)),
+        ("video processor", videos, type(videos).get_video_processor_dict(source)),
+    ):
+        complete(source, part, target, saved, expected)
+        for edge, pixels in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+            if target.size[edge] is None:
+                target.size[edge] = target.size[pixels] or type(target).size[edge]
+                target.size[pixels] = None

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from causalmm.checkpoints import DEMOS
-from causalmm.compat import ensure_torchvision
 from causalmm.config import CausalMMConfig
 from causalmm.toyworld import CHECKPOINTS
 
@@ -37,7 +36,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=300, help="scenes a question set")
     parser.add_argument("--out", type=Path, default=Path("examples"))
     args = parser.parse_args(argv)
-    ensure_torchvision()
     args.out.mkdir(exist_ok=True)
     trained = [demo for demo in DEMOS if (CHECKPOINTS / demo / "model.safetensors").is_file()]
     found = [example for demo in trained for example in find(demo, args.images, args.out)]

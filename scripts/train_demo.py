@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from causalmm.compat import ensure_torchvision
 from causalmm.errors import FailureError
 from causalmm.sole_writer import sole_writer
 from causalmm.toyworld import CHECKPOINTS, FAMILIES
@@ -59,7 +58,6 @@ def main(argv: list[str] | None = None) -> int:
         "--no-compile", action="store_true", help="do not use torch.compile: slower, no compiler"
     )
     args = parser.parse_args(argv)
-    ensure_torchvision()
     out = args.out or CHECKPOINTS / f"demo-{args.family}"
     try:
         if args.only in (None, "train"):

@@ -9,9 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from causalmm.compat import ensure_torchvision
+from causalmm.compat import watch_torchvision
 
-ensure_torchvision()
+watch_torchvision()
 
 from lmms_eval.api.instance import Instance  # noqa: E402
 from lmms_eval.models import get_model  # noqa: E402

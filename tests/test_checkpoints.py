@@ -14,6 +14,7 @@ from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig, checkpoints
 from causalmm.errors import FailureError, RequestError
+from causalmm.messages import one_turn
 from llava_causalmm import loading as llava_loading
 from llava_causalmm import prompt as llava_prompt
 from qwen2vl_causalmm import loading as qwen2vl_loading
@@ -337,24 +338,165 @@ def test_a_device_that_is_not_here(family, checkpoint, device):
         LOADING[family].load(str(checkpoint), device=device)
 
 
-def test_not_enough_memory_is_a_failure(family, checkpoint, monkeypatch):
-    def too_large(*args, **kwargs):
-        return torch.empty(2**60)
+def unmappable():
+    raise RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)")
 
+
+@pytest.mark.parametrize("too_large", [lambda: torch.empty(2**60), unmappable])
+def test_not_enough_memory_is_a_failure(family, checkpoint, monkeypatch, too_large):
     package = __import__(f"{family}_causalmm")
-    monkeypatch.setattr(getattr(package, package.__all__[0]), "from_pretrained", too_large)
+    monkeypatch.setattr(
+        getattr(package, package.__all__[0]), "from_pretrained", lambda *_, **__: too_large()
+    )
     with pytest.raises(FailureError, match="not enough memory"):
         LOADING[family].load(str(checkpoint), device="cpu")
 
 
-def test_a_llava_processor_from_before_patch_size(tmp_path):
-    folder = save_checkpoint("llava", tmp_path)
-    path = folder / "processor_config.json"
+# Processors that say less than today's, or something else
+
+
+def edit(path, change):
     settings = json.loads(path.read_text())
-    for name in ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"):
-        del settings[name]
+    change(settings)
     path.write_text(json.dumps(settings))
+
+
+def parts(settings, family):
+    """Where a processor's settings for pictures are: of today's one file, by family."""
+    if family == "llava":
+        return [settings]
+    return [settings["image_processor"], settings["video_processor"]]
+
+
+UNSAID = {
+    "llava": (
+        *("patch_size", "num_additional_image_tokens", "vision_feature_select_strategy"),
+        "image_token",
+    ),
+    "qwen2vl": ("patch_size", "merge_size", "temporal_patch_size"),
+}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, None], ids=lambda n: "all" if n is None else n)
+@pytest.mark.parametrize("null", [False, True], ids=["absent", "null"])
+def test_what_a_processor_leaves_unsaid_is_the_models(family, copy, loaded, number, null):
+    names = UNSAID[family][number : number + 1] if number is not None else UNSAID[family]
+    if null:
+        names = [name for name in names if name != "image_token"]
+    if not names:
+        pytest.skip(f"{family} has fewer settings")
+
+    def forget(settings):
+        for part in parts(settings, family):
+            for name in names:
+                if null:
+                    part[name] = None
+                else:
+                    del part[name]
+
+    edit(copy / "processor_config.json", forget)
+    again = LOADING[family].load(str(copy), device="cpu")
+    assert torch.equal(logits(family, again), logits(family, loaded))
+
+
+def test_a_processor_in_the_files_of_older_releases(family, copy, loaded):
+    path = copy / "processor_config.json"
+    settings = json.loads(path.read_text())
+    images = settings["image_processor"] | {"processor_class": settings["processor_class"]}
+    if family == "qwen2vl":  # its limits have had three forms: these two, and today's
+        size = images.pop("size")
+        limits = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+        images["size"] = limits
+    (copy / "preprocessor_config.json").write_text(json.dumps(images))
+    path.unlink()
+    template = copy / "chat_template.jinja"
+    (copy / "chat_template.json").write_text(json.dumps({"chat_template": template.read_text()}))
+    template.unlink()
+    again = LOADING[family].load(str(copy), device="cpu")
+    assert torch.equal(logits(family, again), logits(family, loaded))
+    if family == "qwen2vl":
+        assert again.processor.video_processor.size["longest_edge"] == limits["max_pixels"]
+        edit(copy / "preprocessor_config.json", lambda x: x.update(x.pop("size")))
+        again = LOADING[family].load(str(copy), device="cpu")
+        assert torch.equal(logits(family, again), logits(family, loaded))
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "value", "sentence"),
+    [
+        ("llava", "patch_size", 14, "patch_size of its processor is 14"),
+        ("llava", "num_additional_image_tokens", 0, "num_additional_image_tokens .* is 0"),
+        ("llava", "vision_feature_select_strategy", "full", "strategy .* is 'full'.* 'default'"),
+        ("qwen2vl", "patch_size", 14, "patch_size of its image processor is 14"),
+        ("qwen2vl", "merge_size", 1, "merge_size of its image processor is 1,.* it is 2"),
+        ("qwen2vl", "temporal_patch_size", 1, "temporal_patch_size of its image processor is 1"),
+    ],
+)
+def test_a_processor_that_contradicts_the_model_is_refused(of, family, copy, name, value, sentence):
+    if family != of:
+        pytest.skip("of the other family")
+    damaged(copy, "truncated")  # and before weights are read
+
+    def contradict(settings):
+        for part in parts(settings, family):
+            part[name] = value
+
+    edit(copy / "processor_config.json", contradict)
+    with pytest.raises(FailureError, match=sentence) as caught:
+        LOADING[family].load(str(copy), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_only_the_videos_of_a_processor_contradict_the_model(copy, family):
+    if family == "llava":
+        pytest.skip("has no videos")
+    edit(copy / "processor_config.json", lambda x: x["video_processor"].update(merge_size=1))
+    with pytest.raises(FailureError, match="merge_size of its video processor is 1"):
+        LOADING[family].load(str(copy), device="cpu")
+
+
+def test_two_settings_that_say_together_what_the_models_say(tmp_path):
+    """No class token and none taken away: as many image tokens as with one taken away."""
+    folder = save_checkpoint("llava", tmp_path)
+    same = {"num_additional_image_tokens": 0, "vision_feature_select_strategy": "full"}
+    edit(folder / "processor_config.json", lambda x: x.update(same))
     logits("llava", llava_loading.load(str(folder), device="cpu"))
+
+
+def test_pictures_of_another_size_than_the_models_are_refused(tmp_path):
+    folder = save_checkpoint("llava", tmp_path)
+    size = {"height": 35, "width": 35}
+    edit(folder / "processor_config.json", lambda x: x["image_processor"].update(crop_size=size))
+    with pytest.raises(FailureError, match="makes pictures of 35 x 35 pixels, .* 28 x 28"):
+        llava_loading.load(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("asked", [0, None, -1, 20], ids=["pad", "none", "no token", "a word"])
+def test_a_tokenizer_without_a_padding_token_gets_one(family, copy, loaded, asked):
+    edit(copy / "tokenizer_config.json", lambda x: x.pop("pad_token"))
+    edit(copy / "config.json", lambda x: x["text_config"].update(pad_token_id=asked))
+    again = LOADING[family].load(str(copy), device="cpu")
+    chosen = again.processor.tokenizer.pad_token
+    assert chosen == ("<pad>" if asked == 0 else loaded.processor.tokenizer.eos_token)
+    picture = Image.new("RGB", (40, 30), "red")
+    turns = [one_turn([picture], text) for text in ("what", "is there a banana ?")]
+    prepared = [PROMPT[family].prepare(again.processor, turn) for turn in turns]
+    with torch.no_grad():
+        rows = again.model(**PROMPT[family].join(again.processor, prepared)).logits[:, -1]
+        for row, each in zip(rows, prepared, strict=True):
+            alone = again.model(**PROMPT[family].join(again.processor, [each])).logits[0, -1]
+            torch.testing.assert_close(row, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_an_answer_ends_where_the_tokenizers_texts_end(family, copy):
+    edit(copy / "generation_config.json", lambda x: x.pop("eos_token_id", None))
+    model, processor = LOADING[family].load(str(copy), device="cpu")
+    assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id == 1
+    edit(copy / "generation_config.json", lambda x: x.update(eos_token_id=[1, 7]))
+    assert LOADING[family].load(str(copy), device="cpu").model.generation_config.eos_token_id == [
+        1,
+        7,
+    ]
 
 
 # Prompts

@@ -222,6 +222,30 @@ def test_the_wheel_holds_the_packages_and_the_vendored_files(wheel):
 
 
 @pytest.mark.slow
+def test_python_finds_us_at_its_start_where_we_are_installed(source, wheel, tmp_path):
+    # An editable install is a wheel too; so pip removes either's file with the rest.
+    build = "import sys, hatchling.build as build; print(build.build_editable(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)],
+        cwd=source, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    editable = tmp_path / done.stdout.split()[-1]
+    code = "import site, sys; site.addsitedir(sys.argv[1]); print(sys.modules['causalmm'].__file__)"
+    for built, site, home in (
+        (wheel, tmp_path / "whole", tmp_path / "whole"),
+        (editable, tmp_path / "editable", source),
+    ):
+        with zipfile.ZipFile(built) as archive:
+            archive.extractall(site)
+        assert (site / "causalmm_torchvision.pth").read_text() == read("env/torchvision.pth")
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code, str(site)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert Path(done.stdout.strip()).is_relative_to(home)
+
+
+@pytest.mark.slow
 def test_the_wheel_works_elsewhere(wheel, tmp_path):
     pip(["install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], tmp_path)
     code = (

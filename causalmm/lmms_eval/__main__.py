@@ -1,14 +1,12 @@
 """lmms-eval beside a CPU build of torch.    python -m causalmm.lmms_eval --model ... --tasks ...
 
-The same as the command lmms-eval, whose imports stop there at torchvision (see causalmm/compat.py).
+The same as the command lmms-eval, whose imports stop there at torchvision where causalmm is on the
+path but not installed (see causalmm/compat.py).
 """
-
-from causalmm.compat import ensure_torchvision
 
 
 def main() -> None:
     """The command lmms-eval, with its flags."""
-    ensure_torchvision()
     from lmms_eval.cli.dispatch import main as run
 
     run()

@@ -9,7 +9,6 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from causalmm.compat import ensure_torchvision
 from causalmm.toyworld import FAMILIES
 from causalmm.toyworld.questions import CAPTION_PROMPTS, training_questions
 from causalmm.toyworld.scenes import scene
@@ -57,7 +56,6 @@ def build(family: str) -> tuple[Any, Any]:
     """An untrained model and its processor. Raises ValueError for an unknown family."""
     if family not in FAMILIES:
         raise ValueError(f"family={family!r}: expected one of {', '.join(FAMILIES)}")
-    ensure_torchvision()
     return _build_llava() if family == "llava" else _build_qwen2vl()
 
 

@@ -11,6 +11,7 @@ import transformers
 from transformers import AddedToken, AutoTokenizer, LlamaConfig, LlavaImageProcessor
 
 from causalmm.errors import RequestError
+from causalmm.weight_files import find_file
 from llava_causalmm.authors.config import (
     HUB_OPTIONS,
     PADDED,
@@ -18,7 +19,6 @@ from llava_causalmm.authors.config import (
     read_settings,
     tower_options,
 )
-from llava_causalmm.authors.weights import find_file
 
 IMAGE = "<image>"
 

@@ -11,17 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.modeling_utils import load_state_dict
-from transformers.utils import (
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    WEIGHTS_INDEX_NAME,
-    WEIGHTS_NAME,
-    cached_file,
-)
-from transformers.utils.hub import get_checkpoint_shard_files
 
-from causalmm.checkpoints import PARTS
-from causalmm.errors import RequestError
+from causalmm.weight_files import weight_files
 from llava_causalmm.authors.config import tower_options
 
 TOWER = "model.vision_tower."
@@ -73,29 +64,11 @@ def our_name(name: str) -> str:
     return name
 
 
-def find_file(source: str, name: str, **hub: Any) -> str | None:
-    """The path of a file of a folder or hub id; None where it has none."""
-    return cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
-
-
 def _stored(source: str, **hub: Any) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
-    for file in _files(source, **hub):
+    for file in weight_files(source, **hub):
         state |= load_state_dict(file)
     return state
-
-
-def _files(source: str, **hub: Any) -> list[str]:
-    for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
-        if (path := find_file(source, name, **hub)) is None:
-            continue
-        if not name.endswith(".json"):
-            return [path]
-        return get_checkpoint_shard_files(source, path, **hub)[0]
-    for name, what in PARTS.items():
-        if find_file(source, name, **hub) is not None:
-            raise RequestError(f"{source} holds {what}")
-    raise RequestError(f"{source} holds no weights: expected {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}")
 
 
 def _tower(tower: str, **hub: Any) -> dict[str, Tensor]:

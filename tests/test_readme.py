@@ -1,0 +1,43 @@
+"""The Python example in README.md runs as it stands, with demonstration models for the hub's."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
+TOLD = {
+    "photo.jpg": str(ROOT / "examples" / "llava_300029_helped.png"),
+    "Is there a dog in the image?": "What color is the banana?",
+}
+QWEN2VL = {
+    "from llava_causalmm import Llava": "from qwen2vl_causalmm import Qwen2VL",
+    "= Llava": "= Qwen2VL",
+}
+"""What its comment says to change for the other family."""
+
+
+def example(demo: str, changed: dict[str, str]) -> str:
+    (code,) = BLOCKS
+    checkpoint = ROOT / "causalmm" / "toyworld" / "checkpoints" / demo
+    for old, new in {"llava-hf/llava-1.5-7b-hf": str(checkpoint), **TOLD, **changed}.items():
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    return code
+
+
+def test_the_example_runs():
+    # In one process, which loads torch once.
+    code = example("demo-llava", {}) + example("demo-qwen2vl", QWEN2VL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["Purple", "Purple"]  # as the banana in the picture is
+
+
+def test_the_example_imports_ours_before_what_needs_torchvision():
+    (code,) = BLOCKS
+    # Where causalmm is on the path and not installed, nothing else makes torchvision importable.
+    assert code.index("from causalmm import") < code.index("from transformers import")

@@ -7,7 +7,6 @@ wrong request, 1 for a failure. Held by tests/test_generate_command.py.
 import argparse
 import io
 import json
-import os
 import sys
 import time
 from typing import Any
@@ -19,9 +18,7 @@ from causalmm.config import CausalMMConfig
 from causalmm.flags import parse_args
 from causalmm.request import Request, check
 from causalmm.session import Session, memory_guard
-from causalmm.terminal import complain, exit_code, tell
-
-PIPE_CLOSED = 141  # 128 + the signal, as a shell reports it
+from causalmm.terminal import exit_code, tell
 
 _SMALLER = "fewer --draws, --dtype bfloat16 or another --device"
 
@@ -33,16 +30,7 @@ def main(argv: list[str] | None = None, family: str | None = None) -> int:
         args = parse_args(sys.argv[1:] if argv is None else argv, family)
         run(args, check(args, family))
 
-    try:
-        return exit_code(act)
-    except OSError as error:
-        # Reading is guarded where it happens, so this is writing: whoever read the answer is gone,
-        # or a disk is full. Keep Python from trying again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return PIPE_CLOSED
-        complain(f"the answer cannot be written ({error.strerror})")
-        return 1
+    return exit_code(act)
 
 
 def run(args: argparse.Namespace, request: Request) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from causalmm.checkpoints import DEMOS
 from causalmm.compat import ensure_torchvision
 from causalmm.config import CausalMMConfig
+from causalmm.terminal import exit_code
 from causalmm.toyworld import CHECKPOINTS
 
 LOOKED_AT = ("existence adversarial", "odd colour")
@@ -107,4 +108,4 @@ def open_demo(demo: str) -> tuple[Any, Any, Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

@@ -3,16 +3,26 @@
 The same as the command lmms-eval, whose imports stop there at torchvision (see causalmm/compat.py).
 """
 
-from causalmm.compat import ensure_torchvision
+from importlib.util import find_spec
+
+from causalmm.errors import FailureError
+from causalmm.terminal import exit_code
 
 
-def main() -> None:
-    """The command lmms-eval, with its flags."""
+def main() -> int:
+    """The command lmms-eval, with its flags. Raises FailureError where it is not installed."""
+    if find_spec("lmms_eval") is None:
+        raise FailureError(
+            "lmms-eval is not installed: it needs an environment of its own, made by "
+            "env/requirements-lmms-eval.txt"
+        )
+    from causalmm.compat import ensure_torchvision
+
     ensure_torchvision()
     from lmms_eval.cli.dispatch import main as run
 
-    run()
+    return run()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(main))

@@ -14,7 +14,7 @@ from typing import Any
 from causalmm.config import CONFIG_NAME
 from causalmm.evaluation.answers_file import finish, parts
 from causalmm.evaluation.benchmarks import BENCHMARKS, Benchmark
-from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images, exit_code
+from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images
 from causalmm.evaluation.processes import Processes, meeting, sole_writer
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.run_record import (
@@ -50,7 +50,7 @@ from causalmm.flags import (
 )
 from causalmm.request import find_model, read_wanted
 from causalmm.session import Session, memory_guard
-from causalmm.terminal import tell
+from causalmm.terminal import exit_code, tell
 
 
 def main(argv: list[str] | None = None) -> int:

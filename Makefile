@@ -22,7 +22,7 @@ setup: $(INSTALLED) $(VENDORED)
 # torch before the rest and by its exact version: left to a dependency's range, pip would take the
 # newest build with gigabytes of CUDA packages. Without build isolation, the files to patch are
 # those of the transformers just installed.
-$(INSTALLED): env/requirements.txt env/requirements-authors.txt pyproject.toml hatch_build.py
+$(INSTALLED): env/requirements.txt env/requirements-authors.txt env/torchvision.pth pyproject.toml hatch_build.py
 	@test -x $(PY) || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"$(PYTHON) is Python %d.%d, and the pinned packages need 3.11 or newer: run make with PYTHON=..." \
 		% sys.version_info[:2])'

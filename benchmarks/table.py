@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from causalmm.terminal import exit_code
+
 RESULTS = Path(__file__).resolve().parent / "results"
 Record = Mapping[str, Any]
 
@@ -226,4 +228,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -23,9 +22,7 @@ from causalmm.messages import LIMITS
 from causalmm.request import Request, check
 from causalmm.session import Session, memory_guard
 from causalmm.sole_writer import sole_writer
-from causalmm.terminal import complain, exit_code, tell
-
-PIPE_CLOSED = 141  # 128 + the signal, as a shell reports it
+from causalmm.terminal import exit_code, tell
 
 _SMALLER = "fewer --draws, --dtype bfloat16 or another --device"
 
@@ -39,16 +36,7 @@ def main(argv: list[str] | None = None, family: str | None = None) -> int:
         with contextlib.nullcontext() if args.out is None else sole_writer(Path(args.out)):
             run(args, check(args, family))
 
-    try:
-        return exit_code(act)
-    except OSError as error:
-        # Reading is guarded where it happens, so this is writing: whoever read the answer is gone,
-        # or a disk is full. Keep Python from trying again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return PIPE_CLOSED
-        complain(f"the answer cannot be written ({error.strerror})")
-        return 1
+    return exit_code(act)
 
 
 def run(args: argparse.Namespace, request: Request) -> None:

@@ -1,16 +1,19 @@
 """CPUs that multiply tiles of bfloat16 in hardware (AMX), several times as fast as any float32.
 
-So o_i and m_i of a prefill come from PyTorch's fused kernel there.
-Letters as in causalmm/attention.py. Held by tests/test_attention.py.
+So o_i and m_i of a prefill come from PyTorch's fused kernel there, if it proves right on the CPU
+at hand: it is an operator without documentation.
+Letters as in causalmm/attention.py. Held by tests/test_attention.py and tests/test_tiles.py.
 """
 
+import warnings
 from functools import cache, partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from causalmm.attention_call import Attention, Statistics
+from causalmm.attention_call import Attention, Statistics, grouped, precise
+from causalmm.visible import Visible
 
 SHARPER = 2.0**20
 """As many times the scores: of their exponentials only the largest counts."""
@@ -19,6 +22,8 @@ KEYS = 128
 LARGER = 4
 """As many times larger than elsewhere are blocks: products with few queries leave the tiles
 waiting, and these CPUs have large caches."""
+ROUNDING = 2.0**-6
+"""How far the kernel may be off: several times what it rounds, far less than what is wrong."""
 
 
 @cache
@@ -44,7 +49,39 @@ def serve(call: Attention) -> bool:
         and _fits(call)
         and not (torch.is_grad_enabled() and call.query.requires_grad)
         and not torch.compiler.is_compiling()
+        and is_right()
     )
+
+
+@cache
+def is_right() -> bool:
+    """Whether `statistics` gives on this CPU what the scores do, for a few small calls; a warning
+    says so where it does not."""
+    numbers = torch.Generator().manual_seed(0)
+    for heads, queries, keys, causal in (
+        (4, 150, 150, True),
+        (4, 70, 100, True),
+        (2, 90, 90, False),
+    ):
+        shapes = ((2, heads, queries, 64), (2, 2, keys, 64), (2, 2, keys, 64))
+        query, key, value = (torch.randn(shape, generator=numbers).bfloat16() for shape in shapes)
+        call = Attention(
+            query=query, key=key, value=value, scale=0.5, heads=range(heads), keys_given=keys,
+            visible=Visible(causal=causal, query_start=keys - queries),
+            seed=0, draws=(0,), layer=0, fused=False,
+        )  # fmt: skip
+        with torch.autocast("cpu", enabled=False):
+            found, weights = statistics(call), call.scores().softmax(dim=-1)
+            exact = Statistics(grouped(weights, precise(value)), weights.amax(-1, keepdim=True))
+        for one, other in zip(found, exact, strict=True):
+            if not torch.allclose(one, other, rtol=ROUNDING, atol=ROUNDING):
+                warnings.warn(
+                    "PyTorch's attention kernel gives wrong results on this CPU: counterfactual "
+                    "attention is computed without it, more slowly",
+                    stacklevel=2,
+                )
+                return False
+    return True
 
 
 def _fits(call: Attention) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from causalmm.checkpoints import DEMOS
 from causalmm.config import CausalMMConfig
+from causalmm.terminal import exit_code
 from causalmm.toyworld import CHECKPOINTS
 
 LOOKED_AT = ("existence adversarial", "odd colour")
@@ -105,4 +106,4 @@ def open_demo(demo: str) -> tuple[Any, Any, Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

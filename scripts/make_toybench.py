@@ -11,9 +11,8 @@ import tempfile
 from pathlib import Path
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.command_parts import exit_code
 from causalmm.flags import Parser, number
-from causalmm.terminal import tell
+from causalmm.terminal import exit_code, tell
 from causalmm.toyworld import FAMILIES
 from causalmm.toyworld.benchmarks import (
     MOST_IMAGES,

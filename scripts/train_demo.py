@@ -19,6 +19,7 @@ import torch
 
 from causalmm.errors import FailureError
 from causalmm.sole_writer import sole_writer
+from causalmm.terminal import complain, exit_code
 from causalmm.toyworld import CHECKPOINTS, FAMILIES
 from causalmm.toyworld.training import Trainer, TrainingSettings
 
@@ -68,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
             evaluate(args.family, out, args.images)
         if args.only in (None, "choose"):
             choose(args.family, out, args.images // 2)
-    except (ValueError, OSError, FailureError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, FailureError) as error:
+        complain(str(error))
         return 1
     return 0
 
@@ -138,4 +139,4 @@ def record(folder: Path, **content: Any) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

@@ -6,11 +6,13 @@ python scripts/vendor.py build | check | diff | export | port DIR
 import argparse
 import difflib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 try:
-    from causalmm import patch_headers, patch_port, patch_trial, patching
+    from causalmm import pager, patch_headers, patch_port, patch_trial, patching
     from causalmm.patching import PatchError, Pin
+    from causalmm.terminal import exit_code
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: install the project first (`make setup`).") from error
 
@@ -60,19 +62,21 @@ def _file_problems(root: Path, pin: Pin) -> list[str]:
     return found
 
 
-def diff(root: Path) -> int:
+def diff(root: Path, color: str = "auto", paged: bool = True) -> int:
+    pager.show_diff(_diff_lines(root), color=color, paged=paged)
+    return 0
+
+
+def _diff_lines(root: Path) -> Iterator[str]:
     for pin in patching.read_pins(root):
         _, text = patching.split_header(_vendored(root, pin))
-        lines = difflib.unified_diff(
+        yield from difflib.unified_diff(
             patching.split_lines(patching.upstream_text(pin)),
             patching.split_lines(text),
             f"a/{pin.upstream}",
             f"b/{pin.vendored}",
             lineterm="",
         )
-        for line in lines:
-            print(line)
-    return 0
 
 
 def export(root: Path, force: bool = False) -> int:
@@ -171,7 +175,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="write the vendored modeling files")
     commands.add_parser("check", help="exit 1 unless vendored == upstream + patches")
-    commands.add_parser("diff", help="our changes against upstream, with context")
+    differ = commands.add_parser("diff", help="our changes against upstream, with context")
+    differ.add_argument(
+        "--color", nargs="?", choices=pager.COLOR, const="always", default="auto",
+        help="auto, unless given: on a terminal, where NO_COLOR is not set",
+    )  # fmt: skip
+    differ.add_argument(
+        "--no-pager", dest="paged", action="store_false",
+        help="on a terminal, not through GIT_PAGER, PAGER or less",
+    )  # fmt: skip
     exporter = commands.add_parser("export", help="edited vendored files -> patches/")
     exporter.add_argument("--force", action="store_true", help="even if a patch changed meanwhile")
     porter = commands.add_parser("port", help="merge onto another transformers tree")
@@ -198,4 +210,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

@@ -5,10 +5,12 @@ documentation, takes its place; what a GPU makes of it is tested where there is 
 """
 
 import shutil
+from functools import cache
 
 import pytest
 import torch
-from torch.nn.attention.flex_attention import AuxOutput
+from torch._inductor.exc import InductorError
+from torch.nn.attention.flex_attention import AuxOutput, flex_attention
 from torch.testing import assert_close
 
 from causalmm import fused
@@ -105,13 +107,36 @@ def test_finite_inputs_give_finite_outputs(dtype, size, stand_in):
         assert result[1].eq(0).all()
 
 
+KEYS = 48
+"""A multiple of 16: where a CPU has AVX2 alone, the kernel of torch 2.13 leaves the scores of the
+last keys unset if their number is 8 more than that, whatever it is asked for."""
+
+
+@cache
+def compiles_attention(bits):
+    """Whether plain attention, compiled for this CPU with vectors of so many bits (None: as many as
+    it has), is what it is by its definition. For some CPUs there is no kernel."""
+    inputs = tensors(2, 4, 2, 1, KEYS)
+    torch._dynamo.reset()
+    compiled = torch.compile(flex_attention, fullgraph=True, options={"cpp.simdlen": bits})
+    try:
+        with torch.no_grad():
+            found = compiled(*inputs, enable_gqa=True)
+    except InductorError:
+        return False
+    expected = dense_kernel(*inputs, score_mod=None, enable_gqa=True)
+    return torch.allclose(found, expected, **TOLERANCE)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_compiled_model_takes_the_kernel_in(masked, monkeypatch):
+@pytest.mark.parametrize(("masked", "bits"), [(False, None), (True, None), (True, 256)])
+def test_a_compiled_model_takes_the_kernel_in(masked, bits, monkeypatch):
     """Its compiler, not only its tracer: what a kernel looks up must be there before it."""
-    real = (torch.arange(40) >= torch.tensor([[0], [3]])) & (torch.arange(40) < 30)
-    query, key, value = tensors(2, 4, 2, 1, 40)
+    if not compiles_attention(bits):
+        pytest.skip("PyTorch compiles even plain attention for this CPU wrongly, or not at all")
+    real = (torch.arange(KEYS) >= torch.tensor([[0], [3]])) & (torch.arange(KEYS) < 30)
+    query, key, value = tensors(2, 4, 2, 1, KEYS)
 
     def attend(counter):
         mask = real[:, None, None] if masked else None
@@ -122,7 +147,7 @@ def test_a_compiled_model_takes_the_kernel_in(masked, monkeypatch):
     expected = attend(torch.tensor(28))
     monkeypatch.setattr(fused, "serves", lambda query: True)
     # A CPU's kernel cannot be fused with what comes after it.
-    options = {"epilogue_fusion": False, "max_fusion_size": 1}
+    options = {"epilogue_fusion": False, "max_fusion_size": 1, "cpp.simdlen": bits}
     torch._dynamo.reset()
     compiled = torch.compile(attend, fullgraph=True, options=options)
     with torch.no_grad():
@@ -133,9 +158,10 @@ def test_a_compiled_model_takes_the_kernel_in(masked, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("view", ["causal", "padded"])
 @pytest.mark.parametrize("method", LANGUAGE_METHODS)
-def test_language_on_a_gpu(method, view, dtype):
-    visible = views(1100, 1200)[view]
-    inputs = tensors(2, 4, 2, 1100, 1200, dtype=dtype, size=64)
+@pytest.mark.parametrize(("queries", "keys"), [(1100, 1200), (200, 200), (1, 40)])
+def test_language_on_a_gpu(method, view, dtype, queries, keys):
+    visible = views(queries, keys)[view]
+    inputs = tensors(2, 4, 2, queries, keys, dtype=dtype, size=64)
     settings = {"scale": 0.125, "seed": 5}
     expected = language_attention(
         method, *(part.double() for part in inputs), visible=visible, **settings

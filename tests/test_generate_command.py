@@ -649,7 +649,7 @@ def test_a_full_disk_is_a_failure(folder):
             stderr=subprocess.PIPE,
         )
     assert result.returncode == 1
-    assert result.stderr == "error: the answer cannot be written (No space left on device)\n"
+    assert result.stderr == "error: the output cannot be written (No space left on device)\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

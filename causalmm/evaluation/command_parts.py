@@ -4,26 +4,16 @@ Held by tests/test_evaluation_run.py and tests/test_diagnose.py.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from causalmm import terminal
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
 from causalmm.flags import at_least
-from causalmm.terminal import complain, tell
+from causalmm.terminal import tell
 
 SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
 """What helps where memory ran out."""
-
-
-def exit_code(run: Callable[[], None]) -> int:
-    """Of a command that writes files: as causalmm/terminal.py has it, and 1 where it cannot."""
-    try:
-        return terminal.exit_code(run)
-    except OSError as error:
-        complain(f"{error.filename or 'the output'} cannot be written ({error.strerror})")
-        return 1
 
 
 def add_batch_size(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from causalmm.batch import outcome
 from causalmm.config import CONFIG_NAME
 from causalmm.evaluation.answers_file import finish, part_file, parts
 from causalmm.evaluation.benchmarks import BENCHMARKS, Benchmark
-from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images, exit_code
+from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images
 from causalmm.evaluation.processes import Processes, meeting
 from causalmm.evaluation.question_flags import FIELD, add_question_flags, to_record
 from causalmm.evaluation.records import Question
@@ -53,7 +53,7 @@ from causalmm.flags import (
 from causalmm.request import find_model, read_wanted
 from causalmm.session import Session, memory_guard
 from causalmm.sole_writer import sole_writer
-from causalmm.terminal import tell
+from causalmm.terminal import exit_code, tell
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation import pope, vlind
 from causalmm.evaluation.answers_file import cut_torn_line
-from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images, exit_code
+from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images
 from causalmm.evaluation.diagnosis import (
     MEASUREMENTS,
     METHODS,
@@ -58,7 +58,7 @@ from causalmm.json_lines import read_bytes, to_object, write_whole
 from causalmm.request import Request, find_model, read_wanted
 from causalmm.session import Session, memory_guard
 from causalmm.sole_writer import sole_writer
-from causalmm.terminal import tell
+from causalmm.terminal import exit_code, tell
 
 TABLE, PICTURE = "table.json", "heatmap.png"
 SHOWN = 12

@@ -4,13 +4,23 @@ The same as the command lmms-eval, whose imports stop there at torchvision where
 path but not installed (see causalmm/compat.py).
 """
 
+from importlib.util import find_spec
 
-def main() -> None:
-    """The command lmms-eval, with its flags."""
+from causalmm.errors import FailureError
+from causalmm.terminal import exit_code
+
+
+def main() -> int:
+    """The command lmms-eval, with its flags. Raises FailureError where it is not installed."""
+    if find_spec("lmms_eval") is None:
+        raise FailureError(
+            "lmms-eval is not installed: it needs an environment of its own, made by "
+            "env/requirements-lmms-eval.txt"
+        )
     from lmms_eval.cli.dispatch import main as run
 
-    run()
+    return run()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(main))

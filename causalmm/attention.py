@@ -374,16 +374,21 @@ def _check_shapes(
             f"key {tuple(key.shape)} and value {tuple(value.shape)} do not fit query "
             f"{tuple(query.shape)}: expected {rows} rows, one length, heads that divide {heads}"
         )
-    allowed = (1, rows // len(draws))
+    samples = rows // len(draws)
     keys, mask, length = visible.keys, visible.mask, key.shape[2]
-    if keys is not None and (len(keys) not in allowed or keys.shape[1] != length):
+
+    def fits(part: Tensor) -> bool:
+        # No `in`: see Intervention.edited in causalmm/plan.py.
+        return len(part) == 1 or len(part) == samples
+
+    if keys is not None and (not fits(keys) or keys.shape[1] != length):
         raise ValueError(
-            f"visible.keys {tuple(keys.shape)}: expected {[allowed[1], length]} for {length} keys "
+            f"visible.keys {tuple(keys.shape)}: expected {[samples, length]} for {length} keys "
             f"and {rows} rows in {len(draws)} draws"
         )
-    if mask is not None and (len(mask) not in allowed or mask.shape[2:] != (queries, length)):
+    if mask is not None and (not fits(mask) or mask.shape[2:] != (queries, length)):
         raise ValueError(
-            f"visible.mask {tuple(mask.shape)}: expected {[allowed[1], 1, queries, length]} for "
+            f"visible.mask {tuple(mask.shape)}: expected {[samples, 1, queries, length]} for "
             f"{rows} rows in {len(draws)} draws"
         )
 

@@ -30,7 +30,9 @@ _HEAD_SIZES = (16, 32, 64, 128, 256)
 def serves(query: Tensor) -> bool:
     """Whether the kernel takes this query. Never on a CPU: that of torch 2.13 is wrong on some of
     them for some numbers of keys (tests/test_fused.py)."""
-    return query.is_cuda and query.shape[3] in _HEAD_SIZES and query.dtype != torch.float64
+    # No `in`: a compiler may have made the size a symbol, and would answer False.
+    known = any(query.shape[3] == size for size in _HEAD_SIZES)
+    return query.is_cuda and known and query.dtype != torch.float64
 
 
 def statistics(call: Attention) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ the first decoder layer; a language group equals the factual one below its first
 every token, and so joins only there, with a cache only from there on. The patched modeling files
 call, in this order: `start`, `take` and `place` once an image or video tensor, `expand`,
 `read_mask` once the decoder has made its attention mask, then `enter_layer` and `attention` once a
-layer. Held by tests/test_equivalence.py and tests/test_attention_masks.py.
+layer. Held by tests/test_equivalence.py and tests/test_contracts.py.
 """
 
 from collections.abc import Callable, Mapping

@@ -224,9 +224,11 @@ def test_dtype_and_attention_pass_through(family, checkpoint, loaded):
     assert other.dtype == torch.bfloat16
     for config in (other.config.text_config, other.config.vision_config):
         assert config._attn_implementation == "eager"
-    if family == "llava":  # upstream has no flex_attention for Qwen2-VL
-        other = LOADING[family].load(str(checkpoint), device="cpu", attn="flex_attention").model
-        assert other.config.text_config._attn_implementation == "flex_attention"
+
+
+def test_attention_that_is_wrong_on_some_cpus_is_refused(family, checkpoint):
+    with pytest.raises(RequestError, match="flex_attention is not for a CPU: .*sdpa or eager"):
+        LOADING[family].load(str(checkpoint), device="cpu", attn="flex_attention")
 
 
 def test_attention_that_is_not_installed_is_refused(family, checkpoint):

@@ -13,7 +13,8 @@ from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATION
 from causalmm import BranchTrace, CausalMMConfig
 from causalmm.config import LANGUAGE_METHODS, MODES
 
-TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+# A nearly uniform row enlarges rounding errors in any formula of `reverse_and_normalize`.
+TOLERANCE = {"atol": 5e-5, "rtol": 1e-5}
 STEPS = 4
 LOWEST = torch.finfo(torch.float32).min
 
@@ -396,8 +397,9 @@ def test_constraints_choose_among_ruled_out_tokens_as_plain_decoding_does(
     """All allowed tokens are suppressed: what is left keeps its order under the mask alone."""
     config, inputs = CausalMMConfig(gamma=0.0, epsilon=1.0), samples[0]
     best = int(logits(model, inputs, None)[0, -1].argmax())
+    allowed = [token for token in range(20, 25) if token != best]
     settings = {
-        "prefix_allowed_tokens_fn": {"prefix_allowed_tokens_fn": lambda *_: [20, 21, 22, 23]},
+        "prefix_allowed_tokens_fn": {"prefix_allowed_tokens_fn": lambda *_: allowed},
         "suppress_tokens": {"suppress_tokens": [best]},
         "bad_words": {"bad_words_ids": [[best]]},
     }[constraint]

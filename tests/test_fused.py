@@ -64,7 +64,7 @@ def views(queries, keys):
     return {
         "causal": Visible(query_start=past),
         "padded": Visible(keys=real, query_start=past),
-        "mask": Visible(keys=real, query_start=past, mask=(real[:, None] & causal)[:, None]),
+        "mask": Visible(query_start=past, mask=(real[:, None] & causal)[:, None]),
         "counter": Visible(query_start=torch.tensor(past)),
     }
 
@@ -141,7 +141,8 @@ def test_a_compiled_model_takes_the_kernel_in(masked, bits, monkeypatch):
     def attend(counter):
         mask = real[:, None, None] if masked else None
         # A static cache counts on the device, and so its counter is computed in the model.
-        visible = Visible(keys=real, query_start=counter + 1, mask=mask)
+        keys = None if masked else real
+        visible = Visible(keys=keys, query_start=counter + 1, mask=mask)
         return language_attention("random", query, key, value, scale=0.25, visible=visible)
 
     expected = attend(torch.tensor(28))

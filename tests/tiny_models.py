@@ -26,11 +26,11 @@ FIRST_WORD, VOCAB = 8, 64
 FAMILIES = ("llava", "qwen2vl")
 
 
-def llava_config(**changes: Any) -> LlavaConfig:
+def llava_config(layers: int = 4, **changes: Any) -> LlavaConfig:
     vision = CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         image_size=28,
         patch_size=7,
@@ -40,7 +40,7 @@ def llava_config(**changes: Any) -> LlavaConfig:
         vocab_size=VOCAB,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
@@ -58,13 +58,13 @@ def llava_config(**changes: Any) -> LlavaConfig:
     )
 
 
-def qwen2vl_config() -> Qwen2VLConfig:
+def qwen2vl_config(layers: int = 4) -> Qwen2VLConfig:
     return Qwen2VLConfig(
         text_config={
             "vocab_size": VOCAB,
             "hidden_size": 32,
             "intermediate_size": 64,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 256,
@@ -78,7 +78,7 @@ def qwen2vl_config() -> Qwen2VLConfig:
             "eos_token_id": EOS,
         },
         vision_config={
-            "depth": 3,
+            "depth": layers - 1,
             "embed_dim": 32,
             "hidden_size": 32,
             "num_heads": 2,
@@ -101,7 +101,8 @@ def model_pair(family: str, attention: str = "eager", **changes: Any) -> tuple[A
             UpstreamLlava,
         )
     else:
-        config, ours, upstream = qwen2vl_config(), Qwen2VLForConditionalGeneration, UpstreamQwen2VL
+        config = qwen2vl_config(**changes)
+        ours, upstream = Qwen2VLForConditionalGeneration, UpstreamQwen2VL
     config._attn_implementation = attention
     reference = upstream(copy.deepcopy(config)).eval()
     generator = torch.Generator().manual_seed(7)

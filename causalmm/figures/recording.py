@@ -37,6 +37,10 @@ class Recorder:
         self.layer = layer
         self.calls: list[Call] = []
 
+    def read_mask(self, *decided: Any) -> "Recorder":
+        """What queries see is the same in every layer, and not looked at here."""
+        return self
+
     def enter_layer(self, layer: int, hidden_states: Tensor, *others: Any) -> Any:
         """No row joins anywhere: a layer gets what it was called with."""
         return LayerInputs(hidden_states, *others) if others else hidden_states

@@ -23,8 +23,10 @@ class VendorHook(BuildHookInterface):
 
 
 def load_patching(root: Path) -> ModuleType:
-    """causalmm/patching.py by its path: at this point the package is not installed."""
-    spec = importlib.util.spec_from_file_location("patching", root / "causalmm" / "patching.py")
+    """causalmm/vendoring/patching.py by its path: at this point the package is not installed."""
+    spec = importlib.util.spec_from_file_location(
+        "patching", root / "causalmm" / "vendoring" / "patching.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from causalmm import reference
-from causalmm.attention import language_attention, vision_attention
 from causalmm.config import LANGUAGE_METHODS, VISION_METHODS
-from causalmm.visible import Visible
+from causalmm.counterfactual import released
+from causalmm.counterfactual.attention import language_attention, vision_attention
+from causalmm.counterfactual.attention_mask import Visible
 
 SDPA = "sdpa"
 METHODS = {"language": LANGUAGE_METHODS, "vision": VISION_METHODS}
@@ -134,15 +134,15 @@ def _permutations(weights: Tensor) -> Tensor:
 
 _DENSE: dict[str, dict[str, Callable[[Tensor], Any]]] = {
     "language": {
-        "uniform": reference.language_uniform,
-        "reverse": reference.language_reverse,
-        "reverse_and_normalize": reference.language_reverse_and_normalize,
-        "random": lambda weights: reference.language_random(weights, _luck(weights)),
+        "uniform": released.language_uniform,
+        "reverse": released.language_reverse,
+        "reverse_and_normalize": released.language_reverse_and_normalize,
+        "random": lambda weights: released.language_random(weights, _luck(weights)),
     },
     "vision": {
-        "uniform": reference.vision_uniform,
-        "reversed": reference.vision_reversed,
-        "random": lambda weights: reference.vision_random(weights, _luck(weights)),
-        "shuffle": lambda weights: reference.vision_shuffle(weights, _permutations(weights)),
+        "uniform": released.vision_uniform,
+        "reversed": released.vision_reversed,
+        "random": lambda weights: released.vision_random(weights, _luck(weights)),
+        "shuffle": lambda weights: released.vision_shuffle(weights, _permutations(weights)),
     },
 }

@@ -35,8 +35,8 @@ from measure import (
 )
 from PIL import Image
 
-from causalmm import checkpoints
 from causalmm.errors import FailureError
+from causalmm.families import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("matplotlib", "gradio", "datasets", "pandas", "scipy", "sklearn")

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from tqdm import tqdm
 
+from causalmm.cli.terminal import exit_code
 from causalmm.errors import RequestError
 from causalmm.evaluation.run_record import git_commit
-from causalmm.loading import find_device
-from causalmm.terminal import exit_code
+from causalmm.families.loading import find_device
 
 T = TypeVar("T")
 

@@ -77,7 +77,9 @@ def fresh_processes() -> ProcessPoolExecutor:
     long and has done nothing else."""
     context = get_context("forkserver")
     # Of installed modules: not every Python hands this folder on to that process.
-    context.set_forkserver_preload(["causalmm.attention", "causalmm.loading"])
+    context.set_forkserver_preload(
+        ["causalmm.counterfactual.attention", "causalmm.families.loading"]
+    )
     return ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
 
 

@@ -16,8 +16,8 @@ import transformers
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
-from causalmm.checkpoints import FAMILIES
 from causalmm.errors import RequestError
+from causalmm.families.checkpoints import FAMILIES
 
 NOISE = 2**20 - 3
 """Numbers that are drawn; odd, so that rows of a matrix do not repeat one another."""
@@ -34,7 +34,7 @@ class Preset:
     """The shape of a model."""
 
     family: str
-    """A key of `causalmm.checkpoints.FAMILIES`."""
+    """A key of `causalmm.families.checkpoints.FAMILIES`."""
     text: dict[str, Any]
     vision: dict[str, Any]
     image_token: int

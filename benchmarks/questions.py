@@ -3,8 +3,8 @@
 python benchmarks/questions.py --preset cpu-small
 
 Plain and CausalMM each answer all questions one after another by `generate`, and all at once by
-`causalmm.shared_image.generate_together`, taking turns in one process. Greedy, random weights, no
-end token: every answer has `--new-tokens` tokens. Held by tests/test_benchmarks.py.
+`causalmm.decoding.shared_image.generate_together`, taking turns in one process. Greedy, random
+weights, no end token: every answer has `--new-tokens` tokens. Held by tests/test_benchmarks.py.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from causalmm import CausalMMConfig
 from causalmm.config import MODES
-from causalmm.shared_image import generate_together
+from causalmm.decoding.shared_image import generate_together
 
 ALONE, TOGETHER = "one by one", "together"
 PLAIN, OURS = "plain", "causalmm"

@@ -17,10 +17,10 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from causalmm.adjust import Contrast, adjust, expected_logits
-from causalmm.attention import language_attention, vision_attention
-from causalmm.plan import BranchPlan, Intervention
-from causalmm.visible import Visible
+from causalmm.counterfactual.attention import language_attention, vision_attention
+from causalmm.counterfactual.attention_mask import Visible
+from causalmm.decoding.contrast import Contrast, adjust, expected_logits
+from causalmm.decoding.plan import BranchPlan, Intervention
 
 NAME = "causalmm_one_branch"
 

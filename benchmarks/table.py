@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from causalmm.terminal import exit_code
+from causalmm.cli.terminal import exit_code
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Record = Mapping[str, Any]

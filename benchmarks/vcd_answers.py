@@ -16,16 +16,16 @@ from measure import run_command
 from mitigv_vcd import VisualContrast, available
 from tqdm import tqdm
 
+from causalmm.cli.flags import Parser, add_model, add_running, at_least
+from causalmm.cli.request import find_model, read_wanted
+from causalmm.cli.session import Session
+from causalmm.cli.sole_writer import sole_writer
 from causalmm.errors import RequestError
 from causalmm.evaluation.answers_file import answer_line, cut_torn_line, finish, gather, part_file
 from causalmm.evaluation.benchmarks import BENCHMARKS
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.runner import limited
-from causalmm.flags import Parser, add_model, add_running, at_least
-from causalmm.messages import one_turn, open_messages
-from causalmm.request import find_model, read_wanted
-from causalmm.session import Session
-from causalmm.sole_writer import sole_writer
+from causalmm.inputs.messages import one_turn, open_messages
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,8 +15,8 @@ from measure import timed
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from causalmm.plan import BranchPlan
-from causalmm.shared_text import LEAST_SAVED
+from causalmm.decoding.plan import BranchPlan
+from causalmm.decoding.shared_prefix import LEAST_SAVED
 
 _SCORED = ("reverse", "reverse_and_normalize", "reversed", "shuffle")
 """Methods whose output depends on keys; the others need values only."""

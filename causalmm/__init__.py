@@ -1,13 +1,14 @@
 """CausalMM (arXiv 2410.04780): backdoor-adjusted contrastive decoding for multimodal models."""
 
-from causalmm.compat import watch_torchvision
+from causalmm.families.compat import watch_torchvision
 
-__all__ = ["BranchTrace", "CausalMMConfig", "StepLogits"]
+__all__ = ["BranchTrace", "CausalMMConfig", "StepLogits", "answer_questions"]
 
 _HOME = {
-    "BranchTrace": "causalmm.trace",
+    "BranchTrace": "causalmm.decoding.trace",
     "CausalMMConfig": "causalmm.config",
-    "StepLogits": "causalmm.trace",
+    "StepLogits": "causalmm.decoding.trace",
+    "answer_questions": "causalmm.inputs.questions",
 }
 
 watch_torchvision()

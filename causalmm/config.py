@@ -21,6 +21,8 @@ NORMALIZATIONS = ("visible", "released")
 SITES = ("attention", "features")
 ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
 """Attention code of transformers under which branches can be decoded."""
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Of a checkpoint's weights; "auto": the checkpoint's own, float32 on a CPU."""
 MAX_STRENGTH = 1e6
 """Of a contrast: beyond it, float32 cannot hold the difference that is left of two logits."""
 

@@ -1,10 +1,10 @@
 """Ask LLaVA about an image.    python -m llava_causalmm.generate --image FILE --prompt TEXT"""
 
-from causalmm import cli
+from causalmm.cli import generate
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.main(argv, family="llava")
+    return generate.main(argv, family="llava")
 
 
 if __name__ == "__main__":

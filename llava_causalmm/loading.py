@@ -9,8 +9,8 @@ from PIL import Image
 
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError
-from causalmm.loading import Loaded, load_checkpoint
-from causalmm.processors import complete
+from causalmm.families.loading import Loaded, load_checkpoint
+from causalmm.families.processors import complete
 
 
 def load(
@@ -21,7 +21,7 @@ def load(
     attn: str = "sdpa",
     causalmm: CausalMMConfig | None = None,
 ) -> Loaded:
-    """Model and processor of a folder or hub id; see `causalmm.loading.load_checkpoint`."""
+    """Model and processor of a folder or hub id, as by `causalmm.families.loading`."""
     model_class, processor_class = _classes(source)
     return load_checkpoint(
         source,

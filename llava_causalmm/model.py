@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from causalmm.generation import CounterfactualGeneration, patched
-from causalmm.plan import Towers
+from causalmm.decoding.generation import CounterfactualGeneration, patched
+from causalmm.decoding.plan import Towers
 from llava_causalmm import modeling_llava
 from llava_causalmm.authors.config import HUB_OPTIONS, read_settings
 from llava_causalmm.modeling_clip import CLIPVisionModel

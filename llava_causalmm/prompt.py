@@ -9,9 +9,9 @@ from typing import Any
 from PIL import Image
 
 from causalmm.errors import RequestError
-from causalmm.images import check_sides
-from causalmm.messages import Message, one_turn, open_messages, parts_of
-from causalmm.prompts import Prepared, chat_text, join
+from causalmm.inputs.images import check_sides
+from causalmm.inputs.messages import Message, one_turn, open_messages, parts_of
+from causalmm.inputs.prompts import Prepared, chat_text, join
 
 
 def build_inputs(processor: Any, images: Sequence[Image.Image], prompt: str) -> Any:
@@ -27,7 +27,7 @@ def build_chat_inputs(
 ) -> Any:
     """Model inputs (a BatchFeature of one row) for the answer to a conversation.
 
-    Messages as in `causalmm.messages`; pictures at http(s) addresses are fetched only with
+    Messages as in `causalmm.inputs.messages`; pictures at http(s) addresses are fetched only with
     `allow_network`. Raises RequestError for what LLaVA cannot take.
     """
     return join(processor, [prepare(processor, messages, allow_network=allow_network)])

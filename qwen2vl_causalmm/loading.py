@@ -3,8 +3,8 @@
 from typing import Any
 
 from causalmm.config import CausalMMConfig
-from causalmm.loading import Loaded, load_checkpoint
-from causalmm.processors import complete
+from causalmm.families.loading import Loaded, load_checkpoint
+from causalmm.families.processors import complete
 
 
 def load(
@@ -15,7 +15,7 @@ def load(
     attn: str = "sdpa",
     causalmm: CausalMMConfig | None = None,
 ) -> Loaded:
-    """Model and processor of a folder or hub id; see `causalmm.loading.load_checkpoint`."""
+    """Model and processor of a folder or hub id, as by `causalmm.families.loading`."""
     from transformers import Qwen2VLProcessor
 
     from qwen2vl_causalmm import Qwen2VLForConditionalGeneration

@@ -1,7 +1,7 @@
 """Qwen2-VL with counterfactual branches: the patched upstream class plus `causalmm=`."""
 
-from causalmm.generation import CounterfactualGeneration
-from causalmm.plan import Towers
+from causalmm.decoding.generation import CounterfactualGeneration
+from causalmm.decoding.plan import Towers
 from qwen2vl_causalmm import modeling_qwen2_vl
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from causalmm import prompts
-from causalmm.messages import Message, one_turn, open_messages, parts_of
-from causalmm.prompts import Prepared, chat_text
+from causalmm.inputs import prompts
+from causalmm.inputs.messages import Message, one_turn, open_messages, parts_of
+from causalmm.inputs.prompts import Prepared, chat_text
 
 if TYPE_CHECKING:  # they load torch
     from torch import Tensor
@@ -32,7 +32,7 @@ def build_chat_inputs(
 ) -> Any:
     """Model inputs (a BatchFeature of one row) for the answer to a conversation.
 
-    Messages as in `causalmm.messages`; pictures at http(s) addresses are fetched only with
+    Messages as in `causalmm.inputs.messages`; pictures at http(s) addresses are fetched only with
     `allow_network`. Raises RequestError for what Qwen2-VL cannot take.
     """
     return join(processor, [prepare(processor, messages, allow_network=allow_network)])

@@ -15,7 +15,7 @@ from qwen_vl_utils import vision_process as rules
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from causalmm.errors import RequestError
-from causalmm.images import MAX_ASPECT_RATIO
+from causalmm.inputs.images import MAX_ASPECT_RATIO
 
 
 class Size(NamedTuple):

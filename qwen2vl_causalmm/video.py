@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from causalmm.errors import RequestError, first_line
-from causalmm.video import decode, length
+from causalmm.inputs.video import decode, length
 from qwen2vl_causalmm.sizes import Size, asked_size, fetched_frame_size, fetched_size
 
 

@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from causalmm.checkpoints import DEMOS
+from causalmm.cli.terminal import exit_code
 from causalmm.config import CausalMMConfig
-from causalmm.terminal import exit_code
+from causalmm.families.checkpoints import DEMOS
 from causalmm.toyworld import CHECKPOINTS
 
 LOOKED_AT = ("existence adversarial", "odd colour")
@@ -88,7 +88,7 @@ def open_demo(demo: str) -> tuple[Any, Any, Any]:
     """A demonstration model, its processor, and a function that answers plainly and adjusted."""
     from importlib import import_module
 
-    from causalmm.answer import answer
+    from causalmm.cli.answer import answer
 
     package = {"demo-llava": "llava_causalmm", "demo-qwen2vl": "qwen2vl_causalmm"}[demo]
     model, processor = import_module(f"{package}.loading").load(str(CHECKPOINTS / demo))

@@ -10,9 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from causalmm.cli.flags import Parser, number
+from causalmm.cli.terminal import exit_code, tell
 from causalmm.errors import RequestError
-from causalmm.flags import Parser, number
-from causalmm.terminal import exit_code, tell
 from causalmm.toyworld import FAMILIES
 from causalmm.toyworld.benchmarks import (
     MOST_IMAGES,

@@ -18,12 +18,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from causalmm.checkpoints import DEMOS
+from causalmm.cli.terminal import exit_code
 from causalmm.errors import FailureError
 from causalmm.evaluation import commands
 from causalmm.evaluation.answers_file import CONTROLS
 from causalmm.evaluation.statistics import Estimate
-from causalmm.terminal import exit_code
+from causalmm.families.checkpoints import DEMOS
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("vision", "language", "multimodal", "joint")

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from causalmm.cli.sole_writer import sole_writer
+from causalmm.cli.terminal import complain, exit_code
 from causalmm.errors import FailureError
-from causalmm.sole_writer import sole_writer
-from causalmm.terminal import complain, exit_code
 from causalmm.toyworld import CHECKPOINTS, FAMILIES
 from causalmm.toyworld.training import Trainer, TrainingSettings
 

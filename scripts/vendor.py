@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 try:
-    from causalmm import pager, patch_headers, patch_port, patch_trial, patching
-    from causalmm.patching import PatchError, Pin
-    from causalmm.terminal import exit_code
+    from causalmm.cli import pager
+    from causalmm.cli.terminal import exit_code
+    from causalmm.vendoring import headers, patching, porting, trial
+    from causalmm.vendoring.patching import PatchError, Pin
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: install the project first (`make setup`).") from error
 
@@ -58,7 +59,7 @@ def _file_problems(root: Path, pin: Pin) -> list[str]:
             "export` to keep what was edited there, or `build` to write it anew."
         )
     if patch is not None:
-        found += [f"{pin.patch} {what}." for what in patch_headers.problems(root, pin, *patch)]
+        found += [f"{pin.patch} {what}." for what in headers.problems(root, pin, *patch)]
     return found
 
 
@@ -91,9 +92,7 @@ def export(root: Path, force: bool = False) -> int:
         if hunks:
             old = patching.read_patch(root, pin)
             prose = (
-                patch_headers.template(pin, hunks)
-                if old is None
-                else patch_headers.with_upstream(old[0], pin)
+                headers.template(pin, hunks) if old is None else headers.with_upstream(old[0], pin)
             )
             patching.write_text(patch, prose + patching.render_hunks(pin, hunks))
             added = sum(len(hunk.added) for hunk in hunks)
@@ -135,10 +134,10 @@ def port(
 ) -> int:
     ports = []
     for pin in patching.read_pins(root):
-        package = patch_port.find_package(directory, pin.upstream.partition("/")[0])
-        version = patch_port.find_version(package, pin.distribution)
-        ports.append(patch_port.port_file(root, pin, package, version, place))
-        print(*patch_port.report(ports[-1], pin.version), sep="\n")
+        package = porting.find_package(directory, pin.upstream.partition("/")[0])
+        version = porting.find_version(package, pin.distribution)
+        ports.append(porting.port_file(root, pin, package, version, place))
+        print(*porting.report(ports[-1], pin.version), sep="\n")
     release = f"{pin.distribution} {version}"
     conflicts = sum(len(port.conflicts) + bool(port.note) for port in ports)
     placed = sum(len(port.placed) for port in ports)
@@ -151,10 +150,10 @@ def port(
                 "Not tested: place the conflicts first, with --place (beside the neighbour that is "
                 "left, where there is one) or by hand after --write."
             )
-        failed = patch_trial.run(root, ports, package, Path(__file__).resolve(), test) != 0
+        failed = trial.run(root, ports, package, Path(__file__).resolve(), test) != 0
         print(f"the tests {'FAIL' if failed else 'pass'} under {release}")
     if write:
-        patch_port.write_ports(root, ports)
+        porting.write_ports(root, ports)
         print(
             f"wrote patches/. Next: set the new version in {', '.join(PIN_FILES)}, install it, run "
             "`python scripts/vendor.py build`"

@@ -1,8 +1,9 @@
 """An independent slow implementation: one unpatched upstream model run per branch, dense maps.
 
-It shares with the fast path only what defines a random draw (causalmm.hashing). Every branch is
-its own sequence of forwards over an upstream model whose eager attention is replaced by the table
-of the design, written out on the full map, with its own cache from the prompt to the last token.
+It shares with the fast path only what defines a random draw
+(causalmm.counterfactual.random_weights). Every branch is its own sequence of forwards over an
+upstream model whose eager attention is replaced by the table of the design, written out on the full
+map, with its own cache from the prompt to the last token.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from causalmm import hashing
+from causalmm.counterfactual import random_weights
 
 NAME = "dense_branches_for_tests"
 Edit = Callable[[Tensor, Tensor], Tensor]
@@ -36,7 +37,7 @@ class Falsified:
 
 def _random_weights(falsified: Falsified, layer: int, weights: Tensor, query_start: int) -> Tensor:
     heads, queries, keys = weights.shape[1:]
-    drawn = hashing.uniform(
+    drawn = random_weights.uniform(
         falsified.seed,
         (falsified.draw,),
         layer,
@@ -80,7 +81,9 @@ def _edit_vision(falsified: Falsified, layer: int, weights: Tensor) -> Tensor:
         return flipped if released else flipped / flipped.sum(-1, keepdim=True)
     heads = [
         weights[:, head]
-        .flatten(1)[:, hashing.permutation(falsified.seed, falsified.draw, layer, head, size)]
+        .flatten(1)[
+            :, random_weights.permutation(falsified.seed, falsified.draw, layer, head, size)
+        ]
         .view(-1, size, size)
         for head in range(weights.shape[1])
     ]

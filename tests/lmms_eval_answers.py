@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from causalmm.compat import watch_torchvision
+from causalmm.families.compat import watch_torchvision
 
 watch_torchvision()
 

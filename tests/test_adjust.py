@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from causalmm.adjust import Contrast, adjust, expected_logits, ruled_out
 from causalmm.config import MAX_STRENGTH
+from causalmm.decoding.contrast import Contrast, adjust, expected_logits, ruled_out
 
 FACTUAL = torch.tensor([[2.0, 1.0, -3.0], [0.0, 0.5, 0.25]])
 VISION = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]])

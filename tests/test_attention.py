@@ -1,8 +1,9 @@
 """Closed forms equal the dense definition, whatever the mask, the layout and the cache.
 
 `expected_output` is the definition: slow loops over the table of methods, in float64. Letters as in
-causalmm/attention.py. Where a row is nearly uniform, `reverse_and_normalize` and `reversed` divide
-rounding errors by almost 0 in any formula; comparisons that can meet such rows use float64 inputs.
+causalmm/counterfactual/attention.py. Where a row is nearly uniform, `reverse_and_normalize` and
+`reversed` divide rounding errors by almost 0 in any formula; comparisons that can meet such rows
+use float64 inputs.
 """
 
 import math
@@ -16,16 +17,17 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from causalmm import attention, attention_call, hashing, reference, tiles
-from causalmm.attention import edited_map, language_attention, vision_attention
 from causalmm.config import (
     LANGUAGE_METHODS,
     NORMALIZATIONS,
     STOCHASTIC_METHODS,
     VISION_METHODS,
 )
-from causalmm.factual import one_query_attention
-from causalmm.visible import Visible
+from causalmm.counterfactual import attention, attention_call, random_weights, released
+from causalmm.counterfactual.attention import edited_map, language_attention, vision_attention
+from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.backends import amx
+from causalmm.counterfactual.softmax_stats import one_query_attention
 
 CLOSED_FORMS = ("uniform", "reverse", "reverse_and_normalize")
 MASKS = (
@@ -136,8 +138,12 @@ def test_vision_equals_the_definition(
         layer=3,
     )
     place = torch.arange(patches)
-    luck = hashing.uniform(seed, draws, 3, heads, place, place).repeat_interleave(images, dim=0)
-    orders = [[hashing.permutation(seed, s, 3, h, patches) for h in range(heads)] for s in draws]
+    luck = random_weights.uniform(seed, draws, 3, heads, place, place).repeat_interleave(
+        images, dim=0
+    )
+    orders = [
+        [random_weights.permutation(seed, s, 3, h, patches) for h in range(heads)] for s in draws
+    ]
     orders = torch.stack([torch.stack(order) for order in orders]).repeat_interleave(images, dim=0)
     sees = torch.ones(rows, patches, patches, dtype=torch.bool)
     expected = expected_output("vision", method, normalization, inputs, 0.7, sees, luck, orders)
@@ -341,10 +347,10 @@ def test_many_blocks_equal_the_whole_map(method):
     every_key, every_value = (part.repeat_interleave(heads // shared, 1) for part in (key, value))
     scores = 0.5 * query @ every_key.mT
     if method == "reversed":
-        edit = reference.vision_reversed
+        edit = released.vision_reversed
         result = vision_attention(method, query, key, value, scale=0.5, normalization="released")
     else:
-        edit = getattr(reference, f"language_{method}")
+        edit = getattr(released, f"language_{method}")
         past = length - queries
         scores.masked_fill_(torch.ones_like(scores, dtype=torch.bool).triu(past + 1), -torch.inf)
         visible = Visible(query_start=past)
@@ -389,14 +395,14 @@ def test_a_step_of_all_rows_equals_sdpa(masks, groups, data, **shapes):
 def with_tiles(monkeypatch):
     """As on such a CPU; the kernel is there on others, too."""
     served = []
-    statistics = tiles.statistics
+    statistics = amx.statistics
 
     def watched(call):
         served.append(call)
         return statistics(call)
 
-    monkeypatch.setattr(tiles, "are_there", lambda: True)
-    monkeypatch.setattr(tiles, "statistics", watched)
+    monkeypatch.setattr(amx, "are_there", lambda: True)
+    monkeypatch.setattr(amx, "statistics", watched)
     return served
 
 
@@ -483,9 +489,9 @@ def test_released_language_equals_reference(method):
     )
     causal = torch.ones(6, 8, dtype=torch.bool).tril(2)
     weights = (query @ key.mT * 0.5).masked_fill(~causal, -math.inf).softmax(dim=-1)
-    formula = getattr(reference, f"language_{method}")
+    formula = getattr(released, f"language_{method}")
     if method == "random":
-        luck = hashing.uniform(3, (0,), 0, 3, torch.arange(2, 8), torch.arange(8))
+        luck = random_weights.uniform(3, (0,), 0, 3, torch.arange(2, 8), torch.arange(8))
         edited = formula(weights, luck.double())
     else:
         edited = formula(weights)
@@ -796,7 +802,7 @@ def language_luck(case, visible):
     luck = torch.zeros(len(case["draws"]), samples, heads, queries, length)
     for sample in range(samples):
         place = torch.tensor([position(visible, sample, key, past) for key in range(length)])
-        luck[:, sample] = hashing.uniform(
+        luck[:, sample] = random_weights.uniform(
             case["seed"],
             case["draws"],
             case["layer"],
@@ -835,12 +841,14 @@ def reference_vision_map(method, weights, seed=3, layer=2):
     heads, patches = weights.shape[1:3]
     if method == "random":
         place = torch.arange(patches)
-        luck = hashing.uniform(seed, (0,), layer, heads, place, place).double()
-        return reference.vision_random(weights, luck)
+        luck = random_weights.uniform(seed, (0,), layer, heads, place, place).double()
+        return released.vision_random(weights, luck)
     if method == "shuffle":
-        orders = [hashing.permutation(seed, 0, layer, head, patches) for head in range(heads)]
-        return reference.vision_shuffle(weights, torch.stack(orders))
-    return getattr(reference, f"vision_{method}")(weights)
+        orders = [
+            random_weights.permutation(seed, 0, layer, head, patches) for head in range(heads)
+        ]
+        return released.vision_shuffle(weights, torch.stack(orders))
+    return getattr(released, f"vision_{method}")(weights)
 
 
 def single(inputs):

@@ -19,8 +19,10 @@ import authors_checkpoints as authors
 from transformers import AutoModelForImageTextToText, SiglipVisionConfig
 
 import llava_causalmm
-from causalmm import CausalMMConfig, checkpoints, cli
+from causalmm import CausalMMConfig
+from causalmm.cli import generate
 from causalmm.errors import FailureError, RequestError
+from causalmm.families import checkpoints
 from llava_causalmm import LlavaForConditionalGeneration, from_llava, loading
 from llava_causalmm.authors.config import read_settings
 from llava_causalmm.authors.model import UNREACHABLE
@@ -336,7 +338,7 @@ def test_the_command_answers(checkpoint, tmp_path, capsys):
     picture(0).save(tmp_path / "picture.png")
     arguments = ["--model", str(checkpoint), "--image", str(tmp_path / "picture.png")]
     arguments += ["--prompt", "what is this?", "--device", "cpu", "--max-new-tokens", "4"]
-    assert cli.main([*arguments, "--json"]) == 0
+    assert generate.main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == str(checkpoint)
 
 

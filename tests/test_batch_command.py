@@ -14,13 +14,14 @@ from PIL import Image
 from tiny_checkpoints import save_checkpoint
 from tiny_models import FAMILIES
 
-from causalmm import CausalMMConfig, cli
-from causalmm.batch import SUFFIX, Row, groups, read_rows
+from causalmm import CausalMMConfig
+from causalmm.cli import generate
+from causalmm.cli.batch import SUFFIX, Row, groups, read_rows
+from causalmm.cli.flags import parse_args
+from causalmm.cli.request import check
+from causalmm.cli.session import Session
+from causalmm.cli.sole_writer import sole_writer
 from causalmm.errors import RequestError
-from causalmm.flags import parse_args
-from causalmm.request import check
-from causalmm.session import Session
-from causalmm.sole_writer import sole_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("plain", "vision", "language", "multimodal", "joint")
@@ -68,7 +69,7 @@ def batch(folder, tmp_path, capfd):
             write(tmp_path / "in.jsonl", rows)
         given = ["--batch", tmp_path / "in.jsonl", "--out", tmp_path / out]
         given += ["--model", folder / model, "--max-new-tokens", "4", *flags]
-        assert cli.main([str(each) for each in given]) == code
+        assert generate.main([str(each) for each in given]) == code
         said = capfd.readouterr()
         assert said.out == ""
         return (read(tmp_path / out) if code == 0 else None), said.err
@@ -201,7 +202,7 @@ def test_an_interrupted_file_is_completed(batch, folder, tmp_path, flags):
 def test_what_is_done_is_not_done_again(batch, folder, tmp_path, monkeypatch):
     batch(questions(folder))
     written = (tmp_path / "out.jsonl").stat().st_mtime_ns
-    monkeypatch.setattr("causalmm.session.Session.start", None)
+    monkeypatch.setattr("causalmm.cli.session.Session.start", None)
     _, said = batch(None)
     assert said == f"{tmp_path / 'out.jsonl'}: 5 answers; no other row is left to ask\n"
     assert (tmp_path / "out.jsonl").stat().st_mtime_ns == written
@@ -344,7 +345,7 @@ def test_failed_rows_of_a_file_cut_short(batch, folder, tmp_path, monkeypatch):
         return original(self, rows, first)
 
     original = Session.answer_rows
-    monkeypatch.setattr("causalmm.batch._SAVED_EVERY", 0)
+    monkeypatch.setattr("causalmm.cli.batch._SAVED_EVERY", 0)
     monkeypatch.setattr(Session, "answer_rows", answer_rows)
     batch(None, *flags, "--retry-failed", code=130)
     assert asked == ["q0", "q3"]
@@ -382,7 +383,7 @@ def test_two_processes_do_not_write_one_file(folder, tmp_path, capfd, monkeypatc
     assert [each["id"] for each in read(tmp_path / "out.jsonl")] == [f"q{n}" for n in range(5)]
     monkeypatch.setattr(Session, "start", None)
     with sole_writer(tmp_path / "out.jsonl"):
-        assert cli.main(command(folder, tmp_path, "--retry-failed")[2:]) == 2
+        assert generate.main(command(folder, tmp_path, "--retry-failed")[2:]) == 2
     assert "another process is writing" in capfd.readouterr().err
 
 
@@ -390,7 +391,7 @@ def test_running_out_of_memory_names_the_batch_size(batch, folder, tmp_path, mon
     def generate(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
 
-    monkeypatch.setattr("causalmm.generation.CounterfactualGeneration.generate", generate)
+    monkeypatch.setattr("causalmm.decoding.generation.CounterfactualGeneration.generate", generate)
     _, said = batch(questions(folder), code=1)
     assert said.splitlines()[-1].startswith("error: not enough memory: try a smaller --batch-size")
     assert (tmp_path / f"out.jsonl{SUFFIX}").exists()
@@ -432,7 +433,7 @@ def test_pixel_limits_of_a_batch(batch, folder, tmp_path, capfd):
     row, flags = questions(folder)[0], ("--max-pixels", "800")
     [limited], _ = batch([row], *flags, model="qwen2vl")
     given = ["--image", row["image"], "--prompt", row["prompt"], "--model", folder / "qwen2vl"]
-    assert cli.main([str(each) for each in (*given, "--max-new-tokens", "4", *flags)]) == 0
+    assert generate.main([str(each) for each in (*given, "--max-new-tokens", "4", *flags)]) == 0
     assert capfd.readouterr().out.strip() == limited["answer"]
     assert json.loads((tmp_path / f"out.jsonl{SUFFIX}").read_text())["max_pixels"] == 800
     assert "other settings (max_pixels" in batch([row], model="qwen2vl", code=2)[1]
@@ -440,7 +441,7 @@ def test_pixel_limits_of_a_batch(batch, folder, tmp_path, capfd):
 
 def test_the_network_is_asked_for_a_batch_only_if_allowed(batch, folder, monkeypatch):
     content = (folder / "a.png").read_bytes()
-    monkeypatch.setattr("causalmm.sources.fetch", lambda address: content)
+    monkeypatch.setattr("causalmm.inputs.sources.fetch", lambda address: content)
     rows = [{"image": str(folder / "a.png"), "prompt": "what ?"}]
     rows.append(rows[0] | {"image": "https://x/a.png"})
     here, fetched = batch(rows, "--allow-network")[0]

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import save_checkpoint
 from tiny_models import FAMILIES
 
-from causalmm import CausalMMConfig, checkpoints
+from causalmm import CausalMMConfig
 from causalmm.errors import FailureError, RequestError
-from causalmm.messages import one_turn
+from causalmm.families import checkpoints
+from causalmm.inputs.messages import one_turn
 from llava_causalmm import loading as llava_loading
 from llava_causalmm import prompt as llava_prompt
 from qwen2vl_causalmm import loading as qwen2vl_loading

@@ -78,13 +78,13 @@ def test_what_needs_torchvision_imports_before_ours_where_we_are_installed(ours,
 # A Python in which nothing has imported causalmm, whatever its environment has installed.
 BARE = f"""
 import sys
-sys.meta_path[:] = [x for x in sys.meta_path if type(x).__module__ != "causalmm.compat"]
+sys.meta_path[:] = [x for x in sys.meta_path if type(x).__module__ != "causalmm.families.compat"]
 for name in [name for name in sys.modules if name.startswith("causalmm")]:
     del sys.modules[name]
 sys.path[:0] = [".", {str(ROOT)!r}]
 """
 UNTOUCHED = """
-from causalmm import compat
+from causalmm.families import compat
 assert not compat._declared
 assert "torch" not in sys.modules
 """
@@ -170,10 +170,10 @@ def test_importing_loads_nothing_and_adds_one_finder():
     code = f"""{BARE}
 before = set(sys.modules)
 import causalmm, llava_causalmm, qwen2vl_causalmm
-from causalmm.compat import watch_torchvision
+from causalmm.families.compat import watch_torchvision
 watch_torchvision()
 print(sorted(name for name in set(sys.modules) - before if "causalmm" not in name))
-print(sum(type(finder).__module__ == "causalmm.compat" for finder in sys.meta_path))
+print(sum(type(finder).__module__ == "causalmm.families.compat" for finder in sys.meta_path))
 """
     loaded, finders = run(code, "-S").splitlines()
     assert finders == "1"

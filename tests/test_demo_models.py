@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from causalmm import CausalMMConfig
-from causalmm.answer import answer
-from causalmm.checkpoints import DEMOS
-from causalmm.images import open_image
+from causalmm.cli.answer import answer
+from causalmm.families.checkpoints import DEMOS
+from causalmm.inputs.images import open_image
 from causalmm.toyworld import CHECKPOINTS
 from causalmm.toyworld.evaluation import answered_right, question_set
 from causalmm.toyworld.scenes import SceneStyle, scene

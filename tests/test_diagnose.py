@@ -15,6 +15,9 @@ from tiny_evaluation import SIZES, save_pictures, save_questions, save_yes_no_ch
 from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig
+from causalmm.cli.session import Session
+from causalmm.cli.sole_writer import sole_writer
+from causalmm.decoding.trace import StepLogits
 from causalmm.errors import RequestError
 from causalmm.evaluation import diagnosis_command as command
 from causalmm.evaluation.diagnosis import (
@@ -34,12 +37,9 @@ from causalmm.evaluation.records import Question
 from causalmm.evaluation.windows import layers_name, read_kinds, windows
 from causalmm.figures import colours
 from causalmm.figures.diagnosis_figure import diagnosis_figure, lanes, shade
+from causalmm.inputs.messages import one_turn
 from causalmm.layers import check_layers, resolve_layers
-from causalmm.messages import one_turn
-from causalmm.session import Session
-from causalmm.sole_writer import sole_writer
 from causalmm.toyworld.benchmarks import BenchmarkSettings, write_vlind
-from causalmm.trace import StepLogits
 
 # -- windows
 
@@ -484,7 +484,7 @@ def test_running_out_of_memory(run, monkeypatch):
     def generate(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
 
-    monkeypatch.setattr("causalmm.generation.CounterfactualGeneration.generate", generate)
+    monkeypatch.setattr("causalmm.decoding.generation.CounterfactualGeneration.generate", generate)
     _, _, said = run(code=1)
     assert said.splitlines()[-1].startswith("error: not enough memory: try a smaller --batch-size")
 

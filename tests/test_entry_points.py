@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from causalmm.cli.terminal import exit_code
 from causalmm.errors import FailureError, RequestError
-from causalmm.terminal import exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ["llava_causalmm.generate", "qwen2vl_causalmm.generate", "causalmm.lmms_eval"]

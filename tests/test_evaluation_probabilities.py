@@ -8,9 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from causalmm import BranchTrace, CausalMMConfig
-from causalmm.checkpoints import resolve
+from causalmm.decoding.trace import StepLogits
 from causalmm.evaluation.probabilities import WordTrace, deciding_step, word_tokens
-from causalmm.trace import StepLogits
+from causalmm.families.checkpoints import resolve
 
 GREEDY = {"do_sample": False, "max_new_tokens": 5}
 

@@ -14,12 +14,12 @@ from tiny_evaluation import SIZES, save_pictures, save_questions, save_yes_no_ch
 from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig
+from causalmm.cli.sole_writer import sole_writer
 from causalmm.evaluation import commands, runner
 from causalmm.evaluation.answers_file import CONTROLS, finish, parts, read_answers
 from causalmm.evaluation.probabilities import deciding_step, word_tokens
 from causalmm.evaluation.processes import Processes
-from causalmm.messages import one_turn
-from causalmm.sole_writer import sole_writer
+from causalmm.inputs.messages import one_turn
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("plain", "vision", "language", "multimodal", "joint")
@@ -349,7 +349,7 @@ def test_running_out_of_memory(evaluate, monkeypatch, tmp_path):
     def generate(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
 
-    monkeypatch.setattr("causalmm.generation.CounterfactualGeneration.generate", generate)
+    monkeypatch.setattr("causalmm.decoding.generation.CounterfactualGeneration.generate", generate)
     _, said = evaluate(code=1)
     assert said.splitlines()[-1].startswith("error: not enough memory: try a smaller --batch-size")
     monkeypatch.undo()

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from causalmm import CausalMMConfig
+from causalmm.cli.request import Request
 from causalmm.errors import RequestError
 from causalmm.evaluation.answers_file import CONTROLS
 from causalmm.evaluation.variants import controls, grid
-from causalmm.request import Request
 
 GREEDY = {"do_sample": False}
 SAMPLED = {"do_sample": True, "temperature": 0.7, "top_p": 1.0, "top_k": 0}

@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny_models import IMAGE, llava_config, llava_sample, model_pair
 
-from causalmm import BranchTrace, CausalMMConfig, hashing, reference
+from causalmm import BranchTrace, CausalMMConfig
+from causalmm.counterfactual import random_weights, released
 from llava_causalmm import LlavaForConditionalGeneration
 
 
@@ -17,16 +18,16 @@ def edited_map(method, maps, seed, layer):
     """The released edit of [N, H, T, T] maps, with our draws as its random numbers."""
     _, heads, size, _ = maps.shape
     if method == "random":
-        drawn = hashing.uniform(seed, (0,), layer, heads, torch.arange(size), torch.arange(size))
-        return reference.vision_random(maps, drawn.reshape(1, heads, size, size))
+        drawn = random_weights.uniform(
+            seed, (0,), layer, heads, torch.arange(size), torch.arange(size)
+        )
+        return released.vision_random(maps, drawn.reshape(1, heads, size, size))
     if method == "shuffle":
         permutations = torch.stack(
-            [hashing.permutation(seed, 0, layer, head, size) for head in range(heads)]
+            [random_weights.permutation(seed, 0, layer, head, size) for head in range(heads)]
         )
-        return reference.vision_shuffle(maps, permutations)
-    return {"uniform": reference.vision_uniform, "reversed": reference.vision_reversed}[method](
-        maps
-    )
+        return released.vision_shuffle(maps, permutations)
+    return {"uniform": released.vision_uniform, "reversed": released.vision_reversed}[method](maps)
 
 
 @pytest.mark.parametrize("method", ["uniform", "reversed", "random", "shuffle"])
@@ -49,7 +50,7 @@ def test_equals_the_released_formula(models, method):
         )
         features = tower.hidden_states[-2][:, 1:]
         maps = edited_map(method, tower.attentions[-2], seed=4, layer=2)
-        weighed = reference.apply_to_features(features, maps)
+        weighed = released.apply_to_features(features, maps)
         projected = upstream.model.multi_modal_projector(weighed)
         embeds = upstream.get_input_embeddings()(inputs["input_ids"])
         placeholders = (inputs["input_ids"] == IMAGE).unsqueeze(-1)

@@ -9,7 +9,8 @@ from tiny_checkpoints import llava_processor, qwen2vl_processor
 from tiny_models import FAMILIES, IMAGE, model_pair, sample
 from transformers import AttentionInterface
 
-from causalmm import CausalMMConfig, hashing, reference
+from causalmm import CausalMMConfig
+from causalmm.counterfactual import random_weights, released
 from causalmm.errors import RequestError
 from causalmm.figures import language, maps, vision
 from causalmm.figures.pictures import Picture, pictures
@@ -145,13 +146,13 @@ def edited(call, method, causal, normalization):
 
 def luck(call):
     positions = torch.arange(call.key.shape[2])
-    return hashing.uniform(SEED, (0,), LAYER, call.heads, positions, positions)[0]
+    return random_weights.uniform(SEED, (0,), LAYER, call.heads, positions, positions)[0]
 
 
 @pytest.mark.parametrize("method", language.METHODS)
 def test_released_language_maps_are_those_of_the_reference(call, method):
     weights = maps.factual(call, causal=True)[None]
-    formula = getattr(reference, f"language_{method}")
+    formula = getattr(released, f"language_{method}")
     expected = formula(weights, luck(call)) if method == "random" else formula(weights)
     # The first row is uniform: the reference divides 0 by 0 there.
     rows = slice(1, None) if method == "reverse_and_normalize" else slice(None)
@@ -168,13 +169,13 @@ def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
         "shuffle": (
             torch.stack(
                 [
-                    hashing.permutation(SEED, 0, LAYER, head, size)
+                    random_weights.permutation(SEED, 0, LAYER, head, size)
                     for head in range(vision_call.heads)
                 ]
             ),
         ),
     }
-    expected = getattr(reference, f"vision_{method}")(weights, *chance.get(method, ()))[0]
+    expected = getattr(released, f"vision_{method}")(weights, *chance.get(method, ()))[0]
     found = edited(vision_call, method, False, "released")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -13,9 +13,9 @@ from PIL import Image
 from tiny_models import FAMILIES, VOCAB, model_pair, sample
 
 from causalmm import CausalMMConfig
+from causalmm.decoding.trace import StepLogits
 from causalmm.figures import tokens
 from causalmm.figures.page import page
-from causalmm.trace import StepLogits
 
 LENGTH = 8
 

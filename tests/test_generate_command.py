@@ -14,12 +14,14 @@ from PIL import Image
 from tiny_checkpoints import save_checkpoint
 from tiny_models import FAMILIES
 
-from causalmm import BranchTrace, CausalMMConfig, answer, checkpoints, cli
+from causalmm import BranchTrace, CausalMMConfig
+from causalmm.cli import answer, generate
+from causalmm.cli.flags import parse_args
+from causalmm.cli.request import SETTINGS, check
 from causalmm.errors import RequestError
-from causalmm.flags import parse_args
-from causalmm.images import open_image
-from causalmm.messages import IMAGE_SETTINGS
-from causalmm.request import SETTINGS, check
+from causalmm.families import checkpoints
+from causalmm.inputs.images import open_image
+from causalmm.inputs.messages import IMAGE_SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "is there a banana ?"
@@ -51,7 +53,7 @@ def ask(folder, capfd):
 
     def run(*flags, family=None, code=0):
         given = ["--image", folder / "image.png", "--prompt", PROMPT, "--max-new-tokens", "5"]
-        assert cli.main([str(each) for each in [*given, *flags]], family) == code
+        assert generate.main([str(each) for each in [*given, *flags]], family) == code
         return capfd.readouterr()
 
     return run
@@ -260,7 +262,7 @@ def text(words):
 
 
 def command(capfd, *flags):
-    assert cli.main([str(each) for each in flags]) == 0
+    assert generate.main([str(each) for each in flags]) == 0
     return capfd.readouterr().out
 
 
@@ -343,7 +345,7 @@ def test_a_chat_answers_as_the_same_messages_do(capfd, pictures, model, monkeypa
     lines = ["what is this ?", "what <image> <|image_pad|> ?", "is there ?", "/reset", "a banana"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*lines, "", "this"]) + "\n"))
     given = ["--chat", *("--image", both[0], "--image", both[1]), *common]
-    assert cli.main([str(each) for each in given]) == 0
+    assert generate.main([str(each) for each in given]) == 0
     out, err = capfd.readouterr()
     # What cannot be asked is forgotten; nothing else is said.
     assert len(err.splitlines()) == 1
@@ -407,7 +409,7 @@ def test_a_chat_prompts_on_a_terminal_only(pictures):
 )
 def test_flags_that_do_not_go_together(capsys, folder, flags, sentence):
     given = [*flags.split(), "--model", str(folder / "llava")]
-    assert cli.main(given) == 2
+    assert generate.main(given) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
@@ -416,7 +418,7 @@ def test_flags_that_do_not_go_together(capsys, folder, flags, sentence):
 
 def test_messages_need_a_picture(capsys, folder, tmp_path):
     path = written(tmp_path / "messages.json", user(text(PROMPT)))
-    assert cli.main(["--messages", str(path), "--model", str(folder / "llava")]) == 2
+    assert generate.main(["--messages", str(path), "--model", str(folder / "llava")]) == 2
     assert "holds no picture" in capsys.readouterr().err
 
 
@@ -425,7 +427,7 @@ def test_messages_need_a_picture(capsys, folder, tmp_path):
 
 def settings(folder, *flags):
     given = ["--image", folder / "image.png", "--prompt", PROMPT, "--model", folder / "own"]
-    return cli.check(parse_args([str(each) for each in [*given, *flags]])).config
+    return generate.check(parse_args([str(each) for each in [*given, *flags]])).config
 
 
 @pytest.fixture
@@ -529,7 +531,7 @@ def test_a_prompt_needs_text(refused, prompt):
 def test_image_and_prompt_are_required(capsys, missing):
     given = {"--image": "i", "--prompt": "p"}
     del given[missing]
-    assert cli.main([part for pair in given.items() for part in pair]) == 2
+    assert generate.main([part for pair in given.items() for part in pair]) == 2
     assert capsys.readouterr().err == f"error: the following arguments are required: {missing}\n"
 
 
@@ -600,7 +602,7 @@ def test_running_out_of_memory_is_a_failure(ask, folder, monkeypatch, kind):
             torch.empty(2**60)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
 
-    monkeypatch.setattr("causalmm.generation.CounterfactualGeneration.generate", generate)
+    monkeypatch.setattr("causalmm.decoding.generation.CounterfactualGeneration.generate", generate)
     _, err = ask("--model", folder / "llava", code=1)
     assert err.startswith("error: not enough memory: try ")
     assert len(err.splitlines()) == 1
@@ -610,7 +612,7 @@ def test_a_bug_is_not_taken_for_a_wrong_request(folder, monkeypatch, ask):
     def generate(*args, **kwargs):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("causalmm.generation.CounterfactualGeneration.generate", generate)
+    monkeypatch.setattr("causalmm.decoding.generation.CounterfactualGeneration.generate", generate)
     with pytest.raises(ValueError, match="a bug") as caught:
         ask("--model", folder / "llava")
     assert not isinstance(caught.value, RequestError)
@@ -620,7 +622,7 @@ def test_an_interrupt_ends_in_one_word(ask, folder, monkeypatch):
     def generate(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("causalmm.generation.CounterfactualGeneration.generate", generate)
+    monkeypatch.setattr("causalmm.decoding.generation.CounterfactualGeneration.generate", generate)
     assert ask("--model", folder / "llava", code=130) == ("", "interrupted\n")
 
 
@@ -672,13 +674,13 @@ def test_help_and_refusals_do_not_wait_for_torch(folder):
     image, model = folder / "image.png", folder / "llava"
     program = f"""
 import sys
-from causalmm import cli
+from causalmm.cli import generate
 for flags in (
     *(["--gamma", "-1"], ["--image", "x"], ["--model", "x"], ["--prompt", ""], ["--video", "x"]),
     *(["--messages", "x"], ["--batch", "x"], ["--chat"]),
 ):
     given = ["--image", {str(image)!r}, "--prompt", "p", "--model", {str(model)!r}]
-    assert cli.main([*given, *flags]) == 2
+    assert generate.main([*given, *flags]) == 2
 print(*sorted({{"torch", "transformers"}} & sys.modules.keys()))
 """
     result = subprocess.run(

@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from causalmm import hashing
-from causalmm.hashing import WORD, fold, mix, number, permutation, stream, uniform
+from causalmm.counterfactual import random_weights
+from causalmm.counterfactual.random_weights import (
+    WORD,
+    fold,
+    mix,
+    number,
+    permutation,
+    stream,
+    uniform,
+)
 
 PLACES = torch.arange(96)
 FROZEN_STREAMS = [3239987726, 1094761656, 1648917469]
@@ -26,7 +34,7 @@ def test_numbers_are_repeatable_and_above_0_and_at_most_1():
 
 def halves_of(word):
     """Halves whose number is made of this last word, or None: the steps of `number` backwards."""
-    folded = word * pow(hashing.SECOND, -1, 2**32) & WORD
+    folded = word * pow(random_weights.SECOND, -1, 2**32) & WORD
     if folded >> 31:  # folding clears the sign
         return None
     product = folded ^ folded >> 15 ^ folded >> 30
@@ -45,7 +53,7 @@ def test_the_most_extreme_words_stay_inside_the_interval(first):
             found = number(*halves)
             assert 0 < found <= 1
             assert abs(found.item() - exact) < 2**-23
-            assert torch.equal(hashing.numbers(*halves), found)
+            assert torch.equal(random_weights.numbers(*halves), found)
     assert tried > 40
 
 
@@ -55,8 +63,8 @@ def test_32_bits_in_place_give_the_same_numbers():
     keys = torch.randint(-(2**31), 2**31, (1, 1, 500), generator=chance) | 1
     queries[0, :4, 0] = keys[0, 0, :4] = torch.tensor([1, -1, 2**31 - 1, 1 - 2**31])
     before = queries.clone(), keys.clone()
-    assert torch.equal(hashing.numbers(queries, keys), number(queries, keys))
-    assert torch.equal(hashing.numbers(queries.int(), keys.int()), number(queries, keys))
+    assert torch.equal(random_weights.numbers(queries, keys), number(queries, keys))
+    assert torch.equal(random_weights.numbers(queries.int(), keys.int()), number(queries, keys))
     assert torch.equal(queries, before[0])
     assert torch.equal(keys, before[1])
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from causalmm.errors import RequestError
-from causalmm.images import MAX_ASPECT_RATIO, is_picture, open_image
+from causalmm.inputs.images import MAX_ASPECT_RATIO, is_picture, open_image
 
 ORANGE = (255, 102, 0)  # in the web palette, which mode P takes
 UPRIGHT = 274  # the EXIF tag of the orientation

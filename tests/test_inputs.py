@@ -22,9 +22,9 @@ from transformers.image_utils import SizeDict
 from causalmm import CausalMMConfig
 from causalmm.config import VISION_METHODS
 from causalmm.errors import FailureError, RequestError
-from causalmm.images import open_image
-from causalmm.messages import MAX_FRAMES, open_messages, read_messages
-from causalmm.video import decode
+from causalmm.inputs.images import open_image
+from causalmm.inputs.messages import MAX_FRAMES, open_messages, read_messages
+from causalmm.inputs.video import decode
 from llava_causalmm import prompt as llava_prompt
 from qwen2vl_causalmm import prompt as qwen2vl_prompt
 from qwen2vl_causalmm.video import read_video

@@ -22,9 +22,13 @@ from tiny_checkpoints import save_checkpoint
 from tiny_models import FAMILIES
 from transformers import StoppingCriteriaList
 
-from causalmm import CausalMMConfig, checkpoints
+from causalmm import CausalMMConfig
+from causalmm.cli.flags import parse_args
+from causalmm.cli.request import SETTINGS, check
+from causalmm.cli.session import Session
 from causalmm.errors import RequestError
-from causalmm.flags import parse_args
+from causalmm.families import checkpoints
+from causalmm.inputs.messages import open_messages
 from causalmm.lmms_eval.arguments import (
     MODELS,
     NAMES,
@@ -35,9 +39,6 @@ from causalmm.lmms_eval.arguments import (
 from causalmm.lmms_eval.conversations import Conversation, open_conversation, portions
 from causalmm.lmms_eval.decoding import MAX_NEW_TOKENS, cut, is_ended, read_decoding
 from causalmm.lmms_eval.stopping import StopStrings
-from causalmm.messages import open_messages
-from causalmm.request import SETTINGS, check
-from causalmm.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "causalmm" / "lmms_eval"

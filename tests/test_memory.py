@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import save_checkpoint
 from tiny_models import FAMILIES, model_pair
 
-from causalmm import loading, memory
 from causalmm.errors import RequestError
+from causalmm.families import loading, memory
 from llava_causalmm import loading as llava_loading
 from qwen2vl_causalmm import loading as qwen2vl_loading
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from causalmm import patching
+from causalmm.vendoring import patching
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = 10

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from causalmm import patching
+from causalmm.vendoring import patching
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("causalmm", "llava_causalmm", "qwen2vl_causalmm")

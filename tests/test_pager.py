@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from causalmm import pager
+from causalmm.cli import pager
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "vendor.py"
 CODE = re.compile(r"\x1b\[\d*m")

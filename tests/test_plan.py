@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from causalmm import BranchTrace, CausalMMConfig
-from causalmm.plan import Towers, build_plan
-from causalmm.rows import fold_groups, repeat_groups, split_groups
+from causalmm.decoding.plan import Towers, build_plan
+from causalmm.decoding.rows import fold_groups, repeat_groups, split_groups
 
 TOWERS = Towers(vision_layers=6, language_layers=8)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import toy_upstream as toy
 
-from causalmm import patch_headers, patch_port, patching
+from causalmm.vendoring import headers, patching, porting
 
 ROOT = Path(__file__).resolve().parent.parent
 MOVED = toy.UPSTREAM.replace(
@@ -131,8 +131,8 @@ def compare_with_git(folder: Path, base: str, theirs: str, hunks: list[patching.
         patching.write_text(folder / name, text)
     command = ["git", "merge-file", "-p", *texts]
     merged = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    results = patch_port.carry_hunks(base, theirs, hunks)
-    conflicts = [result for result in results if isinstance(result, patch_port.Conflict)]
+    results = porting.carry_hunks(base, theirs, hunks)
+    conflicts = [result for result in results if isinstance(result, porting.Conflict)]
     assert merged.returncode == len(conflicts), merged.stdout
     if not conflicts:
         assert merged.stdout == patching.apply_hunks(theirs, results)
@@ -149,7 +149,7 @@ def test_the_real_patches_follow_a_release_that_only_moved_lines(tmp_path, pin):
         if not lines[(start + end) // 2].strip():
             lines.insert((start + end) // 2, "# theirs")
     theirs = patching.join_lines(["# a new first line", *lines])
-    results = patch_port.carry_hunks(base, theirs, hunks)
+    results = porting.carry_hunks(base, theirs, hunks)
     assert all(isinstance(result, patching.Hunk) for result in results)
     ours = patching.split_lines(patching.apply_hunks(theirs, results))
     kept = [line for line in ours if line not in ("# theirs", "# a new first line")]
@@ -310,9 +310,7 @@ def test_another_release_passes_the_tests_that_guard_the_patches(vendor, release
     # Of the guards' files, the tests that the headers name: the quick core.
     prose = [patching.read_patch(ROOT, pin)[0] for pin in patching.read_pins(ROOT)]
     guards = {
-        test
-        for text in prose
-        for _, test in patch_headers.guards(patch_headers.parse(text)["Guarded by"])
+        test for text in prose for _, test in headers.guards(headers.parse(text)["Guarded by"])
     }
     code = vendor.main(["port", str(release), "--place", "--test", " or ".join(sorted(guards))])
     output = capfd.readouterr().out
@@ -322,4 +320,4 @@ def test_another_release_passes_the_tests_that_guard_the_patches(vendor, release
 
 
 def release_version(release: Path) -> str:
-    return patch_port.find_version(release / "transformers", "transformers")
+    return porting.find_version(release / "transformers", "transformers")

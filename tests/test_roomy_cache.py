@@ -11,7 +11,7 @@ from tiny_models import FAMILIES, model_pair, sample
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from causalmm import CausalMMConfig
-from causalmm.roomy_cache import ROOM, RoomyLayer, roomy_cache
+from causalmm.decoding.kv_cache import ROOM, RoomyLayer, roomy_cache
 
 DEEDS = st.one_of(
     st.tuples(st.just("update"), st.sampled_from([1, 1, 2, ROOM, ROOM + 3])),

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
-from causalmm.rows import append_groups, fold_groups, leading_rows, repeat_groups, split_groups
+from causalmm.decoding.rows import (
+    append_groups,
+    fold_groups,
+    leading_rows,
+    repeat_groups,
+    split_groups,
+)
 
 LENGTH = 200  # two blocks of 128
 

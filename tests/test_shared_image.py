@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tiny_models import FAMILIES, model_pair, sample, words
 from torch.nn.functional import pad
 
-from causalmm import BranchTrace, CausalMMConfig
-from causalmm.shared_image import answer_questions, generate_together, shared_tokens
+from causalmm import BranchTrace, CausalMMConfig, answer_questions
+from causalmm.decoding.shared_image import generate_together, shared_tokens
 
 MODES = [None, "vision", "language", "multimodal", "joint"]
 GREEDY = {"do_sample": False, "max_new_tokens": 7}

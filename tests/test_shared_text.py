@@ -6,7 +6,8 @@ from tiny_models import FAMILIES, model_pair, pad_together, sample
 from torch.testing import assert_close
 from transformers import DynamicCache
 
-from causalmm import CausalMMConfig, shared_text
+from causalmm import CausalMMConfig
+from causalmm.decoding import shared_prefix
 
 MODES = ["vision", "language", "multimodal", "joint"]
 BEFORE, LONGER = 9, 13  # words before the picture of the first and the second prompt
@@ -35,7 +36,7 @@ def same(one, other):
 
 
 def sharing(monkeypatch, at_least):
-    monkeypatch.setattr(shared_text, "LEAST_SAVED", at_least)
+    monkeypatch.setattr(shared_prefix, "LEAST_SAVED", at_least)
 
 
 def new_cache(model):
@@ -102,7 +103,7 @@ def test_generated_tokens_and_logits(family, model, mode, monkeypatch):
         "return_dict_in_generate": True,
         "suppress_tokens": [model.config.image_token_id],
     }
-    monkeypatch.setattr(shared_text, "prefill", run := Recorder(shared_text.prefill))
+    monkeypatch.setattr(shared_prefix, "prefill", run := Recorder(shared_prefix.prefill))
     results, runs = [], []
     for at_least in (10**9, 1):
         sharing(monkeypatch, at_least)
@@ -131,7 +132,7 @@ def test_what_is_not_run_by_itself(family, model, why, monkeypatch):
     if why == "hidden states":
         call["output_hidden_states"] = True
     sharing(monkeypatch, at_least)
-    monkeypatch.setattr(shared_text, "prefill", run := Recorder(shared_text.prefill))
+    monkeypatch.setattr(shared_prefix, "prefill", run := Recorder(shared_prefix.prefill))
     with torch.no_grad():
         if why == "a cache in use":
             cache = model(**call, past_key_values=new_cache(model)).past_key_values

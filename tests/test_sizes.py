@@ -23,8 +23,8 @@ from test_inputs import (
 from tiny_checkpoints import llava_processor, qwen2vl_processor
 
 from causalmm.errors import RequestError
-from causalmm.images import MAX_ASPECT_RATIO
-from causalmm.messages import open_messages
+from causalmm.inputs.images import MAX_ASPECT_RATIO
+from causalmm.inputs.messages import open_messages
 from llava_causalmm import prompt as llava_prompt
 from qwen2vl_causalmm import prompt as qwen2vl_prompt
 from qwen2vl_causalmm.sizes import Size, asked_size, fetched_size, processed_size

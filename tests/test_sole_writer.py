@@ -7,8 +7,8 @@ import os
 import pytest
 from filelock import FileLock, Timeout, lock_descriptor
 
+from causalmm.cli.sole_writer import sole_writer
 from causalmm.errors import FailureError, RequestError
-from causalmm.sole_writer import sole_writer
 
 
 def hold(file, held, release):

@@ -23,9 +23,10 @@ from test_inputs import (
 from tiny_checkpoints import save_checkpoint
 from tiny_models import FAMILIES
 
-from causalmm import cli, sources
+from causalmm.cli import generate
 from causalmm.errors import RequestError
-from causalmm.messages import open_messages
+from causalmm.inputs import sources
+from causalmm.inputs.messages import open_messages
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +284,7 @@ def test_the_command_asks_the_network_only_if_told_to(address, server, tmp_path,
 
     def run(*given):
         flags = (*given, "--model", model, "--max-new-tokens", 3)
-        return cli.main([str(each) for each in flags]), *capfd.readouterr()
+        return generate.main([str(each) for each in flags]), *capfd.readouterr()
 
     prompt = ("--prompt", QUESTION["text"])
     expected = run("--image", tmp_path / "a.png", *prompt)

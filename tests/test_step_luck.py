@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from causalmm import hashing, step_luck
-from causalmm.attention import language_attention
 from causalmm.config import NORMALIZATIONS
-from causalmm.plan import Intervention
-from causalmm.step_luck import StepLuck
-from causalmm.visible import Visible
+from causalmm.counterfactual import random_weights
+from causalmm.counterfactual.attention import language_attention
+from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.backends import random_step
+from causalmm.counterfactual.backends.random_step import StepLuck
+from causalmm.decoding.plan import Intervention
 
 SAMPLES, HEADS, SHARED, KEYS, SIZE = 3, 4, 2, 11, 8
 LAYERS = (1, 2, 5, 6)
@@ -49,7 +50,7 @@ def tensors(draws, dtype=torch.float32):
 @pytest.mark.parametrize("view", ["whole", "padded", "blind", "mask", "counter"])
 def test_equals_each_layers_own(view, normalization, draws, dtype, block, monkeypatch):
     """One layer at a time, two, and all; and in any order of asking."""
-    monkeypatch.setattr(step_luck, "block_entries", lambda device: block)
+    monkeypatch.setattr(random_step, "block_entries", lambda device: block)
     visible, edit = views()[view], intervention(normalization, draws)
     query, key, value = tensors(draws, dtype)
     luck = StepLuck(edit, visible)
@@ -89,7 +90,7 @@ def test_what_it_leaves_to_others(monkeypatch):
     assert not luck.serves(query, grown)
     with torch.no_grad():
         assert luck.serves(query, grown)
-    monkeypatch.setattr(step_luck, "BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(random_step, "BLOCK_ENTRIES", 1)
     assert not luck.serves(query, value)
 
 
@@ -103,15 +104,15 @@ def test_autocast_changes_nothing():
 
 def test_draws_for_no_more_layers_than_fit_a_block(monkeypatch):
     entries = 2 * SAMPLES * HEADS * KEYS
-    monkeypatch.setattr(step_luck, "block_entries", lambda device: entries)
+    monkeypatch.setattr(random_step, "block_entries", lambda device: entries)
     asked = []
 
     def of_streams(streams, *places):
         asked.append(len(streams))
         return original(streams, *places)
 
-    original = hashing.of_streams
-    monkeypatch.setattr(hashing, "of_streams", of_streams)
+    original = random_weights.of_streams
+    monkeypatch.setattr(random_weights, "of_streams", of_streams)
     query, _, value = tensors(1)
     luck = StepLuck(intervention(draws=1), views()["whole"])
     for layer in LAYERS:

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from causalmm import tiles
-from causalmm.attention import language_attention, vision_attention
-from causalmm.visible import Visible
+from causalmm.counterfactual.attention import language_attention, vision_attention
+from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.backends import amx
 
-KERNEL = tiles._kernel
+KERNEL = amx._kernel
 
 
 @pytest.fixture(autouse=True)
 def unproved(monkeypatch):
     """As on such a CPU, before anything was computed; the kernel is there on others, too."""
-    prove = tiles.is_right
-    monkeypatch.setattr(tiles, "are_there", lambda: True)
+    prove = amx.is_right
+    monkeypatch.setattr(amx, "are_there", lambda: True)
     prove.cache_clear()
     yield
     prove.cache_clear()
@@ -65,7 +65,7 @@ def test_a_right_kernel_is_proved_once_and_without_a_word(monkeypatch):
         calls.append(call)
         return KERNEL(call, scale)
 
-    monkeypatch.setattr(tiles, "_kernel", counted)
+    monkeypatch.setattr(amx, "_kernel", counted)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         attend(inputs())
@@ -80,7 +80,7 @@ def test_a_right_kernel_is_proved_once_and_without_a_word(monkeypatch):
 )
 def test_a_wrong_kernel_is_told_of_once_and_left_alone(kernel, monkeypatch):
     exact = attend([part.double() for part in inputs()])
-    monkeypatch.setattr(tiles, "_kernel", kernel)
+    monkeypatch.setattr(amx, "_kernel", kernel)
     with pytest.warns(UserWarning, match="wrong results on this CPU") as told:
         found = attend(inputs())
     assert len(told) == 1
@@ -90,7 +90,7 @@ def test_a_wrong_kernel_is_told_of_once_and_left_alone(kernel, monkeypatch):
 
 def test_nothing_is_proved_in_a_model_that_is_being_compiled(monkeypatch):
     """There the kernel is not used."""
-    monkeypatch.setattr(tiles, "is_right", lambda: pytest.fail("looked at"))
+    monkeypatch.setattr(amx, "is_right", lambda: pytest.fail("looked at"))
     query, key, value = inputs()
     torch._dynamo.reset()
     compiled = torch.compile(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from causalmm.checkpoints import DEMOS
 from causalmm.evaluation.benchmarks import BENCHMARKS
+from causalmm.families.checkpoints import DEMOS
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
-from causalmm.sole_writer import sole_writer
+from causalmm.cli.sole_writer import sole_writer
 from causalmm.toyworld.building import build
 from causalmm.toyworld.lessons import Lessons, block_mask, pictures
 from causalmm.toyworld.quick_attention import packed_rows

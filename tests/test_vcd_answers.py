@@ -6,8 +6,8 @@ import pytest
 import vcd_answers
 from tiny_evaluation import save_pictures, save_questions, save_yes_no_checkpoint
 
+from causalmm.cli.sole_writer import sole_writer
 from causalmm.evaluation.commands import main as evaluate
-from causalmm.sole_writer import sole_writer
 
 pytest.importorskip("mitigv")
 

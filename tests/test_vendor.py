@@ -9,8 +9,8 @@ import toy_upstream as toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from causalmm import patching
-from causalmm.patching import Hunk, PatchError
+from causalmm.vendoring import patching
+from causalmm.vendoring.patching import Hunk, PatchError
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,15 +15,17 @@ from PIL import Image
 from tiny_checkpoints import save_checkpoint
 from tiny_models import FAMILIES
 
-from causalmm import CausalMMConfig, checkpoints, cli
+from causalmm import CausalMMConfig
+from causalmm.cli import generate
 from causalmm.errors import RequestError
+from causalmm.families import checkpoints
 from causalmm.figures import command, language, vision
 from causalmm.figures.flags import parse_args
 from causalmm.figures.pictures import pictures
 from causalmm.figures.queries import read_query
 from causalmm.figures.recording import record_language, record_vision
 from causalmm.figures.tokens import answer_steps
-from causalmm.images import open_image
+from causalmm.inputs.images import open_image
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "is there a banana ?"
@@ -234,7 +236,7 @@ def test_the_page_holds_the_answer_of_the_generate_command(draw, model, folder, 
     said = draw("tokens", *settings, "--html", tmp_path / "page.html")
     assert said.splitlines() == [f"wrote {tmp_path / name}" for name in ("figure.png", "page.html")]
     asked = ("--image", folder / "image.png", "--prompt", PROMPT, "--max-new-tokens", "4")
-    assert cli.main([str(each) for each in (*asked, *settings, "--json")]) == 0
+    assert generate.main([str(each) for each in (*asked, *settings, "--json")]) == 0
     record = json.loads(capfd.readouterr().out)
     reader = Text()
     reader.feed((tmp_path / "page.html").read_text(encoding="utf-8"))
@@ -342,8 +344,8 @@ def test_queries_are_read():
     ("module", "absent"),
     [
         ("causalmm.figures.command", ("torch", "transformers", "matplotlib")),
-        ("causalmm.cli", ("torch", "transformers", "matplotlib", "causalmm.figures")),
-        ("causalmm.answer", ("matplotlib", "causalmm.figures")),
+        ("causalmm.cli.generate", ("torch", "transformers", "matplotlib", "causalmm.figures")),
+        ("causalmm.cli.answer", ("matplotlib", "causalmm.figures")),
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(module, absent):

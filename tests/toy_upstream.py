@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from causalmm import patching
+from causalmm.vendoring import patching
 
 NAME = "toy_upstream_package"
 FILE = f"{NAME}/models/toy/modeling_toy.py"

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from causalmm.cli.json_lines import to_line, to_object, whole_lines, write_whole
+from causalmm.cli.sole_writer import SUFFIX, sole_writer
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Answer, Question
-from causalmm.json_lines import to_line, to_object, whole_lines, write_whole
-from causalmm.sole_writer import SUFFIX, sole_writer
 
 ANSWERS = "answers.jsonl"
 CONTROLS = ("greedy", "sample", "sample+mask", "causalmm", "causalmm+sample")

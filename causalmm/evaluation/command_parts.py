@@ -7,10 +7,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from causalmm.cli.flags import at_least
+from causalmm.cli.terminal import tell
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
-from causalmm.flags import at_least
-from causalmm.terminal import tell
 
 SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
 """What helps where memory ran out."""

@@ -11,7 +11,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from causalmm.batch import outcome
+from causalmm.cli.batch import outcome
+from causalmm.cli.flags import (
+    Parser,
+    add_decoding,
+    add_model,
+    add_retry_failed,
+    add_running,
+    add_settings,
+    join_negative_layers,
+)
+from causalmm.cli.request import find_model, read_wanted
+from causalmm.cli.session import Session, memory_guard
+from causalmm.cli.sole_writer import sole_writer
+from causalmm.cli.terminal import exit_code, tell
 from causalmm.config import CONFIG_NAME
 from causalmm.evaluation.answers_file import finish, part_file, parts
 from causalmm.evaluation.benchmarks import BENCHMARKS, Benchmark
@@ -41,19 +54,6 @@ from causalmm.evaluation.scoring import (
     score_command,
 )
 from causalmm.evaluation.variants import Variant, controls, grid
-from causalmm.flags import (
-    Parser,
-    add_decoding,
-    add_model,
-    add_retry_failed,
-    add_running,
-    add_settings,
-    join_negative_layers,
-)
-from causalmm.request import find_model, read_wanted
-from causalmm.session import Session, memory_guard
-from causalmm.sole_writer import sole_writer
-from causalmm.terminal import exit_code, tell
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -195,7 +195,7 @@ def _runs(args: argparse.Namespace) -> list[Run]:
 
 
 def _device_kind(name: str) -> str:
-    from causalmm.loading import find_device  # loads torch
+    from causalmm.families.loading import find_device  # loads torch
 
     return find_device(name).type
 

@@ -12,14 +12,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from causalmm.batch import Row
+from causalmm.cli.batch import Row
+from causalmm.cli.json_lines import read_bytes, to_line, to_object, whole_lines
+from causalmm.cli.session import Session
 from causalmm.config import LANGUAGE_METHODS, VISION_METHODS, CausalMMConfig
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.runner import Unit, unit_seed, units
 from causalmm.evaluation.windows import Window, layers_name, windows
-from causalmm.json_lines import read_bytes, to_line, to_object, whole_lines
-from causalmm.session import Session
 
 MEASUREMENTS = "measurements.jsonl"
 METHODS = {"vision": VISION_METHODS, "language": LANGUAGE_METHODS}

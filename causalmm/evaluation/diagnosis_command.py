@@ -17,6 +17,19 @@ from typing import Any
 
 from tqdm import tqdm
 
+from causalmm.cli.flags import (
+    Parser,
+    add_model,
+    add_running,
+    add_settings,
+    at_least,
+    join_negative_layers,
+)
+from causalmm.cli.json_lines import read_bytes, to_object, write_whole
+from causalmm.cli.request import Request, find_model, read_wanted
+from causalmm.cli.session import Session, memory_guard
+from causalmm.cli.sole_writer import sole_writer
+from causalmm.cli.terminal import exit_code, tell
 from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation import pope, vlind
@@ -46,19 +59,6 @@ from causalmm.evaluation.run_record import (
 )
 from causalmm.evaluation.runner import limited
 from causalmm.evaluation.windows import DEFAULT, read_kinds
-from causalmm.flags import (
-    Parser,
-    add_model,
-    add_running,
-    add_settings,
-    at_least,
-    join_negative_layers,
-)
-from causalmm.json_lines import read_bytes, to_object, write_whole
-from causalmm.request import Request, find_model, read_wanted
-from causalmm.session import Session, memory_guard
-from causalmm.sole_writer import sole_writer
-from causalmm.terminal import exit_code, tell
 
 TABLE, PICTURE = "table.json", "heatmap.png"
 SHOWN = 12
@@ -241,7 +241,7 @@ def _settings(
     args: argparse.Namespace, questions: Sequence[Question], request: Request
 ) -> dict[str, Any]:
     """What measurements depend on and all of them share."""
-    from causalmm.loading import find_device  # loads torch
+    from causalmm.families.loading import find_device  # loads torch
 
     device = find_device(args.device).type
     common = common_settings("diagnose", questions, request, args, device)

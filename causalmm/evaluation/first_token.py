@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from causalmm.adjust import ruled_out
+from causalmm.decoding.contrast import ruled_out
+from causalmm.decoding.trace import BranchTrace, StepLogits
 from causalmm.evaluation.diagnosis import Said
-from causalmm.trace import BranchTrace, StepLogits
 
 
 class FirstTokens(BranchTrace):

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from causalmm.cli.json_lines import to_object
 from causalmm.errors import RequestError
 from causalmm.evaluation.question_files import identifier, read_json_lines, read_lines
 from causalmm.evaluation.records import Answer, Question
-from causalmm.json_lines import to_object
 
 
 def is_foreign(file: Path) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from causalmm.decoding.trace import BranchTrace, StepLogits
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.yesno import find_word
-from causalmm.trace import BranchTrace, StepLogits
 
 
 class WordTrace(BranchTrace):

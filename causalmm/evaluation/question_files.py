@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from causalmm.cli.json_lines import read_bytes
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
-from causalmm.json_lines import read_bytes
 
 
 def read_text(path: Path) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from causalmm.cli.flags import Parser, at_least
 from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks import Benchmark
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.runner import limited
-from causalmm.flags import Parser, at_least
 
 FIELD = "question_flags"
 """Where run.json has them."""

@@ -13,12 +13,12 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from causalmm import checkpoints
+from causalmm.cli.json_lines import difference, read_bytes, to_object, write_whole
+from causalmm.cli.request import Request
+from causalmm.cli.sole_writer import SUFFIX
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
-from causalmm.json_lines import difference, read_bytes, to_object, write_whole
-from causalmm.request import Request
-from causalmm.sole_writer import SUFFIX
+from causalmm.families import checkpoints
 
 RECORD = "run.json"
 _VERSIONS = ("causalmm", "torch", "torchvision", "transformers", "pillow")

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from causalmm.batch import Row, groups
+from causalmm.cli.batch import Row, groups
+from causalmm.cli.seeds import seed_of
+from causalmm.cli.session import Session
 from causalmm.errors import RequestError
 from causalmm.evaluation.answers_file import (
     answer_line,
@@ -30,8 +32,6 @@ from causalmm.evaluation.processes import Processes
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.run_record import check_record, write_record
 from causalmm.evaluation.variants import Variant
-from causalmm.seeds import seed_of
-from causalmm.session import Session
 
 Unit = Sequence[Question]
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from causalmm.cli.json_lines import read_bytes, to_object, write_whole
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.answers_file import ANSWERS, CONTROLS, find_runs, read_answers
 from causalmm.evaluation.benchmarks import BENCHMARKS, Benchmark
@@ -22,7 +23,6 @@ from causalmm.evaluation.foreign_answers import is_foreign, read_foreign
 from causalmm.evaluation.question_flags import FIELD, given_flags, read_questions
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.run_record import RECORD
-from causalmm.json_lines import read_bytes, to_object, write_whole
 
 _CONTROL_BASES = (CONTROLS[0], CONTROLS[2])
 """What any gain must be measured against: greedy, and sampling under the mask alone."""

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from causalmm.cli.json_lines import read_bytes
+from causalmm.cli.request import SAMPLING_OFF, SETTINGS, Request, override
 from causalmm.errors import RequestError, first_line
 from causalmm.evaluation.answers_file import CONTROLS
-from causalmm.json_lines import read_bytes
-from causalmm.request import SAMPLING_OFF, SETTINGS, Request, override
 
 _LONGEST_NAME = 255
 """Of a folder, on the usual file systems."""

@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from causalmm.cli.request import check
+from causalmm.cli.session import Session, memory_guard
+from causalmm.cli.terminal import exit_code, tell
 from causalmm.errors import FailureError, RequestError
 from causalmm.figures.flags import parse_args
-from causalmm.messages import parts_of
-from causalmm.request import check
-from causalmm.session import Session, memory_guard
-from causalmm.terminal import exit_code, tell
+from causalmm.inputs.messages import parts_of
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,9 +6,7 @@ Held by tests/test_visualize_command.py.
 import argparse
 from collections.abc import Sequence
 
-from causalmm.errors import RequestError
-from causalmm.figures.queries import MEAN, SUMMARY, read_query
-from causalmm.flags import (
+from causalmm.cli.flags import (
     Parser,
     add_decoding,
     add_question,
@@ -18,6 +16,8 @@ from causalmm.flags import (
     check_together,
     join_negative_layers,
 )
+from causalmm.errors import RequestError
+from causalmm.figures.queries import MEAN, SUMMARY, read_query
 
 CANDIDATES = 4
 _SETTINGS_USED = "Of the CausalMM settings, this figure depends on --normalization and --seed."

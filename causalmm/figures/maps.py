@@ -1,17 +1,17 @@
 """Attention maps of a recorded call: the factual one, and what each counterfactual makes of it.
 
 A map is the attention output for the identity as values. So a counterfactual map comes out of the
-functions that a branch runs (causalmm/attention.py), called as the branch calls them.
-H heads, N positions. Held by tests/test_figures_maps.py.
+functions that a branch runs (causalmm/counterfactual/attention.py), called as the branch calls
+them. H heads, N positions. Held by tests/test_figures_maps.py.
 """
 
 import torch
 from torch import Tensor
 
-from causalmm.attention import language_attention, vision_attention
+from causalmm.counterfactual.attention import language_attention, vision_attention
+from causalmm.counterfactual.attention_mask import Visible
 from causalmm.errors import RequestError
 from causalmm.figures.recording import Call
-from causalmm.visible import Visible
 
 LARGEST = 2**29
 """Weights of a map, of all heads: 2 GiB, some of which are held at a time."""

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from causalmm.language import LayerInputs
-from causalmm.vision import PackedInputs
+from causalmm.decoding.language_pass import LayerInputs
+from causalmm.decoding.vision_pass import PackedInputs
 
 
 class Call(NamedTuple):

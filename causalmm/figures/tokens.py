@@ -1,7 +1,7 @@
 """Numbers of the figure `tokens`: how likely each candidate was at each token of an answer.
 
-Probabilities are the softmax of a branch's raw logits (causalmm/trace.py): temperature, top-p,
-top-k and any repetition penalty come after. Held by tests/test_figures_tokens.py.
+Probabilities are the softmax of a branch's raw logits (causalmm/decoding/trace.py): temperature,
+top-p, top-k and any repetition penalty come after. Held by tests/test_figures_tokens.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from causalmm.adjust import ruled_out
 from causalmm.config import CausalMMConfig
+from causalmm.decoding.contrast import ruled_out
+from causalmm.decoding.trace import BranchTrace, StepLogits
 from causalmm.figures.language import token_label
-from causalmm.trace import BranchTrace, StepLogits
 
 BRANCHES = ("vision", "language", "joint")
 NEGLIGIBLE = 0.005

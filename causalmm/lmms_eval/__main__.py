@@ -1,13 +1,13 @@
 """lmms-eval beside a CPU build of torch.    python -m causalmm.lmms_eval --model ... --tasks ...
 
 The same as the command lmms-eval, whose imports stop there at torchvision where causalmm is on the
-path but not installed (see causalmm/compat.py).
+path but not installed (see causalmm/families/compat.py).
 """
 
 from importlib.util import find_spec
 
+from causalmm.cli.terminal import exit_code
 from causalmm.errors import FailureError
-from causalmm.terminal import exit_code
 
 
 def main() -> int:

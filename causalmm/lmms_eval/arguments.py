@@ -10,11 +10,11 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from causalmm.checkpoints import FAMILIES
+from causalmm.cli.flags import Parser, add_running, add_settings, at_least
+from causalmm.cli.request import SETTINGS, Request, find_model, read_wanted
 from causalmm.errors import RequestError
-from causalmm.flags import Parser, add_running, add_settings, at_least
+from causalmm.families.checkpoints import FAMILIES
 from causalmm.lmms_eval.decoding import MAX_NEW_TOKENS
-from causalmm.request import SETTINGS, Request, find_model, read_wanted
 
 MODELS = {"llava": "causalmm_llava", "qwen2_vl": "causalmm_qwen2_vl"}
 """Names for --model, by family."""

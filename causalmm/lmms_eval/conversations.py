@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from causalmm.errors import RequestError
-from causalmm.messages import Message, open_messages
+from causalmm.inputs.messages import Message, open_messages
 
 
 class Conversation(NamedTuple):

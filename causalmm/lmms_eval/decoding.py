@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from causalmm.cli.request import SAMPLING_OFF
 from causalmm.errors import RequestError
-from causalmm.request import SAMPLING_OFF
 
 MAX_NEW_TOKENS = 1024
 """Where a task does not say; as for lmms-eval's own LLaVA."""

@@ -20,14 +20,14 @@ from lmms_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 from transformers import StoppingCriteriaList
 
+from causalmm.cli.seeds import seed_of
+from causalmm.cli.session import Session, memory_guard
+from causalmm.cli.terminal import complain, tell
 from causalmm.errors import RequestError
 from causalmm.lmms_eval.arguments import find_request, own_device, read_arguments
 from causalmm.lmms_eval.conversations import Conversation, open_conversation, portions
 from causalmm.lmms_eval.decoding import Decoding, cut, read_decoding
 from causalmm.lmms_eval.stopping import StopStrings
-from causalmm.seeds import seed_of
-from causalmm.session import Session, memory_guard
-from causalmm.terminal import complain, tell
 
 
 class CausalMM(lmms):

@@ -1,7 +1,7 @@
 """The demonstration models before training: tokenizer, processor and random weights.
 
 Real architectures in the ordinary transformers folder format, 3 to 6 million parameters. Needs
-torchvision, made importable by `causalmm.compat`.
+torchvision, made importable by `causalmm.families.compat`.
 """
 
 import random

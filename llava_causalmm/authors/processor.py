@@ -11,7 +11,7 @@ import transformers
 from transformers import AddedToken, AutoTokenizer, LlamaConfig, LlavaImageProcessor
 
 from causalmm.errors import RequestError
-from causalmm.weight_files import find_file
+from causalmm.families.weight_files import find_file
 from llava_causalmm.authors.config import (
     HUB_OPTIONS,
     PADDED,

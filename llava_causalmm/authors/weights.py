@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import load_state_dict
 
-from causalmm.weight_files import weight_files
+from causalmm.families.weight_files import weight_files
 from llava_causalmm.authors.config import tower_options
 
 TOWER = "model.vision_tower."

@@ -1,0 +1,186 @@
+"""From flags to a checked request: what can be found wrong before torch is loaded is found here.
+
+Held by tests/test_generate_command.py and tests/test_batch_command.py.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from causalmm.cli.batch import Batch, open_batch
+from causalmm.cli.flags import BATCH_SIZE
+from causalmm.cli.terminal import quiet_hub, tell
+from causalmm.config import CausalMMConfig
+from causalmm.errors import RequestError
+from causalmm.families import checkpoints
+from causalmm.inputs.messages import (
+    LIMITS,
+    check_prompt,
+    limit_sizes,
+    one_turn,
+    open_messages,
+    parts_of,
+    read_messages,
+)
+
+SETTINGS = tuple(field.name for field in fields(CausalMMConfig))
+SAMPLING_OFF = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+
+
+class Request(NamedTuple):
+    """A checked request: everything that can be known before a model is loaded."""
+
+    model: str
+    """As the user named it."""
+    source: str
+    family: str
+    config: CausalMMConfig | None
+    """None in mode "plain"."""
+    messages: list[dict[str, Any]]
+    """The conversation to be answered, pictures opened; of --chat its pictures with no prompt yet,
+    of --batch none."""
+    batch: Batch | None
+    sampling: dict[str, Any]
+    seed: int
+    max_new_tokens: int
+    limits: Mapping[str, int] = MappingProxyType({})
+    """Of the pictures of --batch, see `messages.limit_sizes`."""
+    allow_network: bool = False
+    """Whether pictures of --batch may be fetched."""
+
+
+class Wanted(NamedTuple):
+    """What the flags say of how to answer, before any checkpoint is looked at."""
+
+    plain: bool
+    given: dict[str, Any]
+    """CausalMM settings that are on the command line."""
+    base: CausalMMConfig | None
+    """What --config holds."""
+    sampling: dict[str, Any]
+
+
+def check(args: argparse.Namespace, family: str | None = None) -> Request:
+    """All of a request that can be known before a model is loaded.
+
+    Raises RequestError for what is wrong with it, FailureError where a hub cannot be reached.
+    """
+    if args.prompt is not None:
+        check_prompt(args.prompt)
+    wanted = read_wanted(args)
+    if wanted.plain and args.compare:
+        raise RequestError("--compare needs a mode other than plain to compare with")
+    messages = _messages(args)
+    request = find_model(args, wanted, family)
+    limits = {name: value for name in LIMITS if (value := getattr(args, name)) is not None}
+    if request.family == "llava" and limits:
+        flag = next(iter(limits)).replace("_", "-")
+        raise RequestError(
+            f"--{flag} is for Qwen2-VL: {args.model} is a LLaVA checkpoint, which has one size"
+        )
+    request = request._replace(messages=limit_sizes(messages, limits))
+    if request.family == "llava" and any(parts_of(messages, "video")):
+        raise RequestError(f"{args.model} is a LLaVA checkpoint, which reads images and no video")
+    if args.batch is None:
+        return request
+    request = request._replace(limits=limits, allow_network=args.allow_network)
+    size = args.batch_size or BATCH_SIZE
+    settings = _settings(args, request)
+    batch = open_batch(args.batch, args.out, size, settings, args.retry_failed)
+    return request._replace(batch=batch)
+
+
+def read_wanted(args: argparse.Namespace) -> Wanted:
+    """Of the flags of settings and decoding. Raises RequestError for a wrong one."""
+    sampling = _sampling(args)
+    given = {name: getattr(args, name) for name in SETTINGS if name in args}
+    plain = given.get("mode") == "plain"
+    if plain:
+        del given["mode"]
+    # Over the defaults first, so that a wrong value is told before a hub is asked for anything.
+    override(CausalMMConfig(), given)
+    base = None if args.config is None else checkpoints.read_configuration(args.config)
+    return Wanted(plain, given, base, sampling)
+
+
+def find_model(args: argparse.Namespace, wanted: Wanted, family: str | None = None) -> Request:
+    """A request with no messages yet. Raises as `check` does."""
+    source = checkpoints.resolve(args.model)
+    if not os.path.isdir(source):
+        quiet_hub()
+        tell(f"{source}: not a folder here, looking on the hub")
+    kind = checkpoints.family(source)
+    known = checkpoints.FAMILIES[kind]
+    if family not in (None, kind):
+        raise RequestError(
+            f"{args.model} is a {known.title} checkpoint: use python -m {known.package}.generate"
+        )
+    config = override(wanted.base or checkpoints.configuration(source), wanted.given)
+    return Request(
+        model=args.model,
+        source=source,
+        family=kind,
+        config=None if wanted.plain else config,
+        messages=[],
+        batch=None,
+        sampling=wanted.sampling,
+        seed=config.seed,
+        max_new_tokens=args.max_new_tokens,
+    )
+
+
+def override(base: CausalMMConfig, given: dict[str, Any]) -> CausalMMConfig:
+    """`base` with the given settings in the place of its own. Raises RequestError for a wrong one.
+
+    A given `gamma` is the strength of every branch, and mode "joint" has only one: the base's
+    strengths of single branches then do not count.
+    """
+    reset = {}
+    if "gamma" in given or given.get("mode") == "joint":
+        reset = {"gamma_vision": None, "gamma_language": None}
+    try:
+        return replace(base, **(reset | given))
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def _messages(args: argparse.Namespace) -> list[dict[str, Any]]:
+    if args.batch is not None:
+        return []
+    if args.messages is not None:
+        messages = read_messages(args.messages, allow_network=args.allow_network)
+        if not any((*parts_of(messages, "image"), *parts_of(messages, "video"))):
+            raise RequestError(f"{args.messages} holds no picture: expected an image or a video")
+        return messages
+    turn = one_turn(args.image or [], args.prompt, args.video)
+    return open_messages(turn, allow_network=args.allow_network)
+
+
+def _sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """What `generate` is told about choosing tokens. Raises RequestError for a contradiction."""
+    given = {name: getattr(args, name) for name in SAMPLING_OFF if name in args}
+    if not given:
+        return {"do_sample": False}
+    if args.greedy:
+        flag = next(iter(given)).replace("_", "-")
+        raise RequestError(f"--greedy and --{flag} exclude each other")
+    # All three, because a checkpoint's own may leave one token to choose from (Qwen2-VL: top-k 1).
+    return {"do_sample": True, **SAMPLING_OFF, **given}
+
+
+def _settings(args: argparse.Namespace, request: Request) -> dict[str, Any]:
+    """All that the answers of a batch depend on, its rows apart."""
+    config = request.config
+    return {
+        "model": request.model,
+        "config": None if config is None else config.to_dict(),
+        "sampling": request.sampling,
+        "seed": request.seed,
+        "max_new_tokens": request.max_new_tokens,
+        "dtype": args.dtype,
+        "attn": args.attn,
+        **{name: request.limits.get(name) for name in LIMITS},
+    }

@@ -1,0 +1,189 @@
+"""A request's model, loaded, and the ways to ask it.
+
+Held by tests/test_generate_command.py and tests/test_batch_command.py.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+
+from causalmm.cli.batch import Row
+from causalmm.cli.request import Request
+from causalmm.cli.terminal import quiet_transformers
+from causalmm.config import CausalMMConfig
+from causalmm.errors import FailureError, RequestError, is_out_of_memory
+from causalmm.families import checkpoints
+from causalmm.inputs.messages import limit_sizes, one_turn, open_messages, text_part
+
+if TYPE_CHECKING:  # they load torch
+    from causalmm.cli.answer import Reply
+    from causalmm.decoding.trace import BranchTrace
+
+
+class Session(NamedTuple):
+    """A loaded model with what the request says of answering."""
+
+    model: Any
+    processor: Any
+    prompt: ModuleType
+    """The package's, which makes inputs of messages."""
+    request: Request
+
+    @classmethod
+    def start(cls, args: argparse.Namespace, request: Request) -> "Session":
+        """Load the model. Raises RequestError or FailureError as loading does."""
+        package = checkpoints.FAMILIES[request.family].package
+        with contextlib.redirect_stdout(sys.stderr):
+            # Imported here: torch and transformers take seconds.
+            loading = import_module(f"{package}.loading")
+            prompt = import_module(f"{package}.prompt")
+            quiet_transformers()
+            model, processor = loading.load(
+                request.source,
+                dtype=args.dtype,
+                device=args.device,
+                attn=args.attn,
+                causalmm=request.config,
+            )
+        return cls(model, processor, prompt, request)
+
+    def inputs(self, messages: Sequence[Any]) -> Any:
+        """Of a conversation. Raises RequestError where the model cannot take it."""
+        with contextlib.redirect_stdout(sys.stderr):
+            inputs = self.prompt.build_chat_inputs(self.processor, messages)
+        if (error := self._too_long(inputs)[0]) is not None:
+            raise RequestError(error)
+        return inputs
+
+    def answer(
+        self,
+        inputs: Any,
+        causalmm: CausalMMConfig | None,
+        *,
+        probabilities: bool = False,
+        out: TextIO | None = None,
+    ) -> Any:
+        """An `answer.Answer`, printed to `out` as it comes if given."""
+        from causalmm.cli.answer import answer
+
+        return answer(
+            self.model,
+            self.processor,
+            inputs,
+            causalmm=causalmm,
+            max_new_tokens=self.request.max_new_tokens,
+            sampling=self.request.sampling,
+            seed=self.request.seed,
+            probabilities=probabilities,
+            out=out,
+        )
+
+    def answer_rows(self, rows: Sequence[Row], first: int) -> list[dict[str, str]]:
+        """{"answer"} or {"error"} of each row. `first` is the number of the first in its file."""
+        # A seed of its own for each batch: rows at the same place would be drawn alike.
+        replies = self.ask_rows(rows, self.request.seed + first)
+        return [
+            {"error": reply} if isinstance(reply, str) else {"answer": reply.text}
+            for reply in replies
+        ]
+
+    def ask_rows(
+        self, rows: Sequence[Row], seed: int, trace: "BranchTrace | None" = None
+    ) -> "list[Reply | str]":
+        """The reply to each row, or a sentence on why it cannot be asked.
+
+        The others are answered in one batch, and are the rows that `trace` sees.
+        """
+        asked: list[list[dict[str, Any]] | str] = []
+        pictures: dict[str, list[Any]] = {}
+        for row in rows:
+            if row.error:
+                asked.append(row.error)
+                continue
+            try:
+                if (key := json.dumps(row.image)) not in pictures:
+                    request, turn = self.request, one_turn(row.images, None)
+                    turn = open_messages(turn, allow_network=request.allow_network)
+                    [turn] = limit_sizes(turn, request.limits)
+                    pictures[key] = turn["content"]
+                content = [*pictures[key], text_part(row.prompt)]
+                asked.append([{"role": "user", "content": content}])
+            except RequestError as error:
+                asked.append(str(error))
+        return self.ask(asked, seed, shared=len(pictures) == 1, trace=trace)
+
+    def ask(
+        self,
+        conversations: Sequence[list[dict[str, Any]] | str],
+        seed: int,
+        *,
+        shared: bool,
+        trace: "BranchTrace | None" = None,
+    ) -> "list[Reply | str]":
+        """The reply to each opened conversation, or a sentence on why it cannot be asked.
+
+        A sentence in the place of a conversation is returned as it is. The others are answered in
+        one batch, and are the rows that `trace` sees. They are `shared` where all begin alike up to
+        and with their last picture: what they share is then found and computed once.
+        """
+        from causalmm.cli.answer import answer_batch
+
+        said: list[Any] = [each if isinstance(each, str) else None for each in conversations]
+        prepared = {}
+        for index, messages in enumerate(conversations):
+            if said[index] is None:
+                try:
+                    prepared[index] = self.prompt.prepare(self.processor, messages)
+                except RequestError as error:
+                    said[index] = str(error)
+        # About the same pictures one by one.
+        shared = shared and len(prepared) > 1
+        inputs = None
+        while prepared and inputs is None:
+            parts = [[each] for each in prepared.values()] if shared else [list(prepared.values())]
+            inputs = [self.prompt.join(self.processor, part) for part in parts]
+            errors = [error for each in inputs for error in self._too_long(each)]
+            for index, error in zip(list(prepared), errors, strict=True):
+                if error is not None:
+                    said[index], inputs = error, None
+                    del prepared[index]
+        if inputs is not None:
+            replies = answer_batch(
+                self.model,
+                self.processor,
+                inputs if shared else inputs[0],
+                causalmm=self.request.config,
+                max_new_tokens=self.request.max_new_tokens,
+                sampling=self.request.sampling,
+                seed=seed,
+                trace=trace,
+            )
+            for index, reply in zip(prepared, replies, strict=True):
+                said[index] = reply
+        return said
+
+    def _too_long(self, inputs: Any) -> list[str | None]:
+        """A sentence for each row that leaves no room for an answer, None for the others."""
+        limit = self.model.config.get_text_config().max_position_embeddings
+        return [
+            f"image and prompt take {length} tokens and the model reads at most {limit}"
+            if length >= limit
+            else None
+            for length in inputs["attention_mask"].sum(dim=1).tolist()
+        ]
+
+
+@contextlib.contextmanager
+def memory_guard(advice: str) -> Iterator[None]:
+    """Raise FailureError with this advice where memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise FailureError(f"not enough memory: try {advice}") from error

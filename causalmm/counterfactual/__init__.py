@@ -1,0 +1,1 @@
+"""The mathematics of counterfactual attention: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Faster ways to compute a formula on some device."""

@@ -1,0 +1,1 @@
+"""A branch plan at work in one call of a patched model."""

@@ -1,0 +1,236 @@
+"""`generate(..., causalmm=...)` and `forward(..., causalmm=...)` for a patched model class.
+
+Transformers' own `generate` does everything; this only turns a configuration into a plan, keeps the
+plan beside the other model keywords and refuses what a plan cannot follow.
+Held by tests/test_generation.py.
+"""
+
+import copy
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation.configuration_utils import GenerationMode
+
+from causalmm.config import ATTENTION, CausalMMConfig
+from causalmm.decoding.call_checks import check_cache
+from causalmm.decoding.kv_cache import make_roomy
+from causalmm.decoding.plan import BranchPlan, Towers, build_plan
+from causalmm.decoding.trace import BranchTrace
+from causalmm.errors import FailureError
+
+_MODES = (
+    GenerationMode.GREEDY_SEARCH,
+    GenerationMode.SAMPLE,
+    GenerationMode.BEAM_SEARCH,
+    GenerationMode.BEAM_SAMPLE,
+)
+_CACHES = (None, "dynamic", "static", "offloaded", "offloaded_static")
+
+
+class CounterfactualGeneration:
+    """Mixin in front of a patched `ForConditionalGeneration` class."""
+
+    def causalmm_towers(self) -> Towers:
+        """Layer counts of this model. Raises ValueError where a tower is not a patched one."""
+        raise NotImplementedError
+
+    def causalmm_plan(
+        self, causalmm: CausalMMConfig | BranchPlan | None, trace: BranchTrace | None = None
+    ) -> BranchPlan | None:
+        """The branch plan of a configuration on this model; None where it would change nothing.
+
+        A trace makes a plan of no configuration too, one that only looks on. Raises ValueError for
+        layers or a site the model does not have, TypeError for anything that is no configuration.
+        """
+        if causalmm is None and trace is not None:
+            causalmm = CausalMMConfig(gamma=0.0, epsilon=0.0)
+        if causalmm is None or isinstance(causalmm, BranchPlan):
+            return causalmm
+        if not isinstance(causalmm, CausalMMConfig):
+            raise TypeError(f"causalmm: expected a CausalMMConfig, got {type(causalmm).__name__}")
+        plan = build_plan(causalmm, self.causalmm_towers(), trace)
+        if plan is not None:
+            self._check_model()
+        return plan
+
+    def generate(
+        self,
+        *args: Any,
+        causalmm: CausalMMConfig | BranchPlan | None = None,
+        causalmm_trace: BranchTrace | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Transformers' `generate` with every step adjusted under `causalmm`; None: unchanged.
+
+        `causalmm_trace` collects what each branch said, one entry a step.
+        """
+        plan = self.causalmm_plan(causalmm, causalmm_trace)
+        if plan is not None:
+            kwargs["causalmm"] = plan
+        return super().generate(*args, **kwargs)
+
+    def generate_batch(
+        self,
+        *args: Any,
+        causalmm: CausalMMConfig | BranchPlan | None = None,
+        causalmm_trace: BranchTrace | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Transformers' continuous batching, without branches: ValueError where any are asked for.
+
+        `generate(cache_implementation="paged")` comes here too.
+        """
+        if causalmm is not None or causalmm_trace is not None:
+            _refuse("continuous batching (generate_batch, cache_implementation='paged')")
+        return super().generate_batch(*args, **kwargs)
+
+    def load_custom_generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Transformers' loading of a generation loop from a repository, which is not run with
+        branches: ValueError where any are asked for."""
+        if kwargs.get("causalmm") is not None:
+            _refuse("generation loops from a repository (custom_generate)")
+        return super().load_custom_generate(*args, **kwargs)
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self,
+        inputs_tensor: Tensor,
+        model_kwargs: dict[str, Any],
+        model_input_name: str | None,
+        generation_config: GenerationConfig,
+    ) -> dict[str, Any]:
+        # The last place before pictures are encoded, which is work.
+        plan = model_kwargs.get("causalmm")
+        if plan is not None:
+            _check_mode(generation_config.get_generation_mode())
+            _check_settings(plan, generation_config)
+        copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+        check_cache(model_kwargs.get("past_key_values"), plan, copies * inputs_tensor.shape[0])
+        return super()._maybe_prepare_encoder_kwargs_for_generation(
+            inputs_tensor, model_kwargs, model_input_name, generation_config
+        )
+
+    def _prepare_multimodal_encoder_kwargs_for_generation(
+        self, model_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        # Upstream removes every keyword the image encoder took; the decoder needs the plan too.
+        plan = model_kwargs.get("causalmm")
+        model_kwargs = super()._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)
+        if plan is not None:
+            model_kwargs["causalmm"] = plan
+        return model_kwargs
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        generation_mode: GenerationMode,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> Any:
+        plan = model_kwargs.get("causalmm")
+        if plan is not None:
+            _check_mode(generation_mode)  # which an assistant model decides too
+            # A static cache for chunked prefill would be laid out for the factual rows alone;
+            # without the chunk size it takes its rows from the first keys.
+            generation_config = copy.copy(generation_config)
+            generation_config.prefill_chunk_size = None
+        given = model_kwargs.get("past_key_values")
+        super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+        cache = model_kwargs.get("past_key_values")
+        made_here = plan is not None and given is None
+        if made_here and type(cache) is DynamicCache and not cache.offloading:
+            make_roomy(cache)  # branches multiply what would be copied at every step
+
+    def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
+        """Called by beam search, [B] beams: every branch's rows follow their factual row."""
+        for layer in past_key_values.layers:
+            groups = layer.keys.shape[0] // len(beam_idx)
+            rows = [beam_idx + group * len(beam_idx) for group in range(groups)]
+            layer.reorder_cache(torch.cat(rows))
+        return past_key_values
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(*args, **kwargs)
+        if (kwargs.get("model_kwargs") or {}).get("causalmm") is not None:
+            processors.insert(0, FiniteLogits())
+        return processors
+
+    def _check_model(self) -> None:
+        """Raise ValueError for settings of the model under which branches cannot be decoded."""
+        for name in ("text_config", "vision_config"):
+            chosen = getattr(self.config, name)._attn_implementation
+            if chosen not in ATTENTION:
+                raise ValueError(
+                    f"causalmm does not support attn_implementation={chosen!r} ({name}): "
+                    f"expected one of {', '.join(ATTENTION)}"
+                )
+        if not getattr(self.config.get_text_config(), "is_causal", True):
+            raise ValueError("causalmm does not support is_causal=False: expected a causal decoder")
+        if (self.tp_size or 1) > 1:
+            # Random weights are numbered by head, and a shard does not know which heads it has.
+            _refuse(f"tensor parallelism (tp_size={self.tp_size}); device_map spreads whole layers")
+
+
+class FiniteLogits(LogitsProcessor):
+    """Stops where a step's adjusted logits are not finite: nothing can be chosen from them."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores float [B, vocab], unchanged. Raises FailureError for NaN or infinite ones."""
+        if not bool(scores.isfinite().all()):
+            raise FailureError(
+                f"the adjusted logits of the token after {input_ids.shape[1]} are not finite: "
+                "expected a smaller gamma, or a dtype with a larger range (bfloat16, float32)"
+            )
+        return scores
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ValueError(f"causalmm does not support {what}")
+
+
+def _check_mode(mode: GenerationMode) -> None:
+    """Raise ValueError for ways to generate that a plan cannot follow."""
+    if mode not in _MODES:
+        raise ValueError(
+            f"causalmm does not support {mode.value}, which runs the model in ways of its own: "
+            f"expected {', '.join(known.value for known in _MODES)}"
+        )
+
+
+def _check_settings(plan: BranchPlan, settings: GenerationConfig) -> None:
+    """Raise ValueError for settings of `generate` that a plan cannot follow."""
+    if settings.guidance_scale not in (None, 1):
+        _refuse(
+            f"guidance_scale={settings.guidance_scale}, whose unconditional logits come from the "
+            "plain model: expected None or 1"
+        )
+    cache = settings.cache_implementation
+    if cache not in _CACHES:
+        raise ValueError(
+            f"causalmm does not support cache_implementation={cache!r}: expected one of "
+            f"{', '.join(name for name in _CACHES if name)}"
+        )
+    edit = plan.language
+    if (
+        edit is not None
+        and edit.normalization == "released"
+        and edit.method in ("uniform", "random")
+        and cache in ("static", "offloaded_static")
+    ):
+        raise ValueError(
+            f"normalization='released' with language_method={edit.method!r} counts all keys, those "
+            "a static cache has not filled yet included: expected a dynamic cache"
+        )
+
+
+def patched(module: Any, expected: type) -> None:
+    """Raise ValueError unless `module` is an instance of the patched class `expected`."""
+    if not isinstance(module, expected):
+        raise ValueError(
+            f"causalmm needs {expected.__name__}, this checkpoint has {type(module).__name__}: "
+            "CausalMM is available for LLaVA-1.5 (CLIP + Llama) and Qwen2-VL"
+        )

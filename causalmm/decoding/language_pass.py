@@ -1,0 +1,293 @@
+"""The plan at work in one forward of the language model.
+
+Rows: B samples a group. The vision (or joint) groups carry their own image features and so run from
+the first decoder layer; a language group equals the factual one below its first edited layer, for
+every token, and so joins only there, with a cache only from there on. The patched modeling files
+call, in this order: `start`, `take` and `place` once an image or video tensor, `expand`,
+`read_mask` once the decoder has made its attention mask, then `enter_layer` and `attention` once a
+layer. Held by tests/test_equivalence.py and tests/test_contracts.py.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.masking_utils import find_packed_sequence_indices
+
+from causalmm.counterfactual.attention import language_attention
+from causalmm.counterfactual.attention_mask import Visible, visible_keys
+from causalmm.counterfactual.backends import amx
+from causalmm.counterfactual.backends.random_step import StepLuck
+from causalmm.counterfactual.softmax_stats import one_query_attention
+from causalmm.decoding import shared_prefix
+from causalmm.decoding.call_checks import check_cache, check_encoded
+from causalmm.decoding.plan import BranchPlan
+from causalmm.decoding.rows import append_groups, leading_rows, repeat_groups, split_groups
+
+
+class DecoderInputs(NamedTuple):
+    """What the decoder stack is called with, every row group included."""
+
+    inputs_embeds: Tensor
+    attention_mask: Tensor | dict | None
+    position_ids: Tensor | None
+    causalmm: "LanguagePass"
+
+
+class LayerInputs(NamedTuple):
+    """What one decoder layer is called with."""
+
+    hidden_states: Tensor
+    attention_mask: Any
+    position_embeddings: tuple[Tensor, Tensor]
+    position_ids: Tensor | None
+
+
+@dataclass(frozen=True)
+class LanguagePass:
+    """One forward of the decoder under a plan. Lives for that forward only."""
+
+    plan: BranchPlan
+    visible: Visible | None = None
+    features: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor] = field(default_factory=list)
+    beginning: shared_prefix.Beginning | None = None
+    luck: StepLuck | None = None
+
+    @classmethod
+    def start(
+        cls,
+        plan: BranchPlan | None,
+        inputs_embeds: Tensor,
+        past_key_values: Any,
+        mm_encoder_outputs: Mapping[str, Any] | None,
+    ) -> "LanguagePass | None":
+        """The pass of a plan; None for the plain model.
+
+        Given the tokens' embeddings [B, L, D], a cache and pictures encoded before. Raises
+        ValueError where these were made with another plan, or without one.
+        """
+        check_cache(past_key_values, plan, inputs_embeds.shape[0])
+        check_encoded(mm_encoder_outputs, plan, inputs_embeds.shape[-1])
+        return None if plan is None else cls(plan)
+
+    def take(self, features: Tensor) -> Tensor:
+        """Keep the counterfactual part of image features, return the factual one.
+
+        Features [tokens, groups x D] carry every group side by side (see `VisionPass.fold`);
+        the result is [tokens, D].
+        """
+        factual, *counterfactual = split_groups(features, 1 + self.plan.image_groups)
+        self.features.append(torch.cat(counterfactual) if counterfactual else features[:0])
+        return factual
+
+    def place(self, placeholders: Tensor) -> None:
+        """Remember where the features just taken go: bool [B, L, D] or [B, L, 1]."""
+        self.masks.append(placeholders)
+
+    def expand(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | dict | None,
+        position_ids: Tensor | None,
+        past_key_values: Any,
+        decoder: Callable[..., Any],
+        **options: Any,
+    ) -> DecoderInputs:
+        """Lay the vision (or joint) groups behind the factual rows.
+
+        `inputs_embeds` [B, L, D] already holds the factual image features; each group receives its
+        own in their place. A text long enough before the pictures is run by itself and left out of
+        the result: `decoder` and `options` are what the rest will be run with.
+        """
+        batch = inputs_embeds.shape[0]
+        masks, beginning = self.masks, None
+        if columns := shared_prefix.shared_columns(
+            self.plan, masks, past_key_values, attention_mask
+        ):
+            beginning = shared_prefix.prefill(
+                self.plan,
+                columns,
+                decoder,
+                inputs_embeds,
+                attention_mask,
+                position_ids,
+                past_key_values,
+                options,
+                LanguagePass,
+            )
+        if beginning is not None:
+            inputs_embeds = inputs_embeds[:, columns:]
+            position_ids = None if position_ids is None else position_ids[..., columns:]
+            masks = [mask[:, columns:] for mask in masks]
+        groups = 1 + self.plan.image_groups
+        counterfactual = inputs_embeds.repeat(groups - 1, 1, 1)
+        for mask, features in zip(masks, self.features, strict=True):
+            counterfactual = counterfactual.masked_scatter(
+                mask.repeat(groups - 1, 1, 1), features.to(counterfactual)
+            )
+        batch_axis = 1 if position_ids is not None and position_ids.ndim == 3 else 0
+        return DecoderInputs(
+            torch.cat([inputs_embeds, counterfactual]),
+            repeat_groups(attention_mask, batch, groups),
+            repeat_groups(position_ids, batch, groups, axis=batch_axis),
+            replace(self, beginning=beginning),
+        )
+
+    def read_mask(
+        self,
+        config: PreTrainedConfig,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | dict | None,
+        causal_mask: Any,
+        position_ids: Tensor | None,
+        past_key_values: Any,
+    ) -> "LanguagePass":
+        """The pass that knows what each query sees, read where the decoder has decided it.
+
+        `attention_mask` is what the decoder was given and `causal_mask` what it made of it for
+        attention; `position_ids` [rows or 1, L] are those it looked at. Raises ValueError for a
+        mask that cannot be read.
+        """
+        length, past = inputs_embeds.shape[1], 0
+        keys = length
+        if past_key_values is not None:
+            # A static cache hands out its counter itself, and counts on while the layers run.
+            past = past_key_values.get_seq_length() + 0
+            keys, _ = past_key_values.get_mask_sizes(length, 0)
+        if isinstance(attention_mask, dict):
+            attention_mask = attention_mask["full_attention"]
+        if attention_mask is None and _is_packed(config, position_ids, past_key_values):
+            attention_mask = causal_mask
+            if not isinstance(causal_mask, Tensor) or causal_mask.ndim != 4:
+                raise ValueError(
+                    "position_ids start anew within a row, which packs several sequences into it: "
+                    "causalmm follows that with attn_implementation 'sdpa' or 'eager', got "
+                    f"{config._attn_implementation!r}; or give an attention_mask"
+                )
+        batch = inputs_embeds.shape[0] // (1 + self.plan.image_groups)
+        visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
+        edit, luck = self.plan.language, None
+        if edit is not None and edit.method == "random":
+            visible = visible.numbered()
+            luck = StepLuck(edit, visible)
+        return replace(self, visible=visible, luck=luck)
+
+    def whole(self, outputs: Any) -> Any:
+        """The decoder's outputs for all columns, those that were run by themselves included."""
+        if self.beginning is not None:
+            outputs.last_hidden_state = torch.cat(
+                [self.beginning.hidden_states, outputs.last_hidden_state], dim=1
+            )
+        return outputs
+
+    def enter_layer(
+        self,
+        layer: int,
+        hidden_states: Tensor,
+        attention_mask: Any,
+        position_embeddings: tuple[Tensor, Tensor],
+        position_ids: Tensor | None,
+    ) -> LayerInputs:
+        """Let the language groups join, copies of the factual rows, at their first edited layer."""
+        inputs = LayerInputs(hidden_states, attention_mask, position_embeddings, position_ids)
+        joining = self.plan.language_groups
+        if not joining or layer != self.plan.language.first_layer:
+            return inputs
+        rows = hidden_states.shape[0]
+        batch = rows // (1 + self.plan.image_groups)
+        return LayerInputs(*(append_groups(part, rows, batch, joining) for part in inputs))
+
+    def attention(self, interface: Callable) -> Callable:
+        """The attention function that a decoder layer calls instead of `interface`."""
+        return partial(self._attend, interface)
+
+    def _attend(
+        self,
+        interface: Callable,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Any,
+        *,
+        scaling: float,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if self._is_quick_step(module, query):
+            interface = self._one_query
+        edit = self.plan.language
+        if edit is None or not edit.edits(module.layer_idx):
+            return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        # The edited groups are the last ones: the language groups, or all joint groups.
+        rows = query.shape[0]
+        first = rows - edit.draws * (rows // self.plan.groups)
+        mask = leading_rows(attention_mask, rows, first)
+        # Flash attention looks there for several sequences packed into one row.
+        if "position_ids" in kwargs:
+            kwargs["position_ids"] = leading_rows(kwargs["position_ids"], rows, first)
+        factual, weights = interface(
+            module, query[:first], key[:first], value[:first], mask, scaling=scaling, **kwargs
+        )
+        edited = self._edited(module, query[first:], key[first:], value[first:], scaling)
+        return torch.cat([factual, edited.transpose(1, 2)]), weights
+
+    def _edited(
+        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        """Counterfactual attention output of the edited groups' rows."""
+        if self.luck is not None and self.luck.serves(query, value):
+            return self.luck.attention(module.layer_idx, query, value)
+        edit = self.plan.language
+        return language_attention(
+            edit.method,
+            query,
+            key,
+            value,
+            scale=scaling,
+            visible=self.visible.to(query.device),
+            normalization=edit.normalization,
+            seed=edit.seed,
+            draws=tuple(range(edit.draws)),
+            layer=module.layer_idx,
+        )
+
+    def _is_quick_step(self, module: torch.nn.Module, query: Tensor) -> bool:
+        """Whether `_one_query` may stand in for the layer's own attention function.
+
+        Without branches nothing may differ from upstream by a bit, so that is not touched.
+        """
+        return not (
+            self.plan.groups == 1
+            or query.shape[2] > 1
+            or query.device.type != "cpu"
+            or amx.suit(query)
+            or module.config._attn_implementation != "sdpa"
+            or module.training
+            or query.requires_grad
+            or torch.compiler.is_compiling()
+        )
+
+    def _one_query(
+        self, _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any,
+        *, scaling: float, **_kwargs: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        """An attention function for a decoding step on a CPU."""
+        rows = self.visible.rows(query.shape[0])
+        output = one_query_attention(query, key, value, scale=scaling, visible=rows)
+        return output.transpose(1, 2), None
+
+
+def _is_packed(config: PreTrainedConfig, position_ids: Tensor | None, cache: Any) -> bool:
+    """Whether a decoder without attention mask takes its rows for several sequences each.
+
+    transformers asks the positions where there is no cache; flash attention asks them always.
+    """
+    flash = "flash" in config._attn_implementation
+    if position_ids is None or (cache is not None and not flash):
+        return False
+    return find_packed_sequence_indices(position_ids) is not None

@@ -1,0 +1,205 @@
+"""The branch plan of one call: which rows are decoded beside the factual ones and what is edited.
+
+Branches are groups of B rows in one batch, in this order:
+
+    [ factual | vision draws (or joint draws) | language draws ]
+
+The plan is immutable and knows nothing of tensors' sizes, so one plan serves every step and thread.
+It travels as the forward keyword argument `causalmm`; `VisionPass` and `LanguagePass` are the plan
+at work in one forward. Held by tests/test_plan.py and tests/test_equivalence.py.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from causalmm.config import STOCHASTIC_METHODS, CausalMMConfig
+from causalmm.decoding.contrast import Contrast, adjust, expected_logits
+from causalmm.decoding.trace import BranchTrace, StepLogits
+from causalmm.layers import resolve_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Towers:
+    """What a plan must know of a model: how many layers of each tower can change its output."""
+
+    vision_layers: int
+    """Vision layers at or below the one whose features the model reads."""
+    language_layers: int
+    vision_entry: int | None = None
+    """Vision layer by which branches must have joined, where lower features are read too."""
+    features_site: bool = False
+    """Whether the model has the vision site "features" (a single feature layer, LLaVA)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention:
+    """One counterfactual attention: a method on some layers of one tower, in S draws."""
+
+    method: str
+    edited: tuple[bool, ...]
+    """Whether each layer is edited. Truth values, because a compiler may turn any integer it is
+    handed into a symbol, and Dynamo answers `symbol in (1, 2)` with False."""
+    normalization: str
+    seed: int
+    draws: int
+
+    def edits(self, layer: int) -> bool:
+        """Whether attention in `layer` is edited; not so above the layers that were counted."""
+        return layer < len(self.edited) and self.edited[layer]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The edited layers, ascending."""
+        return tuple(layer for layer, edited in enumerate(self.edited) if edited)
+
+    @property
+    def first_layer(self) -> int:
+        """The layer from which an edited row differs from a factual one."""
+        return self.layers[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchPlan:
+    """Row groups, interventions and strengths of one call. Built by `build_plan`."""
+
+    vision: Intervention | None
+    language: Intervention | None
+    joint: bool
+    site: str
+    vision_entry: int
+    gamma_vision: float
+    gamma_language: float
+    gamma_joint: float
+    epsilon: float
+    trace: BranchTrace | None = field(default=None, compare=False)
+
+    @property
+    def image_groups(self) -> int:
+        """Counterfactual image features that are encoded: one group a vision (or joint) draw."""
+        return self.vision.draws if self.vision else 0
+
+    @property
+    def language_groups(self) -> int:
+        """Groups that join the decoder at its first edited layer; none in joint mode."""
+        return self.language.draws if self.language and not self.joint else 0
+
+    @property
+    def groups(self) -> int:
+        """Row groups that reach the head, the factual one included."""
+        return 1 + self.image_groups + self.language_groups
+
+    def groups_in_layer(self, layer: int) -> int:
+        """Row groups in a decoder layer: language groups are there from their first edited on."""
+        joined = self.language_groups and layer >= self.language.first_layer
+        return self.groups if joined else 1 + self.image_groups
+
+    def contrast(self, logits: Tensor) -> Tensor:
+        """Adjusted logits [B, T, vocab], float32, of all groups' logits [groups x B, T, vocab]."""
+        grouped = logits.unflatten(0, (self.groups, -1))
+        factual = grouped[0].float()
+        branches: dict[str, Tensor] = {}
+        if self.image_groups:
+            name = "joint" if self.joint else "vision"
+            branches[name] = expected_logits(grouped[1 : 1 + self.image_groups])
+        if self.language_groups:
+            branches["language"] = expected_logits(grouped[1 + self.image_groups :])
+        strengths = {
+            "vision": self.gamma_vision,
+            "language": self.gamma_language,
+            "joint": self.gamma_joint,
+        }
+        contrasts = [Contrast(strengths[name], branch) for name, branch in branches.items()]
+        adjusted = adjust(factual, contrasts, self.epsilon)
+        if self.trace is not None:
+            last = {name: branch[:, -1] for name, branch in branches.items()}
+            self.trace.record(StepLogits(factual=factual[:, -1], adjusted=adjusted[:, -1], **last))
+        return adjusted
+
+    def factual_outputs(self, outputs):
+        """The model outputs without the branches' rows, as a caller of batch B expects them."""
+        if self.groups == 1:
+            return outputs
+        batch = outputs.last_hidden_state.shape[0] // self.groups
+        for name in ("hidden_states", "attentions"):
+            if (layers := getattr(outputs, name)) is not None:
+                outputs[name] = tuple(layer if layer is None else layer[:batch] for layer in layers)
+        return outputs
+
+
+def build_plan(
+    config: CausalMMConfig, towers: Towers, trace: BranchTrace | None = None
+) -> BranchPlan | None:
+    """Resolve a configuration against a model; None where it would change nothing.
+
+    A branch whose strength is 0 is left out. Raises ValueError for layers the model does not have
+    or that cannot reach its output, and for a vision site it does not have.
+    """
+    gamma_joint = config.gamma if config.mode == "joint" else 0.0
+    joint = gamma_joint > 0
+    vision = language = None
+    if joint or config.vision_strength > 0:
+        vision = _vision_intervention(config, towers)
+    if joint or config.language_strength > 0:
+        count = towers.language_layers
+        layers = resolve_layers("language_layers", config.language_layers, count)
+        language = _intervention(config.language_method, layers, count, config)
+    if joint:
+        draws = max(vision.draws, language.draws)
+        vision, language = replace(vision, draws=draws), replace(language, draws=draws)
+    if vision is None and language is None and config.epsilon == 0 and trace is None:
+        return None
+    return BranchPlan(
+        vision=vision,
+        language=language,
+        joint=joint,
+        site=config.site,
+        vision_entry=_vision_entry(vision, towers),
+        gamma_vision=config.vision_strength,
+        gamma_language=config.language_strength,
+        gamma_joint=gamma_joint,
+        epsilon=config.epsilon,
+        trace=trace,
+    )
+
+
+def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention:
+    if towers.vision_layers == 0:
+        raise ValueError("the model reads its image features below every vision layer")
+    if config.site == "attention":
+        layers = resolve_layers("vision_layers", config.vision_layers, towers.vision_layers)
+        return _intervention(config.vision_method, layers, towers.vision_layers, config)
+    if not towers.features_site:
+        raise ValueError(
+            "site='features' needs a model with one vision feature layer (LLaVA); "
+            "expected 'attention'"
+        )
+    if config.vision_layers != "all":
+        raise ValueError(
+            f"vision_layers={config.vision_layers!r}: site='features' edits the feature layer's "
+            "map only; leave vision_layers at 'all'"
+        )
+    last = towers.vision_layers - 1
+    return _intervention(config.vision_method, (last,), towers.vision_layers, config)
+
+
+def _vision_entry(vision: Intervention | None, towers: Towers) -> int:
+    """The layer at which counterfactual images join the encoder: the first that is edited."""
+    if vision is None:
+        return 0
+    limit = towers.vision_entry
+    return vision.first_layer if limit is None else min(vision.first_layer, limit)
+
+
+def _intervention(
+    method: str, layers: tuple[int, ...], count: int, config: CausalMMConfig
+) -> Intervention:
+    return Intervention(
+        method=method,
+        # No `in`: both numbers may be symbols of a compiler.
+        edited=tuple(any(number == layer for layer in layers) for number in range(count)),
+        normalization=config.normalization,
+        seed=config.seed,
+        # Draws of a deterministic method are all the same: one is exact.
+        draws=config.draws if method in STOCHASTIC_METHODS else 1,
+    )

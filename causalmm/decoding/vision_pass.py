@@ -1,0 +1,193 @@
+"""The plan at work in one run of the vision encoder.
+
+Rows: N images a group, [ factual | draw 0 | draw 1 ... ]. The counterfactual groups equal the
+factual one below the first edited layer and so join only there. CLIP lays groups along the batch
+axis; Qwen2-VL packs all images along one patch axis, so there a group is a copy of every image
+segment and an edit acts within one segment (image or frame) at a time.
+Held by tests/test_equivalence.py.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from causalmm.counterfactual.attention import edited_map, vision_attention
+from causalmm.decoding.plan import BranchPlan
+from causalmm.decoding.rows import fold_groups
+
+
+class PackedInputs(NamedTuple):
+    """What a Qwen2-VL vision block takes: patches [P, C] and segment bounds [segments + 1]."""
+
+    hidden_states: Tensor
+    cu_seqlens: Tensor
+    position_embeddings: tuple[Tensor, Tensor]
+
+
+class VisionPass:
+    """One run of the vision encoder under a plan. Lives for that run only."""
+
+    def __init__(self, plan: BranchPlan) -> None:
+        self.plan = plan
+        self.edit = plan.vision
+        self.groups = 1 + plan.image_groups
+        # Weight of each patch under site "features" [groups - 1, N, T]: found by the feature layer,
+        # used once the features are selected.
+        self.patch_weights: Tensor | None = None
+
+    @classmethod
+    def start(cls, plan: BranchPlan | None) -> "VisionPass | None":
+        """The pass of a plan; None where the plan has no counterfactual images."""
+        return None if plan is None or plan.vision is None else cls(plan)
+
+    def enter_layer(self, layer: int, hidden_states: Tensor) -> Tensor:
+        """Let the counterfactual groups join at their layer: [N, T, C] -> [groups x N, T, C]."""
+        if layer != self.plan.vision_entry or self.plan.site == "features":
+            return hidden_states
+        return hidden_states.repeat(self.groups, 1, 1)
+
+    def enter_packed_layer(self, layer: int, inputs: PackedInputs) -> PackedInputs:
+        """The same for packed patches, their bounds and positions: [P, C] -> [groups x P, C]."""
+        if layer != self.plan.vision_entry:
+            return inputs
+        hidden_states, bounds, positions = inputs
+        patches = hidden_states.shape[0]
+        further = [bounds[1:] + group * patches for group in range(1, self.groups)]
+        return PackedInputs(
+            hidden_states.repeat(self.groups, 1),
+            torch.cat([bounds, *further]),
+            tuple(part.repeat(self.groups, 1) for part in positions),
+        )
+
+    def edits(self, layer: int) -> bool:
+        """Whether attention in `layer` is edited in the counterfactual groups."""
+        return self.plan.site == "attention" and self.edit.edits(layer)
+
+    def attention(self, interface: Callable) -> Callable:
+        """The attention function that a CLIP layer calls instead of `interface`."""
+        return partial(self._attend, interface)
+
+    def packed_attention(
+        self,
+        interface: Callable,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cu_seqlens: Tensor,
+    ) -> Tensor:
+        """Attention of an edited Qwen2-VL block: [1, H, groups x P, D] -> [groups x P, H x D].
+
+        Each segment sees itself only: the factual group's through `interface`, the others' edited.
+        """
+        lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).tolist()
+        segments = len(lengths) // self.groups
+        outputs = []
+        for index, parts in enumerate(
+            zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
+        ):
+            group = index // segments
+            if group == 0:
+                output, _ = interface(
+                    module,
+                    *parts,
+                    attention_mask=None,
+                    scaling=module.scaling,
+                    dropout=0.0,
+                    is_causal=False,
+                )
+            else:
+                output = self._edited(module, *parts, module.scaling, draws=(group - 1,))
+            outputs.append(output)
+        return torch.cat(outputs, dim=1).flatten(2).squeeze(0)
+
+    def weigh(self, features: Tensor) -> Tensor:
+        """Under site "features", [N, T, C] -> [groups x N, T, C]: the counterfactual groups are the
+        selected features weighed by the feature layer's edited map. Else unchanged."""
+        if self.plan.site != "features":
+            return features
+        weights = self.patch_weights.to(features).unsqueeze(-1)
+        return torch.cat([features, (features * weights).flatten(0, 1)])
+
+    def fold(self, features: Tensor) -> Tensor:
+        """Put each row's groups side by side: [groups x N, ..., D] -> [N, ..., groups x D]."""
+        return fold_groups(features, self.groups)
+
+    def _attend(
+        self,
+        interface: Callable,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        scaling: float,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.plan.site == "features" and module.layer_idx == self.edit.first_layer:
+            self.patch_weights = self._patch_weights(query, key, scaling, module.layer_idx)
+        if not self.edits(module.layer_idx):
+            return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        images = query.shape[0] // self.groups
+        factual, weights = interface(
+            module,
+            query[:images],
+            key[:images],
+            value[:images],
+            attention_mask,
+            scaling=scaling,
+            **kwargs,
+        )
+        edited = self._edited(
+            module,
+            query[images:],
+            key[images:],
+            value[images:],
+            scaling,
+            draws=tuple(range(self.edit.draws)),
+        )
+        return torch.cat([factual, edited]), weights
+
+    def _edited(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        draws: tuple[int, ...],
+    ) -> Tensor:
+        """Counterfactual attention output [rows, T, H, D], rows laid out one group a draw."""
+        output = vision_attention(
+            self.edit.method,
+            query,
+            key,
+            value,
+            scale=scaling,
+            normalization=self.edit.normalization,
+            seed=self.edit.seed,
+            draws=draws,
+            layer=module.layer_idx,
+        )
+        return output.transpose(1, 2)
+
+    def _patch_weights(self, query: Tensor, key: Tensor, scaling: float, layer: int) -> Tensor:
+        """Edited maps [N, H, T+1, T+1] of each draw, resized to the patch grid, mean over heads."""
+        scores = query.float() @ key.float().transpose(-1, -2) * scaling
+        weights = scores.softmax(dim=-1)
+        side = round((weights.shape[-1] - 1) ** 0.5)
+        maps = edited_map(
+            self.edit.method,
+            weights.repeat(self.edit.draws, 1, 1, 1),
+            normalization=self.edit.normalization,
+            seed=self.edit.seed,
+            draws=tuple(range(self.edit.draws)),
+            layer=layer,
+        )
+        grid = interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
+        return grid.mean(dim=1).flatten(1).unflatten(0, (self.edit.draws, -1))

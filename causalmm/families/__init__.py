@@ -1,0 +1,1 @@
+"""What a checkpoint is: its family, its files, loading."""

@@ -1,0 +1,174 @@
+"""Load a checkpoint's model and processor, refusing early what cannot work.
+
+In this order, cheapest first: the device, the checkpoint's shape against the configuration (no
+weight is read for that), the processor, the memory that the weights take, the weights. A model
+package gives the classes.
+Held by tests/test_checkpoints.py.
+"""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from causalmm.config import CausalMMConfig
+from causalmm.errors import FailureError, RequestError, first_line, is_out_of_memory
+from causalmm.families.memory import bytes_available, bytes_needed, check_fits
+from causalmm.families.processors import check_processor
+
+# What transformers, safetensors and torch raise on a checkpoint that is incomplete or damaged.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ImportError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    SafetensorError,
+    StrictDataclassError,
+    pickle.UnpicklingError,
+)
+
+
+class Loaded(NamedTuple):
+    """A model ready to generate, and the processor that makes its inputs."""
+
+    model: Any
+    processor: Any
+
+
+def load_checkpoint(
+    source: str,
+    model_class: type,
+    processor_class: type,
+    complete: Callable[[str, Any, Any], None],
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    attn: str = "sdpa",
+    causalmm: CausalMMConfig | None = None,
+) -> Loaded:
+    """Model and processor of a folder or hub id, in eval mode on `device`.
+
+    `complete` takes source, processor and configuration: it sets what the processor's files leave
+    unsaid, and raises FailureError where they contradict the configuration. `dtype` "auto" is
+    float32 on a CPU and the checkpoint's own elsewhere; `device` "auto" is CUDA where there is one.
+    `causalmm`, if given, is checked against the checkpoint before its weights are read. Raises
+    RequestError for what the machine or the model does not have, FailureError for a checkpoint that
+    cannot be read whole.
+    """
+    place = find_device(device)
+    if dtype == "auto" and place.type == "cpu":
+        dtype = "float32"
+    config = _read(source, "config.json", lambda: model_class.config_class.from_pretrained(source))
+    _check_attention(model_class, config, attn, place)
+    shell = _read(source, "config.json", lambda: _shell(model_class, config, attn))
+    if causalmm is not None:
+        _check_plan(shell, causalmm)
+    processor = _read(
+        source,
+        "the processor",
+        lambda: processor_class.from_pretrained(source, trust_remote_code=False),
+    )
+    check_processor(source, processor, config)
+    complete(source, processor, config)
+    _check_memory(source, shell, dtype, place)
+    model, report = _read(
+        source,
+        "the weights",
+        lambda: model_class.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            # On a CPU no map: weights are read straight into place without accelerate's hooks.
+            device_map=None if place.type == "cpu" else {"": place},
+            attn_implementation=attn,
+            weights_only=True,
+            output_loading_info=True,
+        ),
+    )
+    if missing := sorted(report["missing_keys"]):
+        # Transformers would draw them at random and go on.
+        raise FailureError(
+            f"{source} lacks {len(missing)} of the model's weights (first: {missing[0]})"
+        )
+    if model.generation_config.eos_token_id is None:
+        # An answer would go on behind its end.
+        model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    return Loaded(model.eval(), processor)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name or of "auto". Raises RequestError where this machine has none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
+        raise RequestError(f"device {name!r} is not available here") from error
+    if device.type == "meta":
+        raise RequestError("device 'meta' holds no weights: expected cpu, cuda or mps")
+    return device
+
+
+def _check_attention(model_class: type, config: Any, attn: str, place: torch.device) -> None:
+    if attn in ("sdpa", "eager"):
+        return
+    if attn == "flex_attention" and place.type == "cpu":
+        # Up to logits of NaN, on CPUs with AVX2 alone (torch 2.13): tests/test_fused.py.
+        raise RequestError(
+            "attention flex_attention is not for a CPU: what PyTorch compiles of it is wrong on "
+            "some CPUs; expected sdpa or eager"
+        )
+    try:
+        _shell(model_class, config, attn)
+    except (ImportError, ValueError) as error:
+        raise RequestError(f"attention {attn} cannot be used here ({first_line(error)})") from error
+
+
+def _shell(model_class: type, config: Any, attn: str) -> Any:
+    """The model without weights. Building it writes into a configuration, so it gets its own."""
+    with torch.device("meta"):
+        return model_class._from_config(copy.deepcopy(config), attn_implementation=attn)
+
+
+def _check_plan(shell: Any, causalmm: CausalMMConfig) -> None:
+    try:
+        shell.causalmm_plan(causalmm)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def _check_memory(source: str, shell: Any, dtype: str, place: torch.device) -> None:
+    available = bytes_available(place)
+    if available is None or getattr(shell.config, "quantization_config", None) is not None:
+        return  # it cannot be told what there is, or what quantised weights take
+    # Where the configuration names none, "auto" is that of the weights: 2 bytes each, at the least.
+    found = shell.config.dtype or "float16" if dtype == "auto" else dtype
+    wanted = getattr(torch, found) if isinstance(found, str) else found
+    needed = _read(source, "the weights", lambda: bytes_needed(source, shell, wanted, place))
+    check_fits(source, shell, needed, available, wanted, place)
+
+
+def _read(source: str, what: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except _UNREADABLE as error:
+        if is_out_of_memory(error):
+            raise FailureError(
+                f"not enough memory to load {source}: try --dtype bfloat16 or a smaller model"
+            ) from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise FailureError(
+                f"{source}: the weights are damaged or hold more than tensors, and code in them is "
+                "never run"
+            ) from error
+        raise FailureError(f"{source}: {what} cannot be read ({first_line(error)})") from error

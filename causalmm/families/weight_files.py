@@ -1,0 +1,37 @@
+"""Where the weights of a folder or hub id are. Held by tests/test_authors_format.py."""
+
+from typing import Any
+
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+)
+from transformers.utils.hub import get_checkpoint_shard_files
+
+from causalmm.errors import RequestError
+from causalmm.families.checkpoints import PARTS
+
+
+def find_file(source: str, name: str, **hub: Any) -> str | None:
+    """The path of a file of a folder or hub id; None where it has none."""
+    return cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
+
+
+def weight_files(source: str, **hub: Any) -> list[str]:
+    """The paths of all files of weights, those that transformers would take.
+
+    Raises RequestError where there are none.
+    """
+    for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
+        if (path := find_file(source, name, **hub)) is None:
+            continue
+        if not name.endswith(".json"):
+            return [path]
+        return get_checkpoint_shard_files(source, path, **hub)[0]
+    for name, what in PARTS.items():
+        if find_file(source, name, **hub) is not None:
+            raise RequestError(f"{source} holds {what}")
+    raise RequestError(f"{source} holds no weights: expected {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}")

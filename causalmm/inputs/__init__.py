@@ -1,0 +1,1 @@
+"""Pictures, videos, messages and prompts, from what users write."""

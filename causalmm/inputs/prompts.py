@@ -1,0 +1,84 @@
+"""From opened conversations to model inputs: what LLaVA and Qwen2-VL have in common.
+
+A conversation goes through the checkpoint's own chat template, and its pictures through the
+checkpoint's own processor; several are padded on the left. Nothing here loads torch.
+Held by tests/test_inputs.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+
+from causalmm.errors import FailureError, RequestError, first_line
+from causalmm.inputs.messages import parts_of
+
+
+class Prepared(NamedTuple):
+    """A conversation as a processor takes it, each picture's token standing once in the text."""
+
+    text: str
+    images: list[Any]
+    videos: list[Any]
+
+
+def chat_text(processor: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+    """An opened conversation in the words of the chat template, up to where the answer begins.
+
+    Raises RequestError where a text contains a token that stands for a picture, or the template
+    does not take these messages.
+    """
+    tokens = {"image": processor.image_token}
+    if (token := getattr(processor, "video_token", None)) is not None:
+        tokens["video"] = token
+    for part in parts_of(messages, "text"):
+        for kind, token in tokens.items():
+            if token in part["text"]:
+                raise RequestError(f"the prompt contains {token}, which stands for {_A[kind]}")
+    shown = [
+        {"role": each["role"], "content": [_shown(part) for part in each["content"]]}
+        for each in messages
+    ]
+    try:
+        text = processor.apply_chat_template(shown, add_generation_prompt=True)
+    except TemplateError as error:
+        raise RequestError(
+            f"the checkpoint's chat template refuses the messages ({first_line(error)})"
+        ) from error
+    for kind, token in tokens.items():
+        if text.count(token) != len(list(parts_of(messages, kind))):
+            raise RequestError(
+                f"the checkpoint's chat template does not show every {kind}: it may want them in "
+                "the user's messages"
+            )
+    return text
+
+
+def join(processor: Any, prepared: Sequence[Prepared], **options: Any) -> Any:
+    """Model inputs (a BatchFeature, a row a conversation), padded on the left if of many rows.
+
+    `options` go to the processor. Raises FailureError where the tokenizer cannot pad.
+    """
+    videos = [video for each in prepared for video in each.videos]
+    if videos:
+        # Frames are chosen and sized; False is what leaving the second one out means, but for a
+        # warning.
+        options |= {"videos": videos, "do_sample_frames": False, "cap_pixels_per_frame": False}
+    if len(prepared) > 1:
+        if processor.tokenizer.pad_token is None:
+            raise FailureError("the checkpoint's tokenizer has no padding token: ask one by one")
+        options |= {"padding": True, "padding_side": "left"}
+    return processor(
+        images=[image for each in prepared for image in each.images] or None,
+        text=[each.text for each in prepared],
+        return_tensors="pt",
+        **options,
+    )
+
+
+_A = {"image": "an image", "video": "a video"}
+
+
+def _shown(part: Mapping[str, Any]) -> dict[str, Any]:
+    # Without the picture itself: a template asks only which kind of part it is.
+    return dict(part) if part["type"] == "text" else {"type": part["type"]}

@@ -1,0 +1,40 @@
+"""Several questions about the same pictures, answered at once.
+
+Held by tests/test_shared_image.py.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from causalmm.config import CausalMMConfig
+from causalmm.decoding.shared_image import generate_together
+from causalmm.families.checkpoints import FAMILIES
+from causalmm.inputs.messages import one_turn
+
+
+def answer_questions(
+    model: Any,
+    processor: Any,
+    image: Any,
+    prompts: Sequence[str],
+    *,
+    causalmm: CausalMMConfig | None = None,
+    **settings: Any,
+) -> list[str]:
+    """The answer to each prompt about one image (a path or PIL image) or a list of images.
+
+    `settings` go to `generate`. Raises RequestError for what cannot be asked, ValueError where no
+    prompt is given or `settings` ask for several sequences a prompt.
+    """
+    if not prompts:
+        raise ValueError("prompts is empty: expected at least one")
+    images = list(image) if isinstance(image, (list, tuple)) else [image]
+    prompt = import_module(f"{FAMILIES[model.config.model_type].package}.prompt")
+    rows = [
+        prompt.build_chat_inputs(processor, one_turn(images, text)).to(model.device, model.dtype)
+        for text in prompts
+    ]
+    said = generate_together(model, rows, causalmm=causalmm, **settings)
+    texts = processor.tokenizer.batch_decode(said, skip_special_tokens=True)
+    return [text.strip() for text in texts]

@@ -1,0 +1,1 @@
+"""Patched modeling files: build, check, diff, export, port."""

@@ -1,0 +1,227 @@
+"""Carry the patches over to another release: a three-way merge that never guesses.
+
+base is the pinned upstream file, ours the patched one, theirs the same file in another tree. A hunk
+is carried where its neighbours in base, and whatever it replaces, are found together in theirs and
+in the function they were in. Anything else is a conflict, told with what became of its neighbours;
+where one neighbour of an insertion is left, the place beside it is proposed, and taken only on
+request. Held by tests/test_port.py, which compares with `git merge-file`.
+"""
+
+import ast
+import difflib
+import hashlib
+import importlib.metadata
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from causalmm.vendoring import headers, patching
+from causalmm.vendoring.patching import Hunk, PatchError, Pin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """A hunk that does not fit as it is."""
+
+    hunk: Hunk  # with base's line numbers
+    number: int  # among the patch's hunks, from 1
+    scope: str  # the function it stands in
+    reason: str
+    near: int  # the line of theirs to look at
+    proposal: Hunk | None  # with theirs' line numbers; follows line `near`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """One file's patch on another release."""
+
+    pin: Pin  # as it will stand in the manifest
+    prose: str
+    hunks: list[Hunk]  # carried, and those placed on request
+    conflicts: list[Conflict]
+    placed: list[Conflict]  # conflicts whose proposal was taken
+    note: str = ""  # a conflict that is not about one hunk
+
+
+def carry_hunks(base: str, theirs: str, hunks: list[Hunk]) -> list[Hunk | Conflict]:
+    """Each hunk with theirs' line numbers where it fits, a conflict where it does not."""
+    old, new = patching.split_lines(base), patching.split_lines(theirs)
+    old_scopes, new_scopes = scopes(base), scopes(theirs)
+    # Where each line of base went; the file's two ends are lines that always match.
+    place = {-1: -1, len(old): len(new)}
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    for i, j, size in matcher.get_matching_blocks():
+        place.update(zip(range(i, i + size), range(j, j + size), strict=True))
+
+    def stayed(line: int) -> bool:
+        return line in place and old_scopes[line] == new_scopes[place[line]]
+
+    results: list[Hunk | Conflict] = []
+    done = 0
+    for number, hunk in enumerate(hunks, 1):
+        above, below = hunk.at - 1, hunk.at + len(hunk.removed)
+        found = [place.get(line) for line in range(above, below + 1)]
+        together = None not in found and found == list(range(found[0], found[0] + len(found)))
+        if together and stayed(above) and stayed(below):
+            done = found[0] + 1
+            results.append(hunk._replace(at=done))
+            continue
+        proposal = None
+        if not hunk.removed and (stayed(above) or stayed(below)):
+            at = found[0] + 1 if stayed(above) else found[-1]
+            # Two hunks keep their order.
+            proposal = hunk._replace(at=at) if at >= done else None
+        last_known = max(line for line in place if line < hunk.at)
+        conflict = Conflict(
+            hunk=hunk,
+            number=number,
+            scope=old_scopes[above],
+            reason=_reason(hunk, found, new_scopes if together else None),
+            near=proposal.at if proposal else place[last_known] + 1,
+            proposal=proposal,
+        )
+        done = max(done, conflict.near)
+        results.append(conflict)
+    return results
+
+
+def _reason(hunk: Hunk, found: list[int | None], moved: dict[int, str] | None) -> str:
+    above, below = found[0], found[-1]
+    if moved is not None:
+        return f"its place is now in {moved[above] or moved[below] or 'no function'}"
+    if above is None and below is None:
+        return "the lines above and below it changed"
+    if above is None:
+        return "the line above it changed"
+    if below is None:
+        return "the line below it changed"
+    if hunk.removed:
+        return "the lines it replaces changed"
+    return f"upstream has {below - above - 1} other lines there"
+
+
+def scopes(text: str) -> dict[int, str]:
+    """The function or class of each line, counted from 0; the file's two ends are in none."""
+    lines = len(patching.split_lines(text))
+    found = dict.fromkeys(range(-1, lines + 1), "")
+
+    def visit(node: ast.AST, name: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = f"{name}.{child.name}" if name else child.name
+                found.update(dict.fromkeys(range(child.lineno - 1, child.end_lineno), inner))
+                visit(child, inner)
+            else:
+                visit(child, name)
+
+    visit(ast.parse(text), "")
+    return found
+
+
+def port_file(root: Path, pin: Pin, package: Path, version: str, place: bool = False) -> Port:
+    """One patch on the tree `package`; with `place`, proposals are taken."""
+    base = patching.upstream_text(pin)
+    prose, hunks = patching.read_patch(root, pin) or ("", [])
+    path = package / pin.upstream.partition("/")[2]
+    if not path.is_file():
+        note = f"{path} does not exist: upstream moved or removed the file"
+        return Port(pin=pin, prose=prose, hunks=[], conflicts=[], placed=[], note=note)
+    data = path.read_bytes()
+    new_pin = replace(pin, version=version, sha256=hashlib.sha256(data).hexdigest())
+    theirs = patching.relocate(data.decode("utf-8"), pin.package)
+    conflicts, placed, kept = [], [], []
+    for result in carry_hunks(base, theirs, hunks):
+        if isinstance(result, Hunk):
+            kept.append(result)
+        elif place and result.proposal is not None:
+            placed.append(result)
+            kept.append(result.proposal)
+        else:
+            conflicts.append(result)
+    try:
+        ast.parse(patching.apply_hunks(theirs, kept))
+        note = ""
+    except SyntaxError as error:
+        note = f"the merged file is not valid Python at line {error.lineno}: {error.msg}"
+    return Port(
+        pin=new_pin,
+        prose=headers.with_upstream(prose, new_pin),
+        hunks=kept,
+        conflicts=conflicts,
+        placed=placed,
+        note=note,
+    )
+
+
+def report(port: Port, base_version: str) -> list[str]:
+    """What a maintainer has to know, a line each."""
+    carried = len(port.hunks) - len(port.placed)
+    total = len(port.hunks) + len(port.conflicts)
+    release = f"{port.pin.distribution} {port.pin.version}"
+    lines = [
+        f"{port.pin.patch}: {carried} of {total} hunks carried to {release}"
+        + (f", {len(port.placed)} placed" if port.placed else "")
+        + (", CONFLICT" if port.conflicts or port.note else "")
+    ]
+    if port.note:
+        lines.append(f"  {port.note}")
+    conflicts = [*port.placed, *port.conflicts]
+    for conflict in sorted(conflicts, key=lambda conflict: conflict.number):
+        where = f"line {conflict.near} of {port.pin.version}"
+        if conflict in port.placed:
+            advice = f"placed after {where}, check it"
+        elif conflict.proposal is not None:
+            advice = f"it may belong after {where}"
+        else:
+            advice = f"look near {where}"
+        scope = f" in {conflict.scope}" if conflict.scope else ""
+        lines.append(
+            f"  hunk {conflict.number}, after line {conflict.hunk.at} of {base_version}{scope}: "
+            f"{conflict.reason}; {advice}"
+        )
+        lines += [f"    + {line.strip()}" for line in conflict.hunk.added]
+    return lines
+
+
+def find_package(directory: Path, name: str) -> Path:
+    """The package in a site-packages folder, a source tree, or the folder itself."""
+    directory = directory.resolve()
+    for package in (directory / name, directory / "src" / name, directory):
+        if (package / "__init__.py").is_file() and package.name == name:
+            return package
+    raise PatchError(f"{directory} holds no {name} package (looked for {name}/ and src/{name}/).")
+
+
+def find_version(package: Path, distribution: str) -> str:
+    for found in importlib.metadata.distributions(path=[str(package.parent)]):
+        if found.metadata["Name"] == distribution:
+            return found.version
+    text = (package / "__init__.py").read_text(encoding="utf-8")
+    if match := re.search(r"""^__version__ = ["']([^"']+)["']""", text, re.MULTILINE):
+        return match[1]
+    raise PatchError(f"{package} does not say which version of {distribution} it is.")
+
+
+def write_ports(root: Path, ports: list[Port]) -> None:
+    """New patches, their rejected hunks beside them, and the manifest's new pins."""
+    pins = {pin.vendored: pin for pin in patching.read_pins(root)}
+    manifest = root / patching.MANIFEST
+    entries = manifest.read_bytes().decode("utf-8").split("[[file]]")
+    for port in ports:
+        old, path = pins[port.pin.vendored], root / port.pin.patch
+        # Edited as text, entry by entry, to keep the file's comments.
+        entries = [
+            entry.replace(f'"{old.version}"', f'"{port.pin.version}"').replace(
+                old.sha256, port.pin.sha256
+            )
+            if f'"{old.vendored}"' in entry
+            else entry
+            for entry in entries
+        ]
+        if port.hunks or port.conflicts:  # without hunks left, the file still keeps the prose
+            body = patching.render_hunks(port.pin, port.hunks)
+            patching.write_text(path, port.prose + body)
+        if port.conflicts:
+            body = patching.render_hunks(old, [conflict.hunk for conflict in port.conflicts])
+            patching.write_text(path.with_suffix(".rej"), port.prose + body)
+    patching.write_text(manifest, "[[file]]".join(entries))

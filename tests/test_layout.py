@@ -1,0 +1,92 @@
+"""Imports go downward only, in no circle, and patches import one module of ours.
+
+The order of the packages is that of LEVELS; `counterfactual` is mathematics and imports nothing of
+the project but itself and `errors`.
+"""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "causalmm"
+LEVELS = (
+    ("errors", "layers"),
+    ("counterfactual",),
+    ("config",),
+    ("decoding",),
+    ("families",),
+    ("inputs",),
+    ("cli",),
+    ("evaluation", "figures", "vendoring"),
+    ("lmms_eval", "toyworld"),
+)
+LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(path):
+    """Modules of ours that a file imports anywhere, in functions too; not for type checkers."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else node.module
+
+
+def place(module):
+    return module.split(".")[1] if "." in module else None
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if place(name) in LEVEL])
+def test_imports_go_downward(module):
+    mine = place(module)
+    for other in imported(MODULES[module]):
+        theirs = place(other)
+        assert theirs is None or theirs == mine or LEVEL[theirs] < LEVEL[mine], other
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if place(name) == "counterfactual"])
+def test_the_mathematics_imports_nothing_else(module):
+    assert {place(other) for other in imported(MODULES[module])} <= {"counterfactual", "errors"}
+
+
+def test_every_package_has_a_level():
+    assert {place(name) for name in MODULES} - {None} == set(LEVEL)
+
+
+def test_no_circles():
+    """Within a package too; `TopologicalSorter` names the first it finds."""
+    graph = {name: set(imported(path)) - {name, "causalmm"} for name, path in MODULES.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_patches_import_the_seam_alone():
+    lines = [
+        line[1:].strip()
+        for patch in (ROOT / "patches").glob("*/*.patch")
+        for line in patch.read_text(encoding="utf-8").splitlines()
+        if line.startswith("+from causalmm") or line.startswith("+import causalmm")
+    ]
+    assert lines
+    assert all(line.startswith("from causalmm.decoding.seam import ") for line in lines)

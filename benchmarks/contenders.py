@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from causalmm.config import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.counterfactual import released
 from causalmm.counterfactual.attention import language_attention, vision_attention
 from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.methods import TOWERS, find, names
 
 SDPA = "sdpa"
-METHODS = {"language": LANGUAGE_METHODS, "vision": VISION_METHODS}
+METHODS = {tower: names(tower) for tower in TOWERS}
 CLOSED = {
-    "language": ("uniform", "reverse", "reverse_and_normalize"),
-    "vision": ("uniform", "reversed"),
+    tower: tuple(name for name in METHODS[tower] if not find(tower, name).visible.builds_a_map)
+    for tower in TOWERS
 }
 """Methods that never build a map."""
 
@@ -92,7 +92,7 @@ def call(
             query, key, value, is_causal=masked, scale=scale, **grouped
         )
     if case.way.startswith("dense "):
-        edit = _DENSE[case.tower][case.way.removeprefix("dense ")]
+        edit = _released(case.tower, case.way.removeprefix("dense "))
         share = shape.heads // shape.shared_heads
         return lambda: _dense(edit, query, key, value, scale, causal, share)
     if causal:
@@ -132,17 +132,12 @@ def _permutations(weights: Tensor) -> Tensor:
     return torch.stack(orders)
 
 
-_DENSE: dict[str, dict[str, Callable[[Tensor], Any]]] = {
-    "language": {
-        "uniform": released.language_uniform,
-        "reverse": released.language_reverse,
-        "reverse_and_normalize": released.language_reverse_and_normalize,
-        "random": lambda weights: released.language_random(weights, _luck(weights)),
-    },
-    "vision": {
-        "uniform": released.vision_uniform,
-        "reversed": released.vision_reversed,
-        "random": lambda weights: released.vision_random(weights, _luck(weights)),
-        "shuffle": lambda weights: released.vision_shuffle(weights, _permutations(weights)),
-    },
-}
+def _released(tower: str, name: str) -> Callable[[Tensor], Any]:
+    """The released formula of a method, of a map [B, H, Q, K], with what it draws."""
+    method = find(tower, name)
+    edit = getattr(released, method.released_map)
+    if method.released.random_weights:
+        return lambda weights: edit(weights, _luck(weights))
+    if method.stochastic:
+        return lambda weights: edit(weights, _permutations(weights))
+    return edit

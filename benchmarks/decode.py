@@ -42,7 +42,7 @@ from sequential import SequentialBranches
 from torch import Tensor
 
 from causalmm import CausalMMConfig
-from causalmm.config import LANGUAGE_METHODS, VISION_METHODS
+from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.errors import RequestError
 
 MODES = {

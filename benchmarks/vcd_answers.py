@@ -22,7 +22,7 @@ from causalmm.cli.session import Session
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.errors import RequestError
 from causalmm.evaluation.answers_file import answer_line, cut_torn_line, finish, gather, part_file
-from causalmm.evaluation.benchmarks import BENCHMARKS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.runner import limited
 from causalmm.inputs.messages import one_turn, open_messages

@@ -15,11 +15,11 @@ from measure import timed
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from causalmm.counterfactual.intervention import Intervention
+from causalmm.counterfactual.methods import Formula, find
 from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.shared_prefix import LEAST_SAVED
 
-_SCORED = ("reverse", "reverse_and_normalize", "reversed", "shuffle")
-"""Methods whose output depends on keys; the others need values only."""
 _ENOUGH = 3
 """Times that a speed is measured: the best counts."""
 
@@ -88,11 +88,11 @@ def decode(model: Any, plan: BranchPlan | None, prompt: Prompt, keys: int) -> Wo
     size, shared = _head_size(text), text.num_key_value_heads
     for number, layer in enumerate(_layers(model)):
         read += _bytes(layer)
-        for groups, method in _groups(plan, number, seen=True):
+        for groups, formula in _groups(plan, number, seen=True):
             rows = groups * prompt.batch
             flops += rows * _linear_flops(layer)
-            flops += rows * _attention_flops(method, text.num_attention_heads, size, keys)
-            parts = 1 if method is not None and method not in _SCORED else 2
+            flops += rows * _attention_flops(formula, text.num_attention_heads, size, keys)
+            parts = 2 if formula is None or formula.scores else 1
             read += parts * rows * shared * size * keys * model.dtype.itemsize
     groups = 1 if plan is None else plan.groups
     flops += groups * prompt.batch * _linear_flops(model.lm_head)
@@ -152,9 +152,10 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
         joined = copies if copies and number >= plan.vision_entry else 0
         edited = copies and plan.site == "attention" and plan.vision.edits(number)
         flops += (1 + joined) * patches * _linear_flops(layer)
-        for groups, method in ((1, None), (joined, plan.vision.method if edited else None)):
+        formula = _formula("vision", plan.vision) if edited else None
+        for groups, edit in ((1, None), (joined, formula)):
             pairs = sum(count * count for count in prompt.images)
-            flops += groups * _attention_flops(method, heads, size, pairs)
+            flops += groups * _attention_flops(edit, heads, size, pairs)
     return flops
 
 
@@ -168,16 +169,18 @@ def _prompt_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
         for start, stop, seen in ((0, alone, False), (alone, prompt.length, True)):
             columns = stop - start
             pairs = columns * (start + stop + 1) / 2
-            for groups, method in _groups(plan, number, seen=seen):
+            for groups, formula in _groups(plan, number, seen=seen):
                 rows = groups * prompt.batch
                 flops += rows * columns * _linear_flops(layer)
-                flops += rows * _attention_flops(method, heads, size, pairs)
+                flops += rows * _attention_flops(formula, heads, size, pairs)
     groups = 1 if plan is None else plan.groups
     return flops + groups * prompt.batch * _linear_flops(model.lm_head)
 
 
-def _groups(plan: BranchPlan | None, layer: int, *, seen: bool) -> Iterator[tuple[int, str | None]]:
-    """Row groups of a decoder layer, and the method that edits them.
+def _groups(
+    plan: BranchPlan | None, layer: int, *, seen: bool
+) -> Iterator[tuple[int, Formula | None]]:
+    """Row groups of a decoder layer, and the formula that edits them.
 
     `seen`: whether the columns see the image. Before it there is no vision branch, and a joint one
     is a language branch.
@@ -186,7 +189,7 @@ def _groups(plan: BranchPlan | None, layer: int, *, seen: bool) -> Iterator[tupl
         yield 1, None
         return
     edit = plan.language
-    method = edit.method if edit is not None and edit.edits(layer) else None
+    formula = _formula("language", edit) if edit is not None and edit.edits(layer) else None
     joined = edit is not None and layer >= edit.first_layer
     language = plan.language_groups if joined else 0
     images = plan.image_groups
@@ -195,10 +198,10 @@ def _groups(plan: BranchPlan | None, layer: int, *, seen: bool) -> Iterator[tupl
         images = 0
     if plan.joint:
         yield 1, None
-        yield images + language, method
+        yield images + language, formula
     else:
         yield 1 + images, None
-        yield language, method
+        yield language, formula
 
 
 def _runs_beginning_alone(plan: BranchPlan | None, prompt: Prompt) -> bool:
@@ -206,11 +209,13 @@ def _runs_beginning_alone(plan: BranchPlan | None, prompt: Prompt) -> bool:
     return groups * prompt.before * prompt.batch >= LEAST_SAVED
 
 
-def _attention_flops(method: str | None, heads: int, size: int, pairs: float) -> float:
+def _formula(tower: str, edit: Intervention) -> Formula:
+    return find(tower, edit.method).formula(edit.normalization)
+
+
+def _attention_flops(formula: Formula | None, heads: int, size: int, pairs: float) -> float:
     """Of so many pairs of a query and a key: products with keys, products with values."""
-    if method == "uniform":
-        return 0.0  # sums
-    return (2 if method is None or method in _SCORED else 1) * 2.0 * heads * size * pairs
+    return (2 if formula is None else formula.products) * 2.0 * heads * size * pairs
 
 
 def _layers(model: Any) -> nn.ModuleList:

@@ -10,14 +10,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from causalmm.counterfactual.methods import LANGUAGE_METHODS, NORMALIZATIONS, VISION_METHODS
 from causalmm.layers import LayerSpec, check_layers
 
 CONFIG_NAME = "causalmm_config.json"
 MODES = ("vision", "language", "multimodal", "joint")
-LANGUAGE_METHODS = ("uniform", "reverse", "reverse_and_normalize", "random")
-VISION_METHODS = ("uniform", "reversed", "random", "shuffle")
-STOCHASTIC_METHODS = ("random", "shuffle")
-NORMALIZATIONS = ("visible", "released")
 SITES = ("attention", "features")
 ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
 """Attention code of transformers under which branches can be decoded."""

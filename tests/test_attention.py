@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from causalmm.config import (
-    LANGUAGE_METHODS,
-    NORMALIZATIONS,
-    STOCHASTIC_METHODS,
-    VISION_METHODS,
-)
-from causalmm.counterfactual import attention, attention_call, random_weights, released
+from causalmm.counterfactual import attention_call, formulas, random_weights, released
 from causalmm.counterfactual.attention import edited_map, language_attention, vision_attention
 from causalmm.counterfactual.attention_mask import Visible
 from causalmm.counterfactual.backends import amx
+from causalmm.counterfactual.methods import (
+    LANGUAGE_METHODS,
+    METHODS,
+    NORMALIZATIONS,
+    VISION_METHODS,
+)
 from causalmm.counterfactual.softmax_stats import one_query_attention
 
 CLOSED_FORMS = ("uniform", "reverse", "reverse_and_normalize")
@@ -52,8 +52,10 @@ BLOCK_ENTRIES = st.sampled_from([1, 40, 2**22])
 
 
 def test_every_configurable_method_has_a_formula():
-    assert tuple(attention.LANGUAGE) == LANGUAGE_METHODS
-    assert tuple(attention.VISION) == VISION_METHODS
+    for method in METHODS:
+        for normalization in NORMALIZATIONS:
+            assert callable(getattr(formulas, method.formula(normalization).compute))
+        assert callable(getattr(released, method.released_map))
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -298,7 +300,9 @@ def test_images_and_draws_do_not_mix(method, normalization):
         assert_close(batch[row : row + 1], alone)
 
 
-@pytest.mark.parametrize("method", STOCHASTIC_METHODS)
+@pytest.mark.parametrize(
+    "method", [each.name for each in METHODS if each.tower == "vision" and each.stochastic]
+)
 @pytest.mark.parametrize("change", [{"seed": 1}, {"draws": (1,)}, {"layer": 1}])
 def test_chance_depends_on_seed_draw_and_layer(method, change):
     inputs = tensors("normal", 0, 1, 2, 2, 6, 6, 3)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks import BENCHMARKS
-from causalmm.evaluation.vocabulary import Vocabulary, published_phrases, read_vocabulary
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
+from causalmm.evaluation.benchmarks.vocabulary import Vocabulary, published_phrases, read_vocabulary
 
 CHAIR = BENCHMARKS["chair"]
 SYNONYMS = {

@@ -9,7 +9,7 @@ import pytest
 from answered import answered, failed
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks import BENCHMARKS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.compare import compare
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.statistics import resampling_weights

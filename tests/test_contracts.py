@@ -11,7 +11,8 @@ from transformers import DynamicCache, GenerationConfig, QuantizedCache, StaticC
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 
 from causalmm import BranchTrace, CausalMMConfig
-from causalmm.config import LANGUAGE_METHODS, MODES
+from causalmm.config import MODES
+from causalmm.counterfactual.methods import LANGUAGE_METHODS
 
 # A nearly uniform row enlarges rounding errors in any formula of `reverse_and_normalize`.
 TOLERANCE = {"atol": 5e-5, "rtol": 1e-5}

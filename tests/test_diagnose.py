@@ -19,24 +19,24 @@ from causalmm.cli.session import Session
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.decoding.trace import StepLogits
 from causalmm.errors import RequestError
-from causalmm.evaluation import diagnosis_command as command
-from causalmm.evaluation.diagnosis import (
+from causalmm.evaluation.diagnosis import command as command
+from causalmm.evaluation.diagnosis.figure import diagnosis_figure, lanes, shade
+from causalmm.evaluation.diagnosis.first_token import FirstTokens
+from causalmm.evaluation.diagnosis.measurement import (
     PLAIN,
     Candidate,
     Configuration,
     Measurement,
-    Said,
     candidates,
     measurement_line,
     read_measurements,
 )
-from causalmm.evaluation.diagnosis_report import ALL, SETS, diagnose, split
-from causalmm.evaluation.first_token import FirstTokens
+from causalmm.evaluation.diagnosis.report import ALL, SETS, diagnose, split
+from causalmm.evaluation.diagnosis.view import ViewChoice
+from causalmm.evaluation.diagnosis.windows import layers_name, read_kinds, windows
 from causalmm.evaluation.probabilities import word_tokens
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.windows import layers_name, read_kinds, windows
 from causalmm.figures import colours
-from causalmm.figures.diagnosis_figure import diagnosis_figure, lanes, shade
 from causalmm.inputs.messages import one_turn
 from causalmm.layers import check_layers, resolve_layers
 from causalmm.toyworld.benchmarks import BenchmarkSettings, write_vlind
@@ -563,7 +563,7 @@ def question(number, image, label, name=ALL):
 def said(text, yes=None, entropy=1.0, divergence=0.5):
     choice = {"yes": 0, "no": 1, "?": None}[text]
     yes = {"yes": 0.8, "no": 0.2, "?": 0.4}[text] if yes is None else yes
-    return Said(choice, (yes, 1 - yes), entropy, divergence)
+    return ViewChoice(choice, (yes, 1 - yes), entropy, divergence)
 
 
 def measured(configuration, alone, adjusted=None):

@@ -11,7 +11,7 @@ from dense_branches import Falsified, attach, branch_logits
 from tiny_models import FAMILIES, model_pair, pad_together, sample
 
 from causalmm import BranchTrace, CausalMMConfig
-from causalmm.config import LANGUAGE_METHODS, VISION_METHODS
+from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.layers import resolve_layers
 
 STEPS = 9

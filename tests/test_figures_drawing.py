@@ -9,15 +9,14 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.figures import colours
 from causalmm.figures.canvas import tinted
-from causalmm.figures.language import METHODS as LANGUAGE_METHODS
 from causalmm.figures.language import Matrices, Place
 from causalmm.figures.language_figure import language_figure
 from causalmm.figures.pictures import Picture
 from causalmm.figures.tokens import Candidate, Step
 from causalmm.figures.tokens_figure import tokens_figure
-from causalmm.figures.vision import METHODS as VISION_METHODS
 from causalmm.figures.vision import Overlay, Row
 from causalmm.figures.vision_figure import vision_figure
 

@@ -11,6 +11,7 @@ from transformers import AttentionInterface
 
 from causalmm import CausalMMConfig
 from causalmm.counterfactual import random_weights, released
+from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.errors import RequestError
 from causalmm.figures import language, maps, vision
 from causalmm.figures.pictures import Picture, pictures
@@ -149,7 +150,7 @@ def luck(call):
     return random_weights.uniform(SEED, (0,), LAYER, call.heads, positions, positions)[0]
 
 
-@pytest.mark.parametrize("method", language.METHODS)
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
 def test_released_language_maps_are_those_of_the_reference(call, method):
     weights = maps.factual(call, causal=True)[None]
     formula = getattr(released, f"language_{method}")
@@ -160,7 +161,7 @@ def test_released_language_maps_are_those_of_the_reference(call, method):
     torch.testing.assert_close(found[:, rows], expected[0][:, rows], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", vision.METHODS)
+@pytest.mark.parametrize("method", VISION_METHODS)
 def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
     weights = maps.factual(vision_call, causal=False)[None]
     size = weights.shape[-1]
@@ -325,7 +326,7 @@ def test_rows_hold_every_map_of_every_query(family, vision_call):
     found = vision.rows(vision_call, picture, ["mean", (1, 2)], 1, config)
     assert [row.query for row in found] == ["mean", (1, 2)]
     for row in found:
-        assert list(row.overlays) == ["factual", *vision.METHODS]
+        assert list(row.overlays) == ["factual", *VISION_METHODS]
         for name, overlay in row.overlays.items():
             if name == "factual":
                 weights = maps.factual(vision_call, causal=False)
@@ -395,7 +396,7 @@ def test_matrices_hold_every_map(pair, inputs, call):
     tokenizer = words_of({token: f"t{token}" for token in range(64)})
     config = CausalMMConfig(seed=SEED)
     found = language.matrices(call, ids, tokenizer, {IMAGE: "image"}, config, None)
-    assert list(found.ratios) == ["factual", *language.METHODS]
+    assert list(found.ratios) == ["factual", *LANGUAGE_METHODS]
     assert [place.stop - place.start for place in found.places if place.picture] == [
         ids.count(IMAGE)
     ]

@@ -13,9 +13,10 @@ from torch._inductor.exc import InductorError
 from torch.nn.attention.flex_attention import AuxOutput, flex_attention
 from torch.testing import assert_close
 
-from causalmm.config import LANGUAGE_METHODS, NORMALIZATIONS, VISION_METHODS
 from causalmm.counterfactual.attention import language_attention, vision_attention
 from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.backends import flex
+from causalmm.counterfactual.methods import LANGUAGE_METHODS, NORMALIZATIONS, VISION_METHODS
 
 TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}
 
@@ -42,11 +43,11 @@ def dense_kernel(query, key, value, *, score_mod, return_aux=None, scale=None, e
 @pytest.fixture
 def stand_in(monkeypatch):
     """The stand-in in the place of the blocks, a few queries at a time."""
-    monkeypatch.setattr(flex_attention, "serves", lambda query: True)
-    monkeypatch.setattr(flex_attention, "QUERIES", 3)
-    monkeypatch.setattr(flex_attention, "ALONE", 4)
-    monkeypatch.setattr(flex_attention, "flex_attention", dense_kernel)
-    monkeypatch.setattr(flex_attention, "_compiled", lambda function: function)
+    monkeypatch.setattr(flex, "serves", lambda query: True)
+    monkeypatch.setattr(flex, "QUERIES", 3)
+    monkeypatch.setattr(flex, "ALONE", 4)
+    monkeypatch.setattr(flex, "flex_attention", dense_kernel)
+    monkeypatch.setattr(flex, "_compiled", lambda function: function)
 
 
 def tensors(rows, heads, shared, queries, keys, device="cpu", dtype=torch.float32, size=16):
@@ -145,7 +146,7 @@ def test_a_compiled_model_takes_the_kernel_in(masked, bits, monkeypatch):
         return language_attention("random", query, key, value, scale=0.25, visible=visible)
 
     expected = attend(torch.tensor(28))
-    monkeypatch.setattr(flex_attention, "serves", lambda query: True)
+    monkeypatch.setattr(flex, "serves", lambda query: True)
     # A CPU's kernel cannot be fused with what comes after it.
     options = {"epilogue_fusion": False, "max_fusion_size": 1, "cpp.simdlen": bits}
     torch._dynamo.reset()

@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode
 from transformers.image_utils import SizeDict
 
 from causalmm import CausalMMConfig
-from causalmm.config import VISION_METHODS
+from causalmm.counterfactual.methods import VISION_METHODS
 from causalmm.errors import FailureError, RequestError
 from causalmm.inputs.images import open_image
 from causalmm.inputs.messages import MAX_FRAMES, open_messages, read_messages

@@ -6,8 +6,8 @@ import pytest
 from answered import answered, failed
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks import BENCHMARKS
-from causalmm.evaluation.mme import TASKS
+from causalmm.evaluation.benchmarks.mme import TASKS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 
 MME = BENCHMARKS["mme"]
 EXISTENCE = (

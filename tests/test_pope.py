@@ -8,8 +8,8 @@ import pytest
 from answered import answered, failed
 
 from causalmm.errors import RequestError
-from causalmm.evaluation import pope
-from causalmm.evaluation.benchmarks import BENCHMARKS
+from causalmm.evaluation.benchmarks import pope
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data" / "pope"

@@ -10,7 +10,7 @@ from answered import answered
 
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.answers_file import ANSWERS, CONTROLS, answer_line
-from causalmm.evaluation.benchmarks import BENCHMARKS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.commands import parse_args
 from causalmm.evaluation.question_flags import add_question_flags, read_questions, to_record
 from causalmm.evaluation.report import text_table

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from causalmm.config import NORMALIZATIONS
 from causalmm.counterfactual import random_weights
 from causalmm.counterfactual.attention import language_attention
 from causalmm.counterfactual.attention_mask import Visible
 from causalmm.counterfactual.backends import random_step
 from causalmm.counterfactual.backends.random_step import StepLuck
+from causalmm.counterfactual.methods import NORMALIZATIONS
 from causalmm.decoding.plan import Intervention
 
 SAMPLES, HEADS, SHARED, KEYS, SIZE = 3, 4, 2, 11, 8

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from causalmm.evaluation.benchmarks import BENCHMARKS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.families.checkpoints import DEMOS
 
 ROOT = Path(__file__).resolve().parent.parent

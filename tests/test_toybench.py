@@ -12,8 +12,9 @@ import pytest
 from answered import answered
 from PIL import Image
 
-from causalmm.evaluation import chair, commands, mme, pope, vlind
+from causalmm.evaluation import commands
 from causalmm.evaluation.answers_file import read_answers
+from causalmm.evaluation.benchmarks import chair, mme, pope, vlind
 from causalmm.toyworld import CHECKPOINTS, benchmarks
 from causalmm.toyworld import questions as ask
 from causalmm.toyworld.benchmarks import (

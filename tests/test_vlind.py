@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks import BENCHMARKS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 
 VLIND = BENCHMARKS["vlind"]
 INSTANCE = {

@@ -14,13 +14,11 @@ from causalmm.config import (
     ATTENTION,
     CONFIG_NAME,
     DTYPES,
-    LANGUAGE_METHODS,
     MODES,
-    NORMALIZATIONS,
     SITES,
-    VISION_METHODS,
     CausalMMConfig,
 )
+from causalmm.counterfactual.methods import LANGUAGE_METHODS, NORMALIZATIONS, VISION_METHODS
 from causalmm.errors import RequestError
 from causalmm.families.checkpoints import DEFAULT, DEMOS, FAMILIES
 from causalmm.inputs.messages import LIMITS

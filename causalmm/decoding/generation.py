@@ -14,6 +14,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 from transformers.generation.configuration_utils import GenerationMode
 
 from causalmm.config import ATTENTION, CausalMMConfig
+from causalmm.counterfactual.methods import find
 from causalmm.decoding.call_checks import check_cache
 from causalmm.decoding.kv_cache import make_roomy
 from causalmm.decoding.plan import BranchPlan, Towers, build_plan
@@ -217,13 +218,12 @@ def _check_settings(plan: BranchPlan, settings: GenerationConfig) -> None:
     edit = plan.language
     if (
         edit is not None
-        and edit.normalization == "released"
-        and edit.method in ("uniform", "random")
+        and find("language", edit.method).formula(edit.normalization).counts_every_key
         and cache in ("static", "offloaded_static")
     ):
         raise ValueError(
-            f"normalization='released' with language_method={edit.method!r} counts all keys, those "
-            "a static cache has not filled yet included: expected a dynamic cache"
+            f"normalization={edit.normalization!r} with language_method={edit.method!r} counts all "
+            "keys, those a static cache has not filled yet included: expected a dynamic cache"
         )
 
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from causalmm.config import STOCHASTIC_METHODS, CausalMMConfig
+from causalmm.config import CausalMMConfig
+from causalmm.counterfactual import methods
+from causalmm.counterfactual.intervention import Intervention
+from causalmm.counterfactual.methods import Method
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.trace import BranchTrace, StepLogits
 from causalmm.layers import resolve_layers
@@ -30,33 +33,6 @@ class Towers:
     """Vision layer by which branches must have joined, where lower features are read too."""
     features_site: bool = False
     """Whether the model has the vision site "features" (a single feature layer, LLaVA)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Intervention:
-    """One counterfactual attention: a method on some layers of one tower, in S draws."""
-
-    method: str
-    edited: tuple[bool, ...]
-    """Whether each layer is edited. Truth values, because a compiler may turn any integer it is
-    handed into a symbol, and Dynamo answers `symbol in (1, 2)` with False."""
-    normalization: str
-    seed: int
-    draws: int
-
-    def edits(self, layer: int) -> bool:
-        """Whether attention in `layer` is edited; not so above the layers that were counted."""
-        return layer < len(self.edited) and self.edited[layer]
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The edited layers, ascending."""
-        return tuple(layer for layer, edited in enumerate(self.edited) if edited)
-
-    @property
-    def first_layer(self) -> int:
-        """The layer from which an edited row differs from a factual one."""
-        return self.layers[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +119,8 @@ def build_plan(
     if joint or config.language_strength > 0:
         count = towers.language_layers
         layers = resolve_layers("language_layers", config.language_layers, count)
-        language = _intervention(config.language_method, layers, count, config)
+        method = methods.find("language", config.language_method)
+        language = _intervention(method, layers, count, config)
     if joint:
         draws = max(vision.draws, language.draws)
         vision, language = replace(vision, draws=draws), replace(language, draws=draws)
@@ -166,9 +143,10 @@ def build_plan(
 def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention:
     if towers.vision_layers == 0:
         raise ValueError("the model reads its image features below every vision layer")
+    method = methods.find("vision", config.vision_method)
     if config.site == "attention":
         layers = resolve_layers("vision_layers", config.vision_layers, towers.vision_layers)
-        return _intervention(config.vision_method, layers, towers.vision_layers, config)
+        return _intervention(method, layers, towers.vision_layers, config)
     if not towers.features_site:
         raise ValueError(
             "site='features' needs a model with one vision feature layer (LLaVA); "
@@ -180,7 +158,7 @@ def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention
             "map only; leave vision_layers at 'all'"
         )
     last = towers.vision_layers - 1
-    return _intervention(config.vision_method, (last,), towers.vision_layers, config)
+    return _intervention(method, (last,), towers.vision_layers, config)
 
 
 def _vision_entry(vision: Intervention | None, towers: Towers) -> int:
@@ -192,14 +170,14 @@ def _vision_entry(vision: Intervention | None, towers: Towers) -> int:
 
 
 def _intervention(
-    method: str, layers: tuple[int, ...], count: int, config: CausalMMConfig
+    method: Method, layers: tuple[int, ...], count: int, config: CausalMMConfig
 ) -> Intervention:
     return Intervention(
-        method=method,
+        method=method.name,
         # No `in`: both numbers may be symbols of a compiler.
         edited=tuple(any(number == layer for layer in layers) for number in range(count)),
         normalization=config.normalization,
         seed=config.seed,
         # Draws of a deterministic method are all the same: one is exact.
-        draws=config.draws if method in STOCHASTIC_METHODS else 1,
+        draws=config.draws if method.stochastic else 1,
     )

@@ -27,7 +27,7 @@ from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
 from causalmm.config import CONFIG_NAME
 from causalmm.evaluation.answers_file import finish, part_file, parts
-from causalmm.evaluation.benchmarks import BENCHMARKS, Benchmark
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS, Benchmark
 from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images
 from causalmm.evaluation.processes import Processes, meeting
 from causalmm.evaluation.question_flags import FIELD, add_question_flags, to_record

@@ -11,7 +11,7 @@ from typing import Any
 
 from causalmm.cli.flags import Parser, at_least
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks import Benchmark
+from causalmm.evaluation.benchmarks.registry import Benchmark
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.runner import limited
 

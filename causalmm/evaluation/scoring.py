@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from causalmm.cli.json_lines import read_bytes, to_object, write_whole
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.answers_file import ANSWERS, CONTROLS, find_runs, read_answers
-from causalmm.evaluation.benchmarks import BENCHMARKS, Benchmark
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS, Benchmark
 from causalmm.evaluation.compare import compare
 from causalmm.evaluation.foreign_answers import is_foreign, read_foreign
 from causalmm.evaluation.question_flags import FIELD, given_flags, read_questions

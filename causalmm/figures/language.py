@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from causalmm.config import CausalMMConfig
+from causalmm.counterfactual.methods import LANGUAGE_METHODS
 from causalmm.errors import RequestError
 from causalmm.figures import maps
 from causalmm.figures.recording import Call
 
-METHODS = ("reverse", "reverse_and_normalize", "uniform", "random")
 """Counterfactuals, in the order in which they are shown."""
 READABLE = 120
 """Places that a matrix can show."""
@@ -31,7 +31,8 @@ class Place(NamedTuple):
 
 
 class Matrices(NamedTuple):
-    """Ratios by the map's name, "factual" and METHODS: [P, P], NaN where nothing may be seen."""
+    """Ratios by the map's name, "factual" and LANGUAGE_METHODS: [P, P], NaN where nothing may be
+    seen."""
 
     places: list[Place]
     ratios: dict[str, Tensor]
@@ -57,7 +58,7 @@ def matrices(
             f"{READABLE} cannot be read"
         )
     ratios = {}
-    for name in ("factual", *METHODS):
+    for name in ("factual", *LANGUAGE_METHODS):
         if name == "factual":
             weights = maps.factual(call, causal=True)
         else:

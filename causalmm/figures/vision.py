@@ -11,13 +11,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from causalmm.config import CausalMMConfig
+from causalmm.counterfactual.methods import VISION_METHODS
 from causalmm.errors import RequestError
 from causalmm.figures import maps
 from causalmm.figures.pictures import Picture
 from causalmm.figures.queries import MEAN, SUMMARY, Query
 from causalmm.figures.recording import Call
 
-METHODS = ("random", "uniform", "reversed", "shuffle")
 """Counterfactuals, in the order in which they are shown."""
 
 
@@ -31,7 +31,7 @@ class Overlay(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A query and its overlays by the map's name: "factual" and METHODS."""
+    """A query and its overlays by the map's name: "factual" and VISION_METHODS."""
 
     query: Query
     overlays: dict[str, Overlay]
@@ -51,7 +51,7 @@ def rows(
     for query in queries:
         _check(query, picture)
     found = [Row(query, {}) for query in queries]
-    for name in ("factual", *METHODS):
+    for name in ("factual", *VISION_METHODS):
         if name == "factual":
             weights = maps.factual(call, causal=False)
         else:

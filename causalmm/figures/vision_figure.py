@@ -10,16 +10,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from causalmm.counterfactual.methods import VISION_METHODS
 from causalmm.figures import colours
 from causalmm.figures.canvas import NORMAL, SMALL, WIDTH, new_axes, new_figure, ratio_bar, tinted
 from causalmm.figures.pictures import Picture
 from causalmm.figures.queries import MEAN, SUMMARY, Query
-from causalmm.figures.vision import METHODS, Row
+from causalmm.figures.vision import Row
 
 
 def vision_figure(picture: Picture, rows: Sequence[Row], title: str) -> Figure:
     """The picture, and over it a row a query: its factual attention, then each counterfactual."""
-    names = ("factual", *METHODS)
+    names = ("factual", *VISION_METHODS)
     left, right, gap, head, foot = 0.32, 0.06, 0.08, 0.62, 0.62
     side = (WIDTH - left - right - gap * len(names)) / (1 + len(names))
     height = side * picture.pixels.shape[0] / picture.pixels.shape[1]

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from causalmm.evaluation.vlind import GOOD_VOTES
+from causalmm.evaluation.benchmarks.vlind import GOOD_VOTES
 from causalmm.toyworld import FAMILIES
 from causalmm.toyworld import questions as ask
 from causalmm.toyworld.lessons import SIZES

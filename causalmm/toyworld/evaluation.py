@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from causalmm.config import CausalMMConfig
-from causalmm.evaluation.vocabulary import Vocabulary
+from causalmm.evaluation.benchmarks.vocabulary import Vocabulary
 from causalmm.toyworld import questions as ask
 from causalmm.toyworld.lessons import SIZES, prompt_parts
 from causalmm.toyworld.questions import Question

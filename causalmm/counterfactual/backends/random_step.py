@@ -18,7 +18,7 @@ from causalmm.counterfactual.attention_call import (
 )
 from causalmm.counterfactual.attention_mask import Visible
 from causalmm.counterfactual.backends import amx
-from causalmm.decoding.plan import Intervention
+from causalmm.counterfactual.intervention import Intervention
 
 TINY = torch.finfo(torch.float32).tiny
 

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from causalmm.errors import FailureError, RequestError
-from causalmm.evaluation.diagnosis import (
+from causalmm.evaluation.diagnosis.measurement import (
     PLAIN,
     Candidate,
     Configuration,
     Measurement,
-    Said,
     failures,
 )
+from causalmm.evaluation.diagnosis.view import ViewChoice
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import text_table
 from causalmm.evaluation.statistics import (
@@ -226,7 +226,7 @@ class _Given:
     """What all findings are made of."""
 
     questions: Sequence[Question]
-    plain: Sequence[Said]
+    plain: Sequence[ViewChoice]
     halves: Mapping[str, frozenset[str]]
     sets: tuple[str, ...]
     seed: int
@@ -234,8 +234,8 @@ class _Given:
     def finding(
         self,
         configuration: Configuration,
-        alone: Sequence[Said],
-        adjusted: Sequence[Said],
+        alone: Sequence[ViewChoice],
+        adjusted: Sequence[ViewChoice],
         kinds: Sequence[str] = (),
         shown: tuple[str, ...] = ("",),
     ) -> Finding:
@@ -312,16 +312,16 @@ def _of(name: str) -> str:
     return "" if name == ALL else f" {name}"
 
 
-def _right(question: Question, said: Said) -> bool:
+def _right(question: Question, said: ViewChoice) -> bool:
     return said.choice is not None and question.choices[said.choice] == question.label
 
 
 def _table(
     questions: Sequence[Question],
     images: frozenset[str],
-    plain: Sequence[Said],
-    alone: Sequence[Said],
-    adjusted: Sequence[Said],
+    plain: Sequence[ViewChoice],
+    alone: Sequence[ViewChoice],
+    adjusted: Sequence[ViewChoice],
     sets: Sequence[str],
 ) -> Table:
     """Counts of a half. Images are resampled among those with the same sets of questions."""
@@ -372,13 +372,13 @@ def _metrics(sets: Sequence[str]) -> dict[str, Metric]:
     }
 
 
-def _log_odds(said: Said) -> float | None:
+def _log_odds(said: ViewChoice) -> float | None:
     first, second = said.probabilities
     return math.log(first) - math.log(second) if first > 0 and second > 0 else None
 
 
 def _biases(
-    questions: Sequence[Question], plain: Sequence[Said], images: frozenset[str]
+    questions: Sequence[Question], plain: Sequence[ViewChoice], images: frozenset[str]
 ) -> dict[tuple[str, str], float]:
     """The bias that makes most answers about these images right, for each pair of choices."""
     known: dict[tuple[str, str], list[tuple[float, bool]]] = {}
@@ -394,7 +394,9 @@ def _biases(
     return biases
 
 
-def _biased(question: Question, said: Said, biases: Mapping[tuple[str, str], float]) -> Said:
+def _biased(
+    question: Question, said: ViewChoice, biases: Mapping[tuple[str, str], float]
+) -> ViewChoice:
     odds = _log_odds(said)
     if said.choice is None or odds is None:
         return said
@@ -404,8 +406,8 @@ def _biased(question: Question, said: Said, biases: Mapping[tuple[str, str], flo
 def _auc_gain(
     questions: Sequence[Question],
     images: frozenset[str],
-    plain: Sequence[Said],
-    adjusted: Sequence[Said],
+    plain: Sequence[ViewChoice],
+    adjusted: Sequence[ViewChoice],
     seed: int,
 ) -> Estimate | None:
     """AUC of the adjusted probabilities less that of the plain ones, all sets together."""

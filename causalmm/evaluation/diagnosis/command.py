@@ -32,10 +32,10 @@ from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
 from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
-from causalmm.evaluation import pope, vlind
 from causalmm.evaluation.answers_file import cut_torn_line
+from causalmm.evaluation.benchmarks import pope, vlind
 from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images
-from causalmm.evaluation.diagnosis import (
+from causalmm.evaluation.diagnosis.measurement import (
     MEASUREMENTS,
     METHODS,
     PLAIN,
@@ -47,7 +47,8 @@ from causalmm.evaluation.diagnosis import (
     measurement_line,
     read_measurements,
 )
-from causalmm.evaluation.diagnosis_report import ALL, SETS, Diagnosis, diagnose, split
+from causalmm.evaluation.diagnosis.report import ALL, SETS, Diagnosis, diagnose, split
+from causalmm.evaluation.diagnosis.windows import DEFAULT, read_kinds
 from causalmm.evaluation.question_files import check_unique
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.run_record import (
@@ -58,7 +59,6 @@ from causalmm.evaluation.run_record import (
     write_record,
 )
 from causalmm.evaluation.runner import limited
-from causalmm.evaluation.windows import DEFAULT, read_kinds
 
 TABLE, PICTURE = "table.json", "heatmap.png"
 SHOWN = 12
@@ -341,7 +341,7 @@ def _draw(
     layers: Mapping[str, int],
     request: Request,
 ) -> None:
-    from causalmm.figures.diagnosis_figure import diagnosis_figure
+    from causalmm.evaluation.diagnosis.figure import diagnosis_figure
 
     name = request.model.rstrip("/").rpartition("/")[2]
     title = f"{name}: what branches say alone, and what is gained"

@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from causalmm.evaluation.diagnosis import Candidate, Configuration
-from causalmm.evaluation.diagnosis_report import Diagnosis
+from causalmm.evaluation.diagnosis.measurement import Candidate, Configuration
+from causalmm.evaluation.diagnosis.report import Diagnosis
 from causalmm.figures import colours
 from causalmm.figures.canvas import NORMAL, SMALL, WIDTH, new_axes, new_figure
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from causalmm.errors import RequestError
+from causalmm.evaluation.benchmarks.vocabulary import Vocabulary, read_vocabulary
 from causalmm.evaluation.question_files import read_json
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.statistics import Metric, Row, Table, ratio
 from causalmm.evaluation.tally import Pair, Tally, has_failed
-from causalmm.evaluation.vocabulary import Vocabulary, read_vocabulary
 
 PROMPT = "Please describe this image in detail."
 METRICS: dict[str, Metric] = {

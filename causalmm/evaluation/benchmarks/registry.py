@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from causalmm.evaluation import chair, mme, pope, vlind
+from causalmm.evaluation.benchmarks import chair, mme, pope, vlind
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report
 from causalmm.evaluation.tally import Pair, Tally, join

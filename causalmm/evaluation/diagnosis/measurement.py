@@ -15,28 +15,17 @@ from typing import Any, NamedTuple
 from causalmm.cli.batch import Row
 from causalmm.cli.json_lines import read_bytes, to_line, to_object, whole_lines
 from causalmm.cli.session import Session
-from causalmm.config import LANGUAGE_METHODS, VISION_METHODS, CausalMMConfig
+from causalmm.config import CausalMMConfig
+from causalmm.counterfactual.methods import TOWERS, names
 from causalmm.errors import RequestError
+from causalmm.evaluation.diagnosis.view import ViewChoice
+from causalmm.evaluation.diagnosis.windows import Window, layers_name, windows
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.runner import Unit, unit_seed, units
-from causalmm.evaluation.windows import Window, layers_name, windows
 
 MEASUREMENTS = "measurements.jsonl"
-METHODS = {"vision": VISION_METHODS, "language": LANGUAGE_METHODS}
+METHODS = {tower: names(tower) for tower in TOWERS}
 """By tower."""
-
-
-class Said(NamedTuple):
-    """What a view says of one question."""
-
-    choice: int | None
-    """0 or 1 of the question's choices; None: cannot be read."""
-    probabilities: tuple[float, float]
-    """Of either choice: the sum over the tokens that spell it."""
-    entropy: float
-    divergence: float | None
-    """KL(factual || view); None where the view gives no probability to a token that the factual
-    one gives some, as the plausibility mask does."""
 
 
 class Configuration(NamedTuple):
@@ -82,8 +71,8 @@ class Measurement:
     """
 
     configuration: Configuration
-    alone: tuple[Said | None, ...]
-    adjusted: tuple[Said | None, ...]
+    alone: tuple[ViewChoice | None, ...]
+    adjusted: tuple[ViewChoice | None, ...]
     errors: Mapping[str, str]
     """By question id."""
     seconds: float
@@ -150,9 +139,9 @@ def measure(
 
 def _ask(
     session: Session, unit: Unit, words: Mapping[str, Sequence[int]]
-) -> list[dict[str, Said] | str]:
+) -> list[dict[str, ViewChoice] | str]:
     """What each view says of a unit's questions, or why one cannot be asked."""
-    from causalmm.evaluation.first_token import FirstTokens  # loads torch
+    from causalmm.evaluation.diagnosis.first_token import FirstTokens  # loads torch
 
     trace = FirstTokens(words)
     rows = [Row(question.id, question.path, question.prompt) for question in unit]
@@ -203,7 +192,7 @@ def read_measurements(file: Path, questions: int) -> dict[Configuration, Measure
     return found
 
 
-def _flat(said: Said | None) -> list[Any] | None:
+def _flat(said: ViewChoice | None) -> list[Any] | None:
     if said is None:
         return None
     return [said.choice, *said.probabilities, said.entropy, said.divergence]
@@ -219,11 +208,11 @@ def _measurement(record: Mapping[str, Any]) -> Measurement:
     )
 
 
-def _said(flat: list[Any] | None) -> Said | None:
+def _said(flat: list[Any] | None) -> ViewChoice | None:
     if flat is None:
         return None
     choice, first, second, entropy, divergence = flat
-    return Said(choice, (first, second), entropy, divergence)
+    return ViewChoice(choice, (first, second), entropy, divergence)
 
 
 def failures(measurements: Sequence[Measurement]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from causalmm.decoding.contrast import ruled_out
 from causalmm.decoding.trace import BranchTrace, StepLogits
-from causalmm.evaluation.diagnosis import Said
+from causalmm.evaluation.diagnosis.view import ViewChoice
 
 
 class FirstTokens(BranchTrace):
@@ -35,7 +35,7 @@ class FirstTokens(BranchTrace):
                 own = logits.float().log_softmax(dim=-1).masked_fill(ruled_out(logits), -torch.inf)
                 self.views[name] = _view(own, factual, self.tokens)
 
-    def said(self, row: int, choices: Sequence[str]) -> dict[str, Said]:
+    def said(self, row: int, choices: Sequence[str]) -> dict[str, ViewChoice]:
         """Of a row's question, under "factual", "adjusted" and the name of each branch."""
         return {name: view.said(row, choices, self.tokens) for name, view in self.views.items()}
 
@@ -48,10 +48,12 @@ class _View(NamedTuple):
     entropy: list[float]
     divergence: list[float]
 
-    def said(self, row: int, choices: Sequence[str], tokens: Mapping[str, Sequence[int]]) -> Said:
+    def said(
+        self, row: int, choices: Sequence[str], tokens: Mapping[str, Sequence[int]]
+    ) -> ViewChoice:
         spelled = [place for place in (0, 1) if self.best[row] in tokens[choices[place]]]
         divergence = self.divergence[row]
-        return Said(
+        return ViewChoice(
             choice=spelled[0] if spelled else None,
             probabilities=tuple(self.words[word][row] for word in choices),
             entropy=self.entropy[row],

@@ -1,0 +1,30 @@
+"""What an intervention is: a method on some layers of one tower, in S draws."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention:
+    """One counterfactual attention: a method on some layers of one tower, in S draws."""
+
+    method: str
+    edited: tuple[bool, ...]
+    """Whether each layer is edited. Truth values, because a compiler may turn any integer it is
+    handed into a symbol, and Dynamo answers `symbol in (1, 2)` with False."""
+    normalization: str
+    seed: int
+    draws: int
+
+    def edits(self, layer: int) -> bool:
+        """Whether attention in `layer` is edited; not so above the layers that were counted."""
+        return layer < len(self.edited) and self.edited[layer]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The edited layers, ascending."""
+        return tuple(layer for layer, edited in enumerate(self.edited) if edited)
+
+    @property
+    def first_layer(self) -> int:
+        """The layer from which an edited row differs from a factual one."""
+        return self.layers[0]

@@ -1,0 +1,167 @@
+"""Every counterfactual method, declared once; everything else asks here.
+
+A method is a name, the tower it edits, and a formula for either normalization. Formulas are
+functions of causalmm/counterfactual/formulas.py, and the dense ones as released, for comparison, of
+causalmm/counterfactual/released.py, both called by name, so that asking which methods there are
+loads no torch. To add a method: its declaration here, its formula there, and what it should give in
+tests/test_attention.py. Held by tests/test_methods.py.
+"""
+
+from dataclasses import dataclass
+
+TOWERS = ("vision", "language")
+NORMALIZATIONS = ("visible", "released")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formula:
+    """How a method's output is computed, and what it needs at a time."""
+
+    compute: str
+    """The function, taking an `Attention` and returning outputs [B, H, Q, D]."""
+    softmax_stats: bool = False
+    """Whether it looks at the factual output and largest weights."""
+    random_weights: bool = False
+    """Whether it looks at a random number for every pair of a query and a key."""
+    whole_map: bool = False
+    """Whether it needs all queries of a head at once; with `softmax_stats`, M as every m_i."""
+    every_key: bool = False
+    """Whether it looks at keys too that no query may see."""
+    counts_every_key: bool = False
+    """Whether how many keys there are counts, those included that no query may see."""
+    flex: bool = False
+    """Whether flex_attention can compute it."""
+
+    @property
+    def scores(self) -> bool:
+        """Whether it needs the scores, and so the keys: others need values alone."""
+        return self.softmax_stats or self.whole_map
+
+    @property
+    def products(self) -> int:
+        """Products, with keys and with values, that it takes for each pair; sums take none."""
+        return int(self.scores) + int(self.scores or self.random_weights)
+
+    @property
+    def builds_a_map(self) -> bool:
+        """Whether weights of pairs exist at some time, of some queries or a head."""
+        return self.random_weights or (self.whole_map and not self.softmax_stats)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One counterfactual attention of one tower."""
+
+    name: str
+    tower: str
+    summary: str
+    """Its weights on the keys that a query sees, in a line."""
+    visible: Formula
+    released: Formula
+    stochastic: bool = False
+    """Whether draws differ."""
+
+    @property
+    def released_map(self) -> str:
+        """The function of the released formula on a whole attention map."""
+        return f"{self.tower}_{self.name}"
+
+    def formula(self, normalization: str) -> Formula:
+        """That of a normalization. Raises ValueError for one that there is not."""
+        if normalization not in NORMALIZATIONS:
+            allowed = ", ".join(NORMALIZATIONS)
+            raise ValueError(f"normalization={normalization!r}: expected one of {allowed}")
+        return getattr(self, normalization)
+
+
+_UNIFORM = Formula(compute="uniform", flex=True)
+_REVERSE = Formula(compute="reverse", softmax_stats=True, flex=True)
+_REVERSE_AND_NORMALIZE = Formula(compute="reverse_and_normalize", softmax_stats=True, flex=True)
+_RANDOM = Formula(compute="random", random_weights=True, flex=True)
+_SHUFFLE = Formula(compute="shuffle", whole_map=True)
+
+METHODS = (
+    Method(
+        tower="language",
+        name="uniform",
+        summary="every visible key the same, 1/n",
+        visible=_UNIFORM,
+        released=Formula(compute="uniform_over_all_keys", counts_every_key=True, flex=True),
+    ),
+    Method(
+        tower="language",
+        name="reverse",
+        summary="the row's largest weight minus the weight, not normalised",
+        visible=_REVERSE,
+        released=_REVERSE,
+    ),
+    Method(
+        tower="language",
+        name="reverse_and_normalize",
+        summary="the same, normalised to sum to 1",
+        visible=_REVERSE_AND_NORMALIZE,
+        released=_REVERSE_AND_NORMALIZE,
+    ),
+    Method(
+        tower="language",
+        name="random",
+        summary="random numbers from 0 to 1, normalised to sum to 1",
+        visible=_RANDOM,
+        released=Formula(
+            compute="random_over_all_keys",
+            random_weights=True,
+            every_key=True,
+            counts_every_key=True,
+        ),
+        stochastic=True,
+    ),
+    Method(
+        tower="vision",
+        name="uniform",
+        summary="every patch the same, 1/N",
+        visible=_UNIFORM,
+        released=_UNIFORM,
+    ),
+    Method(
+        tower="vision",
+        name="reversed",
+        summary="the map's largest weight minus the weight, normalised to sum to 1",
+        visible=Formula(
+            compute="reverse_and_normalize", softmax_stats=True, whole_map=True, flex=True
+        ),
+        released=Formula(compute="reverse", softmax_stats=True, whole_map=True, flex=True),
+    ),
+    Method(
+        tower="vision",
+        name="random",
+        summary="random numbers from 0 to 1, normalised to sum to 1",
+        visible=_RANDOM,
+        released=Formula(compute="random_doubled", random_weights=True),
+        stochastic=True,
+    ),
+    Method(
+        tower="vision",
+        name="shuffle",
+        summary="the map's own weights, permuted",
+        visible=_SHUFFLE,
+        released=_SHUFFLE,
+        stochastic=True,
+    ),
+)
+
+
+def names(tower: str) -> tuple[str, ...]:
+    """The methods of a tower, in the order of declaration."""
+    return tuple(method.name for method in METHODS if method.tower == tower)
+
+
+def find(tower: str, name: str) -> Method:
+    """A tower's method. Raises ValueError naming those that there are."""
+    for method in METHODS:
+        if (method.tower, method.name) == (tower, name):
+            return method
+    raise ValueError(f"{tower} method={name!r}: expected one of {', '.join(names(tower))}")
+
+
+LANGUAGE_METHODS = names("language")
+VISION_METHODS = names("vision")

@@ -1,0 +1,1 @@
+"""One module a benchmark: its questions, its scoring; and their registry."""

@@ -10,7 +10,7 @@ from tiny_models import FAMILIES, model_pair, pad_together, sample
 
 from causalmm import CausalMMConfig
 from causalmm.config import MODES
-from causalmm.plan import Towers, build_plan
+from causalmm.decoding.plan import Towers, build_plan
 
 # The second changes what the first one's compilation took for constant.
 SETTINGS = (

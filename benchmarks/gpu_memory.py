@@ -1,11 +1,11 @@
-"""Memory that a model of a real shape needs, computed: its weights, and the KV cache of its branches.
+"""GPU memory of models of the published shapes, computed: weights, and the KV cache of branches.
 
 python benchmarks/gpu_memory.py
 python benchmarks/gpu_memory.py --batch 8 --tokens 2048
 
-Nothing is run and no weight is made. Weights are parameters times bytes of the dtype. A decoder layer
-caches, for each of its rows, 2 x KV heads x head size numbers a token; branches that have joined by
-that layer have rows of their own (`BranchPlan.groups_in_layer`). Activations come on top.
+Nothing is run and no weight is made. Weights are parameters times bytes of the dtype. A decoder
+layer caches, for each of its rows, 2 x KV heads x head size numbers a token; a branch has rows of
+its own in the layers that `BranchPlan.groups_in_layer` says. Activations come on top.
 Held by tests/test_gpu_memory.py.
 """
 
@@ -61,9 +61,7 @@ def show(batch: int, tokens: int, presets: Sequence[str] = PRESETS) -> str:
         for names in (("bfloat16", "float16"), ("float32",)):
             dtype = DTYPES[names[0]]
             weights = weight_bytes(model, dtype)
-            caches = [
-                cache_bytes(model, mode, batch, tokens, dtype) for mode in MODES.values()
-            ]
+            caches = [cache_bytes(model, mode, batch, tokens, dtype) for mode in MODES.values()]
             cells = [weights, *caches, weights + max(caches)]
             rows.append([name, ", ".join(names), *(f"{each / 2**30:.2f}" for each in cells)])
     columns = ["model", "dtype", "weights", *(f"cache, {name}" for name in MODES)]

@@ -1,4 +1,4 @@
-"""Computed memory is that of real caches, below what a GPU was measured to hold, and in the docs."""
+"""Computed memory is that of real caches, a little less than a GPU held, and in the docs."""
 
 import json
 from pathlib import Path

@@ -1,10 +1,11 @@
 # make generate    ask an embedded demonstration model about a picture
 # make test        the fast tests; make test-slow runs the others
 # make lint        ruff check and ruff format --check
+# make docs        the site, into site/
 # make demo-models retrain the demonstration models
 # make clean       remove what was generated (not the virtual environment)
 #
-# Each makes the virtual environment in $(VENV) first, if it is missing or env/requirements.txt changed.
+# Each makes the virtual environment in $(VENV) first, if it is missing or its requirements changed.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,19 +15,22 @@ PROMPT ?= What color is the banana?
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.causalmm-installed
 VENDORED := $(VENV)/.causalmm-vendored
+DOCS := $(VENV)/.causalmm-docs
 
-.PHONY: setup generate test test-slow lint demo-models clean
+.PHONY: setup generate test test-slow lint docs demo-models clean
 
 setup: $(INSTALLED) $(VENDORED)
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"$(PYTHON) is Python %d.%d, and the pinned packages need 3.11 or newer: run make with PYTHON=..." \
+		% sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
 
 # torch before the rest and by its exact version: left to a dependency's range, pip would take the
 # newest build with gigabytes of CUDA packages. Without build isolation, the files to patch are
 # those of the transformers just installed.
-$(INSTALLED): env/requirements.txt env/requirements-authors.txt env/torchvision.pth pyproject.toml hatch_build.py
-	@test -x $(PY) || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-		"$(PYTHON) is Python %d.%d, and the pinned packages need 3.11 or newer: run make with PYTHON=..." \
-		% sys.version_info[:2])'
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+$(INSTALLED): env/requirements.txt env/requirements-authors.txt env/torchvision.pth pyproject.toml hatch_build.py | $(PY)
 	$(PY) -m pip install $$(grep '^torch==' env/requirements.txt)
 	$(PY) -m pip install -r env/requirements.txt
 	$(PY) -m pip install --no-deps -r env/requirements-authors.txt
@@ -51,11 +55,19 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+# Needs no torch. The constraints keep what the other requirements pin.
+$(DOCS): env/requirements-docs.txt env/requirements.txt | $(PY)
+	$(PY) -m pip install -r env/requirements-docs.txt -c env/requirements.txt
+	touch $@
+
+docs: $(DOCS)
+	$(PY) -m mkdocs build --strict
+
 demo-models: setup
 	$(PY) scripts/train_demo.py llava
 	$(PY) scripts/train_demo.py qwen2vl
 
 clean:
 	rm -f llava_causalmm/modeling_*.py qwen2vl_causalmm/modeling_*.py $(VENDORED)
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -121,6 +121,7 @@ def test_no_other_pin_is_written_down_anywhere():
 def test_everything_imported_is_pinned():
     known = {**requirement_sections()[0], **requirement_sections()[1]}
     known |= pins(re.findall("^[^#].*", read("env/requirements-authors.txt"), re.MULTILINE))
+    known |= pins(re.findall("^[^#].*", read("env/requirements-docs.txt"), re.MULTILINE))
     known |= requirement_sections(LMMS_EVAL)[0]
     providers = importlib.metadata.packages_distributions()
     folders = ("tests", "benchmarks")
@@ -168,7 +169,9 @@ def test_vendored_files_are_not_tracked():
     assert not {pin.vendored for pin in patching.read_pins(ROOT)} & set(repository_files())
 
 
-@pytest.mark.parametrize("target", ["setup", "generate", "test", "lint", "demo-models", "clean"])
+@pytest.mark.parametrize(
+    "target", ["setup", "generate", "test", "lint", "docs", "demo-models", "clean"]
+)
 def test_the_makefile_knows(target, tmp_path):
     make = shutil.which("make")
     if make is None:
@@ -218,7 +221,8 @@ def test_the_wheel_holds_the_packages_and_the_vendored_files(wheel):
     }
     assert packaged <= names
     assert {name.rpartition("/")[2] for name in names} >= {"LICENSE", "NOTICE"}
-    assert not [name for name in names if name.startswith(("tests/", "scripts/", "patches/"))]
+    others = ("tests/", "scripts/", "patches/", "docs/", "site/")
+    assert not [name for name in names if name.startswith(others)]
 
 
 @pytest.mark.slow

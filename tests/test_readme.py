@@ -1,4 +1,4 @@
-"""The Python example in README.md runs as it stands, with demonstration models for the hub's."""
+"""The Python in README.md and docs/ runs as it stands, with demonstration models for the hub's."""
 
 import re
 import subprocess
@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+BLOCKS = PYTHON.findall((ROOT / "README.md").read_text("utf-8"))
 TOLD = {
     "photo.jpg": str(ROOT / "examples" / "llava_300029_helped.png"),
     "Is there a dog in the image?": "What color is the banana?",
@@ -16,6 +17,14 @@ QWEN2VL = {
     "= Llava": "= Qwen2VL",
 }
 """What its comment says to change for the other family."""
+
+
+def further_examples() -> str:
+    """The blocks of docs/, which go on with the model and inputs of the README's."""
+    pages = sorted(ROOT.glob("docs/*.md"))
+    blocks = [block for page in pages for block in PYTHON.findall(page.read_text("utf-8"))]
+    assert blocks
+    return "".join(blocks).replace("photo.jpg", TOLD["photo.jpg"])
 
 
 def example(demo: str, changed: dict[str, str]) -> str:
@@ -29,7 +38,8 @@ def example(demo: str, changed: dict[str, str]) -> str:
 
 def test_the_example_runs():
     # In one process, which loads torch once.
-    code = example("demo-llava", {}) + example("demo-qwen2vl", QWEN2VL)
+    code = example("demo-llava", {}) + further_examples() + example("demo-qwen2vl", QWEN2VL)
+    code += further_examples()
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )

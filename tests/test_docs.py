@@ -1,0 +1,228 @@
+"""What README.md and docs/ say is there: links, settings, commands, numbers.
+
+Only one test needs mkdocs, which `make docs` installs: it builds the site.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from causalmm import CausalMMConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "*/*.md")
+    for path in ROOT.glob(pattern)
+    if not path.relative_to(ROOT).parts[0].startswith((".", "site", "runs"))
+)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+# -- links -------------------------------------------------------------------------------------
+
+
+def anchors(page: str) -> set[str]:
+    """Of the headings of a page, as web views of repositories and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", read(page)), re.M)
+    words = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings)
+    return {re.sub(r"\s", "-", each) for each in words}
+
+
+def links(page: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", read(page)))
+
+
+def broken(page: str) -> Iterator[str]:
+    for link in links(page):
+        address = urlsplit(link)
+        if address.scheme:
+            continue
+        target = ((ROOT / page).parent / address.path).resolve() if address.path else ROOT / page
+        # A folder has a page in web views of the repository, and none on the site.
+        if not target.is_file() or not target.is_relative_to(ROOT):
+            yield f"{page}: {link}"
+        elif address.fragment and address.fragment not in anchors(
+            target.relative_to(ROOT).as_posix()
+        ):
+            yield f"{page}: {link} names no heading"
+
+
+def test_there_are_pages_with_links():
+    assert {"README.md", "CONTRIBUTING.md", "docs/quickstart.md", "patches/README.md"} <= {*PAGES}
+    assert len(links("README.md")) > 20
+    assert "the-method-in-ten-lines" in anchors("docs/how-it-works.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_lead_somewhere(page):
+    assert not list(broken(page))
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert read("README.md").count("\n") <= 150
+    linked = {link.partition("#")[0] for link in links("README.md")}
+    assert {page for page in PAGES if page != "README.md"} <= linked
+
+
+def test_the_site_has_every_page_in_its_navigation():
+    def named(entry):
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry.values() if isinstance(entry, dict) else entry
+        return [page for part in parts for page in named(part)]
+
+    pages = named(yaml.safe_load(read("mkdocs.yml"))["nav"])
+    assert sorted(pages) == sorted(page.removeprefix("docs/") for page in PAGES)
+
+
+# -- settings ----------------------------------------------------------------------------------
+
+
+def settings_table() -> dict[str, list[str]]:
+    """By field: the other cells of its row."""
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", read("docs/settings.md"), re.M)
+    return {name: rest.split(" | ") for name, rest in rows}
+
+
+def test_the_table_of_settings_is_that_of_the_configuration():
+    table = settings_table()
+    assert list(table) == [field.name for field in fields(CausalMMConfig)]
+    for field in fields(CausalMMConfig):
+        flag, default, _ = table[field.name]
+        assert flag == f"`--{field.name.replace('_', '-')}`"
+        expected = "gamma" if field.default is None else field.default
+        assert default == f"`{expected}`"
+
+
+def test_the_table_of_settings_is_that_of_the_flags():
+    command = [sys.executable, ROOT / "scripts" / "generate.py", "--help"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    group = re.search(r"^CausalMM:$(.+?)^\S", said, re.M | re.S)[1]
+    described = {cells[0].strip("`") for cells in settings_table().values()}
+    assert {*re.findall(r"^  (--[a-z-]+)", group, re.M)} - {"--config"} == described
+
+
+def test_the_table_of_settings_names_every_choice():
+    for name, (_, _, meaning) in settings_table().items():
+        with pytest.raises(ValueError, match=name) as refused:
+            CausalMMConfig(**{name: "?"})
+        found = re.search(r"expected one of (.+)", str(refused.value))
+        for choice in found[1].split(", ") if found else ():
+            assert f"`{choice}`" in meaning, name
+
+
+# -- commands and numbers ----------------------------------------------------------------------
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Page and words of every command of ours in a block of shell."""
+    found = []
+    for page in PAGES:
+        for language, text in FENCE.findall(read(page)):
+            if language != "sh":
+                continue
+            for line in text.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                at = [n for n, word in enumerate(words) if re.match(r"(scripts|benchmarks)/", word)]
+                if at and words[0] in ("python", "accelerate"):
+                    found.append((page, words[at[0] :]))
+    return found
+
+
+def test_commands_name_scripts_and_flags_that_are_there():
+    asked = commands()
+    assert len(asked) > 20
+    folders = ("causalmm", "scripts", "benchmarks")
+    sources = "\n".join(
+        path.read_text("utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")
+    )
+    # Flags of settings are made from the names of the fields.
+    known = set(re.findall(r'"(--[a-z][a-z-]*)"', sources)) | {
+        f"--{name.replace('_', '-')}" for name in re.findall(r'"([a-z_]+)"', sources)
+    }
+    wrong = [
+        f"{page}: {word}"
+        for page, (script, *words) in asked
+        for word in words
+        if word.startswith("--") and word not in known
+    ]
+    assert not wrong
+    assert not [
+        f"{page}: {script}" for page, (script, *_) in asked if not (ROOT / script).is_file()
+    ]
+
+
+def test_the_number_of_patched_lines_is_right():
+    said = int(re.search(r"only our lines: (\d+) over", read("docs/how-it-works.md"))[1])
+    patches = [path.read_text("utf-8") for path in ROOT.glob("patches/*/*.patch")]
+    added = [
+        line for text in patches for line in text.splitlines() if re.match(r"\+(?!\+\+ )", line)
+    ]
+    assert said == len(added)
+
+
+def test_ratios_on_the_page_of_costs_are_those_of_the_benchmarks():
+    ratios = re.findall(r"\d\.\d\dx", read("docs/costs.md"))
+    assert len(ratios) > 10
+    recorded = read("benchmarks/README.md")
+    assert not [each for each in ratios if each not in recorded]
+
+
+# -- credits -----------------------------------------------------------------------------------
+
+
+def test_the_citations_agree():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    paper = citation["preferred-citation"]
+    authors = [f"{each['given-names']} {each['family-names']}" for each in paper["authors"]]
+    reversed_names = [f"{each['family-names']}, {each['given-names']}" for each in paper["authors"]]
+    notice, readme = (" ".join(read(name).split()) for name in ("NOTICE", "README.md"))
+    assert ", ".join(authors) in notice
+    assert paper["title"] in notice
+    assert f"{{{paper['title']}}}" in readme
+    assert f"{{{' and '.join(reversed_names)}}}" in readme
+    assert str(paper["year"]) in notice
+    assert paper["url"] in readme
+
+
+# -- the site ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(find_spec("material") is None, reason="mkdocs-material is not installed")
+def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) == len(PAGES) + 1  # and the one for what is not found
+    loaded = re.compile(
+        r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//"
+        r"|<link\b(?![^>]*\brel=[\"']?canonical)[^>]*\bhref=[\"']?(?:https?:)?//"
+        r"|class=[\"']?mermaid"
+    )
+    assert not [page.name for page in pages if loaded.search(page.read_text("utf-8"))]
+
+
+def test_the_site_is_neither_tracked_nor_packaged():
+    config = yaml.safe_load(read("mkdocs.yml"))
+    assert f"/{config.get('site_dir', 'site')}/" in read(".gitignore").splitlines()
+    wheel = tomllib.loads(read("pyproject.toml"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert not [each for each in wheel["packages"] if each.startswith(("docs", "site"))]

@@ -10,7 +10,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from causalmm.counterfactual.methods import LANGUAGE_METHODS, NORMALIZATIONS, VISION_METHODS
+from causalmm.counterfactual.methods import (
+    LANGUAGE_METHODS,
+    NORMALIZATIONS,
+    TOWERS,
+    VISION_METHODS,
+    find,
+)
 from causalmm.layers import LayerSpec, check_layers
 
 CONFIG_NAME = "causalmm_config.json"
@@ -62,6 +68,8 @@ class CausalMMConfig:
         _check_choice("language_method", self.language_method, LANGUAGE_METHODS)
         _check_choice("normalization", self.normalization, NORMALIZATIONS)
         _check_choice("site", self.site, SITES)
+        for tower in TOWERS:
+            find(tower, getattr(self, f"{tower}_method")).formula(self.normalization)
         for name in ("vision_layers", "language_layers"):
             object.__setattr__(self, name, check_layers(name, getattr(self, name)))
         _check_strength("gamma", self.gamma)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import dense_methods
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
@@ -35,59 +36,33 @@ class Falsified:
     draw: int = 0
 
 
-def _random_weights(falsified: Falsified, layer: int, weights: Tensor, query_start: int) -> Tensor:
-    heads, queries, keys = weights.shape[1:]
-    drawn = random_weights.uniform(
-        falsified.seed,
-        (falsified.draw,),
-        layer,
-        heads,
-        torch.arange(query_start, query_start + queries),
-        torch.arange(keys),
-    )
-    return drawn.reshape(1, heads, queries, keys)
-
-
-def _edit_language(
-    falsified: Falsified, layer: int, weights: Tensor, visible: Tensor, query_start: int
+def _edit(
+    falsified: Falsified,
+    tower: str,
+    method: str,
+    layer: int,
+    weights: Tensor,
+    attention_mask: Tensor | None,
 ) -> Tensor:
-    released = falsified.normalization == "released"
-    seen = visible.expand_as(weights).to(weights.dtype)
-    counts = seen.sum(-1, keepdim=True)
-    if falsified.language == "uniform":
-        return seen / (weights.shape[-1] if released else counts)
-    if falsified.language == "random":
-        drawn = _random_weights(falsified, layer, weights, query_start)
-        total = drawn.sum(-1, keepdim=True) if released else (drawn * seen).sum(-1, keepdim=True)
-        return drawn * seen / total
-    reversed_ = (weights.amax(-1, keepdim=True) - weights) * seen
-    if falsified.language == "reverse":
-        return reversed_
-    total = reversed_.sum(-1, keepdim=True)
-    return torch.where(total > 1e-6, reversed_ / total.clamp_min(1e-12), seen / counts)
+    """The counterfactual map [B, H, Q, K] of a layer, given its softmax weights."""
+    heads, queries, keys = weights.shape[1:]
+    seed, draw = falsified.seed, falsified.draw
 
+    def numbers() -> Tensor:
+        places = torch.arange(keys)
+        drawn = random_weights.uniform(seed, (draw,), layer, heads, places[-queries:], places)
+        return drawn.reshape(1, heads, queries, keys)
 
-def _edit_vision(falsified: Falsified, layer: int, weights: Tensor) -> Tensor:
-    released = falsified.normalization == "released"
-    size = weights.shape[-1]
-    if falsified.vision == "uniform":
-        return torch.full_like(weights, 1 / size)
-    if falsified.vision == "random":
-        drawn = _random_weights(falsified, layer, weights, 0)
-        drawn = 2 * drawn if released else drawn / drawn.sum(-1, keepdim=True)
-        return drawn.expand_as(weights)
-    if falsified.vision == "reversed":
-        flipped = weights.amax((-1, -2), keepdim=True) - weights
-        return flipped if released else flipped / flipped.sum(-1, keepdim=True)
-    heads = [
-        weights[:, head]
-        .flatten(1)[
-            :, random_weights.permutation(falsified.seed, falsified.draw, layer, head, size)
-        ]
-        .view(-1, size, size)
-        for head in range(weights.shape[1])
-    ]
-    return torch.stack(heads, dim=1)
+    def orders() -> Tensor:
+        return torch.stack(
+            [random_weights.permutation(seed, draw, layer, head, keys) for head in range(heads)]
+        )
+
+    seen = torch.ones_like(weights, dtype=torch.bool)
+    if attention_mask is not None:
+        seen = (attention_mask == 0).expand_as(weights)
+    given = dense_methods.Map(weights, seen, numbers, orders)
+    return dense_methods.edited(tower, method, falsified.normalization, given)
 
 
 def dense_attention(
@@ -109,16 +84,12 @@ def dense_attention(
     tower, layer = module.dense_place
     falsified: Falsified | None = module.dense_host.falsified
     if falsified is not None:
-        if tower == "vision" and layer in falsified.vision_layers:
-            weights = _edit_vision(falsified, layer, weights)
-        if tower == "language" and layer in falsified.language_layers:
-            visible = (
-                torch.ones_like(weights[:, :1], dtype=torch.bool)
-                if attention_mask is None
-                else attention_mask == 0
-            )
-            start = key.shape[2] - query.shape[2]
-            weights = _edit_language(falsified, layer, weights, visible, start)
+        method, layers = {
+            "vision": (falsified.vision, falsified.vision_layers),
+            "language": (falsified.language, falsified.language_layers),
+        }[tower]
+        if layer in layers:
+            weights = _edit(falsified, tower, method, layer, weights, attention_mask)
     output = weights @ value.float()
     return output.transpose(1, 2).contiguous().to(query.dtype), weights
 

@@ -1,6 +1,6 @@
 """Closed forms equal the dense definition, whatever the mask, the layout and the cache.
 
-`expected_output` is the definition: slow loops over the table of methods, in float64. Letters as in
+`expected_output` is the definition: the table of methods on whole maps, in float64. Letters as in
 causalmm/counterfactual/attention.py. Where a row is nearly uniform, `reverse_and_normalize` and
 `reversed` divide rounding errors by almost 0 in any formula; comparisons that can meet such rows
 use float64 inputs.
@@ -10,8 +10,10 @@ import math
 from functools import partial
 from unittest import mock
 
+import dense_methods
 import pytest
 import torch
+from dense_methods import FORMULAS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -26,6 +28,7 @@ from causalmm.counterfactual.methods import (
     METHODS,
     NORMALIZATIONS,
     VISION_METHODS,
+    find,
 )
 from causalmm.counterfactual.softmax_stats import one_query_attention
 
@@ -35,11 +38,11 @@ MASKS = (
     "padded full",
 )  # fmt: skip
 # Random weights need one position for each key, which arbitrary masks do not give.
-METHODS_AND_MASKS = [
-    (method, masks)
-    for method in LANGUAGE_METHODS
+FORMULAS_AND_MASKS = [
+    (method, normalization, masks)
+    for method, normalization in FORMULAS["language"]
     for masks in MASKS
-    if method != "random" or masks not in ("mask", "shared mask")
+    if masks not in ("mask", "shared mask") or not find("language", method).visible.random_weights
 ]
 VALUES = ("normal", "large", "ties", "constant", "tiny")
 
@@ -53,13 +56,13 @@ BLOCK_ENTRIES = st.sampled_from([1, 40, 2**22])
 
 def test_every_configurable_method_has_a_formula():
     for method in METHODS:
-        for normalization in NORMALIZATIONS:
+        for normalization in method.normalizations:
             assert callable(getattr(formulas, method.formula(normalization).compute))
-        assert callable(getattr(released, method.released_map))
+        if method.released is not None:
+            assert callable(getattr(released, method.released_map))
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize(("method", "masks"), METHODS_AND_MASKS)
+@pytest.mark.parametrize(("method", "normalization", "masks"), FORMULAS_AND_MASKS)
 @EXAMPLES
 @given(
     values=st.sampled_from(VALUES),
@@ -99,8 +102,7 @@ def test_language_equals_the_definition(
     assert_close(result, expected, atol=1e-7, rtol=1e-7)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("method", VISION_METHODS)
+@pytest.mark.parametrize(("method", "normalization"), FORMULAS["vision"])
 @EXAMPLES
 @given(
     values=st.sampled_from(VALUES),
@@ -152,8 +154,7 @@ def test_vision_equals_the_definition(
     assert_close(result, expected, atol=1e-7, rtol=1e-7)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize(("method", "masks"), METHODS_AND_MASKS)
+@pytest.mark.parametrize(("method", "normalization", "masks"), FORMULAS_AND_MASKS)
 def test_language_equals_the_definition_in_float32(method, masks, normalization):
     case = language_case(masks=masks)
     inputs, visible, sees = language_inputs(case, 0)
@@ -166,8 +167,7 @@ def test_language_equals_the_definition_in_float32(method, masks, normalization)
     assert_close(result.double(), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("method", VISION_METHODS)
+@pytest.mark.parametrize(("method", "normalization"), FORMULAS["vision"])
 def test_vision_in_float32_equals_float64(method, normalization):
     inputs = tensors("normal", 0, 2, 3, 3, 50, 50, 8)
     result = vision_attention(method, *single(inputs), scale=0.3, normalization=normalization)
@@ -214,9 +214,8 @@ def test_prefill_equals_step_by_step(method, padded):
             assert_close(part, whole[:, :, start:stop])
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("masks", ["causal", "padded", "padded mask", "padded full"])
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+@pytest.mark.parametrize(("method", "normalization"), FORMULAS["language"])
 def test_a_block_of_one_query_equals_one_of_all(method, masks, normalization):
     case = language_case(masks=masks)
     inputs, visible, _ = language_inputs(case, 0)
@@ -225,8 +224,7 @@ def test_a_block_of_one_query_equals_one_of_all(method, masks, normalization):
     assert_close(in_blocks(1, language_attention, method, *inputs, **settings_), whole)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+@pytest.mark.parametrize(("method", "normalization"), FORMULAS["language"])
 def test_hidden_keys_have_no_weight(method, normalization):
     query, key, value = tensors("normal", 2, 2, 4, 2, 5, 7, 3)
     settings_ = {"scale": 0.7, "normalization": normalization}
@@ -276,20 +274,18 @@ def test_finite_inputs_give_finite_outputs(tower, dtype, normalization):
             (part.sign() * size if size == largest else part * size).to(dtype)
             for part in tensors("normal", 0, 3, 4, 4, 40, 40, 8)
         ]
+        more = {"normalization": normalization}
+        run = {"language": language_attention, "vision": vision_attention}[tower]
         if tower == "language":
-            methods, run = LANGUAGE_METHODS, language_attention
-            more = {"visible": Visible(keys=keys), "normalization": normalization}
-        else:
-            methods, run, more = VISION_METHODS, vision_attention, {"normalization": normalization}
-        for method in methods:
+            more["visible"] = Visible(keys=keys)
+        for method in [name for name, each in FORMULAS[tower] if each == normalization]:
             result = run(method, *inputs, scale=8**-0.5, **more)
             assert result.dtype == dtype
             assert result.shape == inputs[0].shape
             assert result.isfinite().all(), (method, size)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("method", VISION_METHODS)
+@pytest.mark.parametrize(("method", "normalization"), FORMULAS["vision"])
 def test_images_and_draws_do_not_mix(method, normalization):
     inputs = tensors("normal", 3, 2 * 3, 2, 2, 6, 6, 3)
     settings_ = {"scale": 0.7, "normalization": normalization, "seed": 4, "layer": 1}
@@ -513,8 +509,7 @@ def test_released_vision_equals_reference(method):
     assert_close(edited_map(method, weights, **settings_), edited)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("method", VISION_METHODS)
+@pytest.mark.parametrize(("method", "normalization"), FORMULAS["vision"])
 def test_edited_map_is_what_vision_attention_applies(method, normalization):
     query, key, value = tensors("large", 7, 4, 3, 3, 9, 9, 4)  # large scores: weights that are 0
     weights = (query @ key.mT).softmax(dim=-1)
@@ -654,64 +649,15 @@ def test_autocast_does_not_lower_the_precision():
 
 
 def expected_output(tower, method, normalization, inputs, scale, sees, luck, orders=None):
-    """[B, H, Q, D] by loops. `sees` [B, Q, K], `luck` [B, H, Q, K], `orders` [B, H, N * N]."""
+    """[B, H, Q, D] on whole maps. `sees` [B, Q, K], `luck` [B, H, Q, K], `orders` [B, H, N * N]."""
     query, key, value = (part.double() for part in inputs)
-    group = query.shape[1] // key.shape[1]
-    maps = []
-    for row, heads in enumerate(query.tolist()):
-        for head, queries in enumerate(heads):
-            keys = key[row, head // group].tolist()
-            see = sees[row].tolist()
-            factual = [
-                softmax([scale * dot(q, k) for k in keys], seen)
-                for q, seen in zip(queries, see, strict=True)
-            ]
-            if method == "shuffle":
-                entries = sum(factual, [])
-                dealt = [entries[place] for place in orders[row, head].tolist()]
-                edited = [dealt[at : at + len(keys)] for at in range(0, len(dealt), len(keys))]
-            else:
-                top = max(map(max, factual))
-                edited = [
-                    expected_row(tower, method, normalization, *of_query, top)
-                    for of_query in zip(factual, see, luck[row, head].tolist(), strict=True)
-                ]
-            maps.append(edited)
-    weights = torch.tensor(maps, dtype=torch.float64).unflatten(0, query.shape[:2])
-    return weights @ value.repeat_interleave(group, dim=1)
-
-
-def expected_row(tower, method, normalization, factual, sees, luck, top):
-    """Edited weights of one query: the table, or the released formulas where they differ."""
-    released = normalization == "released"
-    seen = [j for j, see in enumerate(sees) if see]
-    weights = [0.0] * len(sees)
-    if not seen:
-        return weights
-    peak = top if method == "reversed" else max(factual)
-    excess = len(seen) * peak - 1
-    for j in seen:
-        if method == "uniform":
-            weights[j] = 1 / len(sees if released and tower == "language" else seen)
-        elif method == "random" and released:
-            weights[j] = 2 * luck[j] if tower == "vision" else luck[j] / sum(luck)
-        elif method == "random":
-            weights[j] = luck[j] / sum(luck[k] for k in seen)
-        elif method == "reverse" or (method == "reversed" and released):
-            weights[j] = peak - factual[j]
-        else:
-            weights[j] = 1 / len(seen) if excess < 1e-9 else (peak - factual[j]) / excess
-    return weights
-
-
-def softmax(scores, sees):
-    top = max((score for score, see in zip(scores, sees, strict=True) if see), default=0.0)
-    powers = [math.exp(s - top) if see else 0.0 for s, see in zip(scores, sees, strict=True)]
-    return [power / (sum(powers) or 1.0) for power in powers]
-
-
-def dot(left, right):
-    return sum(a * b for a, b in zip(left, right, strict=True))
+    share = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(share, dim=1) for part in (key, value))
+    seen = sees[:, None].expand(-1, query.shape[1], -1, -1)
+    scores = (scale * query @ key.mT).masked_fill(~seen, -torch.inf)
+    weights = scores.softmax(-1).nan_to_num(0.0)  # a row that sees nothing
+    given = dense_methods.Map(weights, seen, lambda: luck.double(), lambda: orders)
+    return dense_methods.edited(tower, method, normalization, given) @ value
 
 
 # Inputs.

@@ -9,6 +9,7 @@ from functools import cache
 
 import pytest
 import torch
+from dense_methods import FORMULAS
 from torch._inductor.exc import InductorError
 from torch.nn.attention.flex_attention import AuxOutput, flex_attention
 from torch.testing import assert_close
@@ -16,7 +17,7 @@ from torch.testing import assert_close
 from causalmm.counterfactual.attention import language_attention, vision_attention
 from causalmm.counterfactual.attention_mask import Visible
 from causalmm.counterfactual.backends import flex
-from causalmm.counterfactual.methods import LANGUAGE_METHODS, NORMALIZATIONS, VISION_METHODS
+from causalmm.counterfactual.methods import LANGUAGE_METHODS
 
 TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}
 
@@ -69,9 +70,8 @@ def views(queries, keys):
     }
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("view", ["causal", "padded", "mask", "counter"])
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+@pytest.mark.parametrize(("method", "normalization"), FORMULAS["language"])
 @pytest.mark.parametrize("queries", [1, 8])
 def test_language(method, view, normalization, queries, request):
     visible = views(queries, 11)[view]
@@ -85,8 +85,7 @@ def test_language(method, view, normalization, queries, request):
     assert_close(language_attention(method, *inputs, **settings), expected, **TOLERANCE)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("method", VISION_METHODS)
+@pytest.mark.parametrize(("method", "normalization"), FORMULAS["vision"])
 def test_vision(method, normalization, request):
     inputs = tensors(4, 2, 2, 10, 10)
     settings = {"scale": 0.25, "normalization": normalization, "seed": 5, "draws": (0, 2)}

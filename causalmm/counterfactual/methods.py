@@ -57,7 +57,8 @@ class Method:
     summary: str
     """Its weights on the keys that a query sees, in a line."""
     visible: Formula
-    released: Formula
+    released: Formula | None = None
+    """None: the released code does not have it."""
     stochastic: bool = False
     """Whether draws differ."""
 
@@ -67,11 +68,22 @@ class Method:
         return f"{self.tower}_{self.name}"
 
     def formula(self, normalization: str) -> Formula:
-        """That of a normalization. Raises ValueError for one that there is not."""
+        """That of a normalization. Raises ValueError for one that there is not, or not of this
+        method."""
         if normalization not in NORMALIZATIONS:
             allowed = ", ".join(NORMALIZATIONS)
             raise ValueError(f"normalization={normalization!r}: expected one of {allowed}")
+        if normalization not in self.normalizations:
+            raise ValueError(
+                f"normalization={normalization!r}: the released code has no {self.tower} method "
+                f"{self.name!r}; expected {', '.join(self.normalizations)}"
+            )
         return getattr(self, normalization)
+
+    @property
+    def normalizations(self) -> tuple[str, ...]:
+        """Those that it has a formula for."""
+        return NORMALIZATIONS if self.released is not None else ("visible",)
 
 
 _UNIFORM = Formula(compute="uniform", flex=True)

@@ -13,8 +13,11 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from causalmm.counterfactual.methods import METHODS
+
 ROOT = Path(__file__).resolve().parent
 HOME = "README.md"
+TABLE = "<!-- table of methods -->"
 _DOCS = "docs/"
 # ](path) and ](path#anchor); an address has a colon, an anchor of the same page no path.
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
@@ -32,7 +35,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The page with its relative links as the site needs them."""
+    """The page with its relative links as the site needs them, and the table of methods."""
     uri = page.file.src_uri
     path = _DOCS + uri if (ROOT / _DOCS / uri).is_file() else uri
 
@@ -40,7 +43,19 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = _uri(normpath(join(dirname(path), match[0])))
         return relpath(target, dirname(uri) or ".")
 
-    return _LINK.sub(rewritten, markdown)
+    return _LINK.sub(rewritten, markdown).replace(TABLE, methods_table())
+
+
+def methods_table() -> str:
+    """Every declared method: a row each."""
+    rows = ["| tower | method | weights on visible keys | draws | a map | released |"]
+    rows.append("|---|---|---|---|---|---|")
+    for method in METHODS:
+        marks = (method.stochastic, method.visible.builds_a_map, method.released is not None)
+        told = ("yes" if mark else "" for mark in marks)
+        cells = (method.tower, f"`{method.name}`", method.summary, *told)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def _add(path: str, files: Files, found: set[str], pages: list[str], config: Any) -> None:

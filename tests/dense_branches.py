@@ -61,7 +61,7 @@ def _edit(
     seen = torch.ones_like(weights, dtype=torch.bool)
     if attention_mask is not None:
         seen = (attention_mask == 0).expand_as(weights)
-    given = dense_methods.Map(weights, seen, numbers, orders)
+    given = dense_methods.Map(weights, seen, numbers, orders, start=keys - queries)
     return dense_methods.edited(tower, method, falsified.normalization, given)
 
 

@@ -24,6 +24,8 @@ class Map:
     """r_ij from 0 to 1, which broadcast to the weights."""
     orders: Callable[[], Tensor]
     """Permutations of the entries of each map, [..., N * N]."""
+    start: int
+    """Which key is the first query's own."""
 
     @property
     def shown(self) -> Tensor:
@@ -105,6 +107,12 @@ FORMULAS = {
     for tower in TOWERS
 }
 """Every declared method under each normalization that it has, to parametrise tests with."""
+
+
+RELEASED = {
+    tower: [method for method, normalization in FORMULAS[tower] if normalization == "released"]
+    for tower in TOWERS
+}
 
 
 def edited(tower: str, method: str, normalization: str, given: Map) -> Tensor:

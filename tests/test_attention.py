@@ -13,7 +13,7 @@ from unittest import mock
 import dense_methods
 import pytest
 import torch
-from dense_methods import FORMULAS
+from dense_methods import FORMULAS, RELEASED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -27,7 +27,6 @@ from causalmm.counterfactual.methods import (
     LANGUAGE_METHODS,
     METHODS,
     NORMALIZATIONS,
-    VISION_METHODS,
     find,
 )
 from causalmm.counterfactual.softmax_stats import one_query_attention
@@ -98,7 +97,9 @@ def test_language_equals_the_definition(
     )
     luck = language_luck(case, visible)
     sees = sees.repeat(len(draws), 1, 1)
-    expected = expected_output("language", method, normalization, inputs, 0.7, sees, luck)
+    expected = expected_output(
+        "language", method, normalization, inputs, 0.7, sees, luck, start=case["past"]
+    )
     assert_close(result, expected, atol=1e-7, rtol=1e-7)
 
 
@@ -162,7 +163,9 @@ def test_language_equals_the_definition_in_float32(method, masks, normalization)
         method, *single(inputs), scale=0.7, visible=visible, normalization=normalization
     )
     luck = language_luck(case, visible)
-    expected = expected_output("language", method, normalization, inputs, 0.7, sees, luck)
+    expected = expected_output(
+        "language", method, normalization, inputs, 0.7, sees, luck, start=case["past"]
+    )
     assert result.dtype == torch.float32
     assert_close(result.double(), expected, atol=1e-5, rtol=1e-5)
 
@@ -480,7 +483,7 @@ def test_tiles_leave_to_scores_what_the_kernel_cannot_say(with_tiles, visible, q
 # Against the released formulas: the whole map, on the same chance.
 
 
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+@pytest.mark.parametrize("method", RELEASED["language"])
 def test_released_language_equals_reference(method):
     query, key, value = tensors("normal", 5, 2, 3, 3, 6, 8, 4)
     visible = Visible(query_start=2)
@@ -498,7 +501,7 @@ def test_released_language_equals_reference(method):
     assert_close(result, edited @ value)
 
 
-@pytest.mark.parametrize("method", VISION_METHODS)
+@pytest.mark.parametrize("method", RELEASED["vision"])
 def test_released_vision_equals_reference(method):
     query, key, value = tensors("normal", 6, 2, 3, 3, 9, 9, 4)
     weights = (query @ key.mT * 0.5).softmax(dim=-1)
@@ -648,15 +651,16 @@ def test_autocast_does_not_lower_the_precision():
 # The definition, written for reading: one row at a time.
 
 
-def expected_output(tower, method, normalization, inputs, scale, sees, luck, orders=None):
-    """[B, H, Q, D] on whole maps. `sees` [B, Q, K], `luck` [B, H, Q, K], `orders` [B, H, N * N]."""
+def expected_output(tower, method, normalization, inputs, scale, sees, luck, orders=None, start=0):
+    """[B, H, Q, D] on whole maps. `sees` [B, Q, K], `luck` [B, H, Q, K], `orders` [B, H, N * N];
+    `start`: which key is the first query's own."""
     query, key, value = (part.double() for part in inputs)
     share = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(share, dim=1) for part in (key, value))
     seen = sees[:, None].expand(-1, query.shape[1], -1, -1)
     scores = (scale * query @ key.mT).masked_fill(~seen, -torch.inf)
     weights = scores.softmax(-1).nan_to_num(0.0)  # a row that sees nothing
-    given = dense_methods.Map(weights, seen, lambda: luck.double(), lambda: orders)
+    given = dense_methods.Map(weights, seen, lambda: luck.double(), lambda: orders, start)
     return dense_methods.edited(tower, method, normalization, given) @ value
 
 

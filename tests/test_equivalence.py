@@ -8,10 +8,10 @@ formula and compared with what our model's single batched pass says, step by ste
 import pytest
 import torch
 from dense_branches import Falsified, attach, branch_logits
+from dense_methods import FORMULAS
 from tiny_models import FAMILIES, model_pair, pad_together, sample
 
 from causalmm import BranchTrace, CausalMMConfig
-from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.layers import resolve_layers
 
 STEPS = 9
@@ -115,8 +115,7 @@ def test_every_mode_at_every_token(models, family, mode):
     check(models, [sample(family, seed=1)], config)
 
 
-@pytest.mark.parametrize("method", VISION_METHODS)
-@pytest.mark.parametrize("normalization", ["visible", "released"])
+@pytest.mark.parametrize(("method", "normalization"), FORMULAS["vision"])
 def test_every_vision_method(models, family, method, normalization):
     config = CausalMMConfig(
         mode="vision", vision_method=method, normalization=normalization, epsilon=0.05
@@ -124,8 +123,7 @@ def test_every_vision_method(models, family, method, normalization):
     check(models, [sample(family, seed=2)], config)
 
 
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
-@pytest.mark.parametrize("normalization", ["visible", "released"])
+@pytest.mark.parametrize(("method", "normalization"), FORMULAS["language"])
 def test_every_language_method(models, family, method, normalization):
     config = CausalMMConfig(
         mode="language", language_method=method, normalization=normalization, epsilon=0.05

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers.models.qwen2_vl.modeling_qwen2_vl as upstream_qwen2vl
+from dense_methods import RELEASED
 from PIL import Image
 from tiny_checkpoints import llava_processor, qwen2vl_processor
 from tiny_models import FAMILIES, IMAGE, model_pair, sample
@@ -150,7 +151,7 @@ def luck(call):
     return random_weights.uniform(SEED, (0,), LAYER, call.heads, positions, positions)[0]
 
 
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+@pytest.mark.parametrize("method", RELEASED["language"])
 def test_released_language_maps_are_those_of_the_reference(call, method):
     weights = maps.factual(call, causal=True)[None]
     formula = getattr(released, f"language_{method}")
@@ -161,7 +162,7 @@ def test_released_language_maps_are_those_of_the_reference(call, method):
     torch.testing.assert_close(found[:, rows], expected[0][:, rows], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", VISION_METHODS)
+@pytest.mark.parametrize("method", RELEASED["vision"])
 def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
     weights = maps.factual(vision_call, causal=False)[None]
     size = weights.shape[-1]

@@ -18,6 +18,8 @@ COLOURS = {
     "shuffle": "#cc79a7",
 }
 """Told apart by the colour-blind too; densely computed is the same colour, dashed."""
+OTHER = "#999999"
+"""Of a method that has no colour of its own."""
 
 
 def draw(record: Mapping[str, Any], path: Path) -> None:
@@ -41,7 +43,7 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
             base = way.removeprefix("dense ")
             dense = way != base
             style = {
-                "color": COLOURS[base],
+                "color": COLOURS.get(base, OTHER),
                 "linestyle": "--" if dense else "-",
                 "linewidth": 1 if dense else 1.6,
                 "marker": "o",
@@ -52,7 +54,9 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
             times = [row["time_s"] for row in mine]
             left.plot(keys, [time["median"] * 1e3 for time in times], **style)
             bounds = [[time[end] * 1e3 for time in times] for end in ("low", "high")]
-            left.fill_between(keys, *bounds, color=COLOURS[base], alpha=0.15, linewidth=0)
+            left.fill_between(
+                keys, *bounds, color=COLOURS.get(base, OTHER), alpha=0.15, linewidth=0
+            )
             sizes = {row["keys"]: row["extra_bytes"] / 2**20 for row in mine if row["extra_bytes"]}
             right.plot(list(sizes), list(sizes.values()), **style)
         for panel, what in ((left, "time, ms"), (right, "peak extra memory, MB")):

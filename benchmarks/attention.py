@@ -9,7 +9,7 @@ ways of benchmarks/contenders.py take turns in one process; then the peak extra 
 of each is read, its output included, on a CPU in a fresh process each (benchmarks/memory.py). A way
 that builds maps stops where they would take more than `--map-memory`. Writes a JSON file and beside
 it a figure.
-Held by tests/test_benchmarks.py.
+Held by tests/measuring/test_benchmarks.py.
 """
 
 import argparse

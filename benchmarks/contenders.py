@@ -1,7 +1,8 @@
 """One attention call by every way to compute it: plain SDPA, ours, the released formulas densely.
 
 A *case* is a tower, the number of queries and of keys, and a way; `call` makes it ready to run.
-Inputs are random; languages queries are the last of their keys. Held by tests/test_benchmarks.py.
+Inputs are random; languages queries are the last of their keys. Held by
+tests/measuring/test_benchmarks.py.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from causalmm.counterfactual import released
 from causalmm.counterfactual.attention import language_attention, vision_attention
-from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.methods import TOWERS, find, names
 
 SDPA = "sdpa"
@@ -97,7 +98,7 @@ def call(
         share = shape.heads // shape.shared_heads
         return lambda: _dense(edit, query, key, value, scale, causal, share)
     if causal:
-        visible = Visible(query_start=case.keys - case.queries)
+        visible = AttentionMask(query_start=case.keys - case.queries)
         return lambda: language_attention(case.way, query, key, value, scale=scale, visible=visible)
     return lambda: vision_attention(case.way, query, key, value, scale=scale)
 

@@ -10,7 +10,7 @@ token to its last. A prefill, from the call of `generate` to the first token, is
 an answer, so each takes turns with plain's alone: on a shared machine the speed changes within a
 round of all. Beside them stand the bounds of benchmarks/work.py.
 `--compile`: a static cache, which transformers compiles the forward for, for plain and ours alike.
-Held by tests/test_benchmarks.py.
+Held by tests/measuring/test_benchmarks.py.
 """
 
 import argparse

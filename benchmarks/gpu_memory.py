@@ -6,7 +6,7 @@ python benchmarks/gpu_memory.py --batch 8 --tokens 2048
 Nothing is run and no weight is made. Weights are parameters times bytes of the dtype. A decoder
 layer caches, for each of its rows, 2 x KV heads x head size numbers a token; a branch has rows of
 its own in the layers that `BranchPlan.groups_in_layer` says. Activations come on top.
-Held by tests/test_gpu_memory.py.
+Held by tests/measuring/test_gpu_memory.py.
 """
 
 from __future__ import annotations

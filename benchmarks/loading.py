@@ -7,7 +7,7 @@ temporary folder and loaded by the command's own code in a child process. Anothe
 more and more branches: what they add is to be their rows, not weights. Imports of our packages and
 of the upstream modules that they patch take turns in fresh processes. And `scripts/generate.py`,
 asked for an answer, may import nothing heavy that it does not need.
-Held by tests/test_benchmarks.py.
+Held by tests/measuring/test_benchmarks.py.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
 A *contestant* is a name and a call. All of them run once a round, each round begins with another
 one, and ratios are taken within a round: so what slows the machine down for a while slows all of
-them. A *bar* is a number that a measured one may not pass. Held by tests/test_benchmarks.py.
+them. A *bar* is a number that a measured one may not pass. Held by
+tests/measuring/test_benchmarks.py.
 """
 
 import json

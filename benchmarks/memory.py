@@ -6,7 +6,7 @@ So whatever the call touches counts, scratch space inside of libraries too. That
 the allocator does not go back to its habits, so measure time before memory, or elsewhere. A used
 heap reads too high: from its large free blocks memory is taken in turns, and what was freed stays.
 So what is small is read in a process of its own (`fresh_processes`), which calls `settle_heap`
-before it makes a tensor. Held by tests/test_benchmarks.py, on allocations of known size.
+before it makes a tensor. Held by tests/measuring/test_benchmarks.py, on allocations of known size.
 """
 
 import ctypes

@@ -2,7 +2,7 @@
 
 Weights are copies of one block of noise, scaled as at initialisation: what a product takes does
 not depend on them, and drawing billions of numbers would take minutes.
-Held by tests/test_benchmarks.py.
+Held by tests/measuring/test_benchmarks.py.
 """
 
 import copy

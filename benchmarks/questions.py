@@ -4,7 +4,8 @@ python benchmarks/questions.py --preset cpu-small
 
 Plain and CausalMM each answer all questions one after another by `generate`, and all at once by
 `causalmm.decoding.shared_image.generate_together`, taking turns in one process. Greedy, random
-weights, no end token: every answer has `--new-tokens` tokens. Held by tests/test_benchmarks.py.
+weights, no end token: every answer has `--new-tokens` tokens. Held by
+tests/measuring/test_benchmarks.py.
 """
 
 import argparse

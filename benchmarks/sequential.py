@@ -4,7 +4,7 @@ Each branch is its own forward over upstream's model, with its own image encodin
 and an attention function that edits every row where the branch edits. The formulas and the contrast
 are ours, so that all that differs is how the branches are run: three forwards a token where ours is
 one. Greedy, prompts without padding, vision site "attention".
-Gives our tokens: held by tests/test_benchmarks.py.
+Gives our tokens: held by tests/measuring/test_benchmarks.py.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from causalmm.counterfactual.attention import language_attention, vision_attention
-from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.plan import BranchPlan, Intervention
 
@@ -135,7 +135,7 @@ def _attend(
         output = vision_attention(edit.method, query, key, value, **settings)
     else:
         past = key.shape[2] - query.shape[2]
-        visible = Visible(query_start=past)  # no padding
+        visible = AttentionMask(query_start=past)  # no padding
         output = language_attention(edit.method, query, key, value, visible=visible, **settings)
     return output.transpose(1, 2).contiguous(), None
 

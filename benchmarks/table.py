@@ -2,7 +2,7 @@
 
 Without files: all of benchmarks/results. So no number in a text is typed by hand. Ratios are
 medians of the ratios within rounds; brackets hold quartiles. Imports no torch.
-Held by tests/test_benchmarks.py.
+Held by tests/measuring/test_benchmarks.py.
 """
 
 import argparse

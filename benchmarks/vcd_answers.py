@@ -4,7 +4,8 @@ python benchmarks/vcd_answers.py pope --questions FILE --images FOLDER --model C
 python scripts/evaluate.py pope compare RUN DIR --questions FILE --images FOLDER
 
 Greedy, alpha 1, beta 0.1 and diffusion noise, the package's own settings. It runs LLaVA alone, and
-says no probabilities. A run goes on after an interruption. Held by tests/test_vcd_answers.py.
+says no probabilities. A run goes on after an interruption. Held by
+tests/measuring/test_vcd_answers.py.
 """
 
 import argparse

@@ -3,7 +3,8 @@
 Counted from a model's own modules and a branch plan: linear layers by the rows that pass them,
 attention by the pairs of a query and a key that it may see. A *bound* is that work at the speed
 this machine was measured to have. Hashing, softmax, norms and caches being copied are no work in
-this sense: they are in the gap between bound and measurement. Held by tests/test_benchmarks.py.
+this sense: they are in the gap between bound and measurement. Held by
+tests/measuring/test_benchmarks.py.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 """Load a LLaVA-1.5 checkpoint, of the transformers format or of its authors'.
 
-Held by tests/test_checkpoints.py and tests/test_authors_format.py.
+Held by tests/families/test_checkpoints.py and tests/families/test_authors_format.py.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """From images and a question, or a whole conversation, to LLaVA's inputs.
 
-Held by tests/test_inputs.py and tests/test_checkpoints.py.
+Held by tests/inputs/test_inputs.py and tests/families/test_checkpoints.py.
 """
 
 from collections.abc import Sequence

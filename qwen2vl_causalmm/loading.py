@@ -1,4 +1,7 @@
-"""Load a Qwen2-VL checkpoint of the transformers format. Held by tests/test_checkpoints.py."""
+"""Load a Qwen2-VL checkpoint of the transformers format.
+
+Held by tests/families/test_checkpoints.py.
+"""
 
 from typing import Any
 

@@ -1,7 +1,8 @@
 """From images and a question, or a whole conversation, to Qwen2-VL's inputs.
 
 Pictures are sized as by qwen_vl_utils' `process_vision_info` and then the checkpoint's processor.
-Held by tests/test_inputs.py, tests/test_sizes.py and tests/test_checkpoints.py.
+Held by tests/inputs/test_inputs.py, tests/inputs/test_sizes.py and
+tests/families/test_checkpoints.py.
 """
 
 from collections.abc import Sequence

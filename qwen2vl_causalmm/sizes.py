@@ -3,7 +3,7 @@
 Upstream rounds to whole tokens more than once: qwen_vl_utils within the limits that a message asks
 for, then the processor within the checkpoint's. All of it is followed here, and a long thin picture
 is judged by its true sides: rounding 41 x 6000 pixels to 28 x 5992 makes a ratio of 214, which the
-next rounding would refuse. Held by tests/test_sizes.py.
+next rounding would refuse. Held by tests/inputs/test_sizes.py.
 """
 
 import math

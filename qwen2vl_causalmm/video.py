@@ -1,7 +1,7 @@
 """The frames of a video, chosen and sized by qwen_vl_utils' rules.
 
 A file is decoded here, because qwen_vl_utils decodes only with packages that need installing apart.
-Held by tests/test_inputs.py and tests/test_sizes.py.
+Held by tests/inputs/test_inputs.py and tests/inputs/test_sizes.py.
 """
 
 from typing import Any, NamedTuple

@@ -1,7 +1,7 @@
 """What every method gives, on whole attention maps: the table of the design, written out.
 
-The oracle of tests/test_attention.py and tests/dense_branches.py. A new method adds its formula
-here; one that is missing is a KeyError, never another method.
+The oracle of tests/counterfactual/test_attention.py and tests/dense_branches.py. A new method adds
+its formula here; one that is missing is a KeyError, never another method.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 python -m lmms_eval_answers MODEL CHECKPOINT ROWS.json      rows: [pictures, prompt]
 
-Run by tests/test_lmms_eval.py.
+Run by tests/lmms/test_lmms_eval.py.
 """
 
 import json

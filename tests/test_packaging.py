@@ -125,7 +125,7 @@ def test_everything_imported_is_pinned():
     known |= requirement_sections(LMMS_EVAL)[0]
     providers = importlib.metadata.packages_distributions()
     folders = ("tests", "benchmarks")
-    own = {*PACKAGES, *(path.stem for name in folders for path in (ROOT / name).glob("*.py"))}
+    own = {*PACKAGES, *(path.stem for name in folders for path in (ROOT / name).rglob("*.py"))}
     for name in repository_files():
         if not name.endswith(".py"):
             continue

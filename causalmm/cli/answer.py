@@ -2,7 +2,7 @@
 
 A token's factual probability is what the model says without intervention, its adjusted probability
 what is left after the contrast. Both are the softmax of raw logits: temperature, top-p, top-k and
-any repetition penalty come after. Held by tests/test_generate_command.py.
+any repetition penalty come after. Held by tests/cli/test_generate_command.py.
 """
 
 import time

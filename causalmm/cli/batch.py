@@ -4,7 +4,7 @@ The answers stand in the order of the questions, so what is there already tells 
 file beside them, `OUT.settings.json`, tells what they were made with. A question that cannot be
 asked gets an `error` in the place of an answer and stops no other. Who opens a batch and writes its
 answers holds the file meanwhile (`sole_writer`).
-Held by tests/test_batch_command.py.
+Held by tests/cli/test_batch_command.py.
 """
 
 import json

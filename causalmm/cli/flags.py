@@ -1,6 +1,6 @@
 """The flags of the `generate` command; what a CausalMM setting defaults to is read from its class.
 
-Held by tests/test_generate_command.py.
+Held by tests/cli/test_generate_command.py.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The `generate` command: a checked request to a streamed answer, a conversation or a batch.
 
 The answer goes to standard output and everything else to standard error. Exit codes: 0, 2 for a
-wrong request, 1 for a failure. Held by tests/test_generate_command.py.
+wrong request, 1 for a failure. Held by tests/cli/test_generate_command.py.
 """
 
 import argparse

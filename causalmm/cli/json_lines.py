@@ -1,7 +1,7 @@
 """JSON lines and JSON files that outlive a killed writer.
 
 A line counts once its end is written; what a killed writer left after the last one is no line.
-Held by tests/test_batch_command.py and tests/test_evaluation_run.py.
+Held by tests/cli/test_batch_command.py and tests/evaluation/test_evaluation_run.py.
 """
 
 import json

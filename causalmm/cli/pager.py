@@ -1,6 +1,6 @@
 """A diff on standard output; on a terminal in colour and through a pager, as git shows one.
 
-Held by tests/test_pager.py.
+Held by tests/cli/test_pager.py.
 """
 
 import os

@@ -1,6 +1,6 @@
 """From flags to a checked request: what can be found wrong before torch is loaded is found here.
 
-Held by tests/test_generate_command.py and tests/test_batch_command.py.
+Held by tests/cli/test_generate_command.py and tests/cli/test_batch_command.py.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A request's model, loaded, and the ways to ask it.
 
-Held by tests/test_generate_command.py and tests/test_batch_command.py.
+Held by tests/cli/test_generate_command.py and tests/cli/test_batch_command.py.
 """
 
 import argparse

@@ -6,8 +6,9 @@ For query i: a_ij factual softmax weights, S_i the n_i keys it may see, o_i = su
 m_i = max_j a_ij, u_i = sum of v_j over S_i, M = the largest a_ij of one head's whole map.
 A call is worked off in blocks of heads, queries and keys, so that what exists at a time is bounded
 and stays in a CPU's cache.
-Promises, held in tests/test_attention.py: hidden keys get weight 0; a query that sees no key gets
-0; finite inputs give finite outputs; memory grows linearly with K (shuffle: one map at a time).
+Promises, held in tests/counterfactual/test_attention.py: hidden keys get weight 0; a query that
+sees no key gets 0; finite inputs give finite outputs; memory grows linearly with K (shuffle: one
+map at a time).
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,12 @@ from torch import Tensor
 
 from causalmm.counterfactual import formulas
 from causalmm.counterfactual.attention_call import Attention, precise
-from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.backends import amx, flex
 from causalmm.counterfactual.methods import Formula, find
-from causalmm.counterfactual.softmax_stats import statistics
+from causalmm.counterfactual.softmax_stats import softmax_stats
 
-LUCKY_QUERIES = 128
+RANDOM_QUERIES = 128
 """Queries in a block of random weights, at most: of keys that only later ones see, none are made
 for them."""
 
@@ -36,7 +37,7 @@ def language_attention(
     value: Tensor,
     *,
     scale: float,
-    visible: Visible,
+    visible: AttentionMask,
     normalization: str = "visible",
     seed: int = 0,
     draws: Sequence[int] = (0,),
@@ -69,7 +70,7 @@ def vision_attention(
     As `language_attention`; a sample is an image.
     """
     formula = find("vision", method).formula(normalization)
-    return _run(formula, query, key, value, scale, Visible(causal=False), seed, draws, layer)
+    return _run(formula, query, key, value, scale, AttentionMask(causal=False), seed, draws, layer)
 
 
 def edited_map(
@@ -111,7 +112,7 @@ def _run(
     key: Tensor,
     value: Tensor,
     scale: float,
-    visible: Visible,
+    visible: AttentionMask,
     seed: int,
     draws: Sequence[int],
     layer: int,
@@ -133,7 +134,7 @@ def _run(
     blocks = _block_sizes(call, formula)
     if formula.random_weights and not call.fused:
         rows = blocks.shared_heads * call.rows_a_head * blocks.inner
-        call = call.with_luck(rows * key.shape[2])
+        call = call.with_random_weights(rows * key.shape[2])
     output = query.new_empty(*query.shape[:3], value.shape[3])
     # Autocast would quietly run the matrix products in half precision.
     with torch.autocast(query.device.type, enabled=False):
@@ -154,7 +155,7 @@ def _run(
 def _fill(output: Tensor, formula: Formula, call: Attention, queries_at_a_time: int) -> None:
     # A function of its own, so that the statistics are gone before the next call's are made.
     if formula.softmax_stats:
-        found = statistics(call, whole_map=formula.whole_map)
+        found = softmax_stats(call, whole_map=formula.whole_map)
         call = replace(call, factual=found.of_whole_map() if formula.whole_map else found)
     compute = getattr(formulas, formula.compute)
     for queries in call.query_blocks(queries_at_a_time):
@@ -165,9 +166,9 @@ def _fill(output: Tensor, formula: Formula, call: Attention, queries_at_a_time: 
 def _block(formula: Formula, call: Attention, queries: range) -> Attention:
     keys = call.key.shape[2]
     if not formula.every_key:
-        reach = call.visible.reach(queries, keys)
+        reach = call.visible.key_limit(queries, keys)
         # Some hidden keys more, so that the maps of a long prompt have few shapes.
-        rounded = formula.random_weights and amx.suit(call.value)
+        rounded = formula.random_weights and amx.supports(call.value)
         keys = min(keys, amx.round_up(reach)) if rounded else reach
     return call.block(queries, keys)
 
@@ -194,17 +195,22 @@ def _block_sizes(call: Attention, formula: Formula) -> BlockSizes:
     # A formula without weights holds about four tensors like its output at a time.
     by_key = formula.random_weights or call.visible.mask is not None
     width = keys if by_key else 4 * call.value.shape[3]
-    if amx.suit(call.value):
+    if amx.supports(call.value):
         width = max(1, width // amx.LARGER)
-    together = min(queries, LUCKY_QUERIES) if formula.random_weights else queries
+    together = min(queries, RANDOM_QUERIES) if formula.random_weights else queries
     heads = call.heads_that_fit(together, max(width, keys) if formula.softmax_stats else width)
-    if formula.softmax_stats and amx.serve(call):
+    if formula.softmax_stats and amx.serves(call):
         heads = max(heads, amx.heads_at_a_time(call))
     return BlockSizes(heads, queries, min(together, call.queries_that_fit(heads * width)))
 
 
+def _fits(part: Tensor, samples: int) -> bool:
+    # No `in`: see Intervention.edited in causalmm/counterfactual/intervention.py.
+    return len(part) == 1 or len(part) == samples
+
+
 def _check_shapes(
-    query: Tensor, key: Tensor, value: Tensor, visible: Visible, draws: Sequence[int]
+    query: Tensor, key: Tensor, value: Tensor, visible: AttentionMask, draws: Sequence[int]
 ) -> None:
     rows, heads, queries, _ = query.shape
     if not draws or rows % len(draws):
@@ -217,16 +223,12 @@ def _check_shapes(
     samples = rows // len(draws)
     keys, mask, length = visible.keys, visible.mask, key.shape[2]
 
-    def fits(part: Tensor) -> bool:
-        # No `in`: see Intervention.edited in causalmm/decoding/plan.py.
-        return len(part) == 1 or len(part) == samples
-
-    if keys is not None and (not fits(keys) or keys.shape[1] != length):
+    if keys is not None and (not _fits(keys, samples) or keys.shape[1] != length):
         raise ValueError(
             f"visible.keys {tuple(keys.shape)}: expected {[samples, length]} for {length} keys "
             f"and {rows} rows in {len(draws)} draws"
         )
-    if mask is not None and (not fits(mask) or mask.shape[2:] != (queries, length)):
+    if mask is not None and (not _fits(mask, samples) or mask.shape[2:] != (queries, length)):
         raise ValueError(
             f"visible.mask {tuple(mask.shape)}: expected {[samples, 1, queries, length]} for "
             f"{rows} rows in {len(draws)} draws"
@@ -235,4 +237,4 @@ def _check_shapes(
 
 def _ready_for_products(call: Attention) -> Attention:
     """The same with values in the precision that `_product` takes, for all blocks of queries."""
-    return call if amx.suit(call.value) else replace(call, value=precise(call.value))
+    return call if amx.supports(call.value) else replace(call, value=precise(call.value))

@@ -1,6 +1,6 @@
 """One attention call, and the blocks of heads, queries and keys that it is worked off in.
 
-Letters as in causalmm/counterfactual/attention.py. Held by tests/test_attention.py.
+Letters as in causalmm/counterfactual/attention.py. Held by tests/counterfactual/test_attention.py.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from causalmm.counterfactual import random_weights
-from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.attention_mask import AttentionMask
 
 BLOCK_ENTRIES = 2**18
 """Weights that exist at a time on a CPU: 1 MB of them, about what its caches hold."""
@@ -22,22 +22,22 @@ LEAST_QUERIES, LEAST_KEYS = 16, 512
 """Of each, in a block, at least: matrix products of fewer are slow."""
 
 
-class Statistics(NamedTuple):
+class SoftmaxStats(NamedTuple):
     """Factual outputs o_i [B, H, Q, D] and largest weights m_i [B, H, Q, 1]."""
 
     output: Tensor
     peak: Tensor
 
-    def block(self, queries: range) -> "Statistics":
+    def block(self, queries: range) -> "SoftmaxStats":
         """Those of some of the queries."""
-        return Statistics(*(part[:, :, queries.start : queries.stop] for part in self))
+        return SoftmaxStats(*(part[:, :, queries.start : queries.stop] for part in self))
 
-    def of_whole_map(self) -> "Statistics":
+    def of_whole_map(self) -> "SoftmaxStats":
         """With M of each head, the largest weight of all its queries, as every m_i."""
         return self._replace(peak=self.peak.amax(dim=2, keepdim=True).expand_as(self.peak))
 
 
-class Luck(NamedTuple):
+class RandomWeights(NamedTuple):
     """What r_ij are made of (causalmm/counterfactual/random_weights.py), once a call, and where.
 
     For each block anew, words and memory would take longer than the numbers.
@@ -52,7 +52,7 @@ class Luck(NamedTuple):
 
     def block(
         self, heads: slice = slice(None), queries: slice = slice(None), keys: slice = slice(None)
-    ) -> "Luck":
+    ) -> "RandomWeights":
         """That of some of the heads, queries and keys."""
         return self._replace(queries=self.queries[:, heads, queries], keys=self.keys[:, keys])
 
@@ -65,7 +65,7 @@ class Attention:
     key: Tensor  # [B, G, K, D]
     value: Tensor  # [B, G, K, D], 0 at padding
     scale: float
-    visible: Visible
+    visible: AttentionMask
     """What the queries of the samples see."""
     heads: range
     """Which of the layer's query heads these are."""
@@ -76,13 +76,13 @@ class Attention:
     layer: int
     fused: bool
     """Whether the fused kernel computes what looks at scores."""
-    factual: Statistics | None = None
+    factual: SoftmaxStats | None = None
     """Where the formula looks at them."""
-    luck: Luck | None = None
+    random: RandomWeights | None = None
     """The same."""
 
     @property
-    def rows(self) -> Visible:
+    def rows(self) -> AttentionMask:
         """What the queries of all rows see."""
         return self.visible.repeat(len(self.draws))
 
@@ -129,14 +129,14 @@ class Attention:
                 key=self.key[:, start:stop],
                 value=self.value[:, start:stop],
                 heads=self.heads[heads],
-                luck=None if self.luck is None else self.luck.block(heads=heads),
+                random=None if self.random is None else self.random.block(heads=heads),
             )
 
     def block(self, queries: range, keys: int | None = None) -> "Attention":
         """Some of the queries, and so many leading keys (None: up to the last they may see)."""
         if keys is None:
-            keys = self.visible.reach(queries, self.key.shape[2])
-        some, leading, luck = slice(queries.start, queries.stop), slice(keys), self.luck
+            keys = self.visible.key_limit(queries, self.key.shape[2])
+        some, leading, luck = slice(queries.start, queries.stop), slice(keys), self.random
         return replace(
             self,
             query=self.query[:, :, some],
@@ -144,18 +144,18 @@ class Attention:
             value=self.value[:, :, leading],
             visible=self.visible.block(queries, keys),
             factual=None if self.factual is None else self.factual.block(queries),
-            luck=None if luck is None else luck.block(queries=some, keys=leading),
+            random=None if luck is None else luck.block(queries=some, keys=leading),
         )
 
-    def among(self, keys: range) -> "Attention":
+    def slice_keys(self, keys: range) -> "Attention":
         """The same where these are all the keys there are."""
         some = slice(keys.start, keys.stop)
         return replace(
             self,
             key=self.key[:, :, some],
             value=self.value[:, :, some],
-            visible=self.visible.among(keys),
-            luck=None if self.luck is None else self.luck.block(keys=some),
+            visible=self.visible.slice_keys(keys),
+            random=None if self.random is None else self.random.block(keys=some),
         )
 
     def query_blocks(self, at_a_time: int) -> Iterator[range]:
@@ -173,39 +173,39 @@ class Attention:
         scores = grouped(precise(self.query) * self.scale, precise(self.key).mT)
         rows = self.rows
         queries, keys = scores.shape[2:]
-        if rows.everything(keys):
+        if rows.is_full(keys):
             return scores
-        return scores.masked_fill_(~rows.map(queries, keys, scores.device), -torch.inf)
+        return scores.masked_fill_(~rows.to_dense(queries, keys, scores.device), -torch.inf)
 
     def seen(self) -> Tensor:
         """S_i: bool [B or 1, 1, Q, K]."""
-        return self.rows.map(self.query.shape[2], self.key.shape[2], self.value.device)
+        return self.rows.to_dense(self.query.shape[2], self.key.shape[2], self.value.device)
 
     def hide(self, weights: Tensor) -> Tensor:
         """Weights [B, H, Q, K] with 0 where hidden, in place."""
         rows, keys = self.rows, self.key.shape[2]
-        if rows.everything(keys):
+        if rows.is_full(keys):
             return weights
         # Times 0 or 1: on a CPU a filling by a mask takes eight times as long.
         if rows.keys is not None or rows.mask is not None or not isinstance(rows.query_start, int):
             return weights.mul_(self.seen().to(weights.dtype))
         # Every query sees what stands before the first.
         late = range(min(max(rows.query_start, 0), keys), keys)
-        seen = rows.among(late).map(self.query.shape[2], len(late), weights.device)
+        seen = rows.slice_keys(late).to_dense(self.query.shape[2], len(late), weights.device)
         weights[..., late.start :].mul_(seen.to(weights.dtype))
         return weights
 
-    def with_luck(self, entries: int) -> "Attention":
+    def with_random_weights(self, entries: int) -> "Attention":
         """The same with what the r_ij are made of, up to `entries` at a time."""
         luck = self.drawn(*self.origins())
         if not (torch.is_grad_enabled() and self.value.requires_grad):  # else weights must last
             space = torch.empty(2, entries, dtype=torch.int32, device=self.value.device)
             luck = luck._replace(space=space)
-        return replace(self, luck=luck)
+        return replace(self, random=luck)
 
     def random_numbers(self) -> Tensor:
         """r_ij ~ U(0, 1]: [B, H, Q, K], which last until those of the next block are made."""
-        queries, keys, space = self.luck
+        queries, keys, space = self.random
         numbers = random_weights.numbers(queries.unsqueeze(-1), keys[:, None, None, :], space)
         return numbers.to(precision(self.value.dtype))
 
@@ -215,7 +215,7 @@ class Attention:
         streams = random_weights.streams(self.seed, self.draws, self.layer, device)
         return streams, random_weights.numbered(self.heads, device)
 
-    def drawn(self, streams: Tensor, heads: Tensor) -> Luck:
+    def drawn(self, streams: Tensor, heads: Tensor) -> RandomWeights:
         """What the r_ij are made of, given `origins`."""
         device, queries, keys = self.value.device, self.query.shape[2], self.key.shape[2]
         place = self.visible.query_positions(queries, keys, device)
@@ -225,7 +225,7 @@ class Attention:
         samples = self.query.shape[0] // len(self.draws)
         mine = mine.expand(-1, samples, -1, -1).flatten(0, 1)
         others = random_weights.key_halves(self.rows.key_positions(keys, device))
-        return Luck(mine, others.view(-1, keys))
+        return RandomWeights(mine, others.view(-1, keys))
 
     def per_query_head(self, part: Tensor) -> Tensor:
         """[B, G, Q or 1, D] -> [B, H, Q, D]."""

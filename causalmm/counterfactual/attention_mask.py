@@ -1,7 +1,7 @@
 """Which keys each query may see, without a map of it.
 
 n samples, Q queries, K keys; the Q queries follow one another among the K keys.
-Held by tests/test_attention.py.
+Held by tests/counterfactual/test_attention.py.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ HIDDEN = -1e4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Visible:
+class AttentionMask:
     """Which keys each query of each sample may see."""
 
     keys: Tensor | None = None
@@ -30,7 +30,7 @@ class Visible:
     positions: Tensor | None = None
     """With `mask`: positions of the keys, int [n or 1, K]. Filled by `numbered`."""
 
-    def numbered(self) -> "Visible":
+    def numbered(self) -> "AttentionMask":
         """The same with `positions`, where a mask has to say them.
 
         A key's position is how many keys come before it among those that a query sees: padding,
@@ -58,9 +58,9 @@ class Visible:
 
     def __post_init__(self) -> None:
         if self.mask is not None and self.keys is not None:
-            raise ValueError("Visible: a mask says which keys are real; expected keys=None")
+            raise ValueError("AttentionMask: a mask says which keys are real; expected keys=None")
 
-    def everything(self, key_count: int) -> bool:
+    def is_full(self, key_count: int) -> bool:
         """Whether every query is known to see every key."""
         if self.keys is not None or self.mask is not None:
             return False
@@ -68,7 +68,9 @@ class Visible:
             return True
         return isinstance(self.query_start, int) and self.query_start >= key_count - 1
 
-    def map(self, query_count: int, key_count: int, device: torch.device | None = None) -> Tensor:
+    def to_dense(
+        self, query_count: int, key_count: int, device: torch.device | None = None
+    ) -> Tensor:
         """What the queries see, written out: bool [n or 1, 1, Q, K]."""
         if self.mask is not None:
             return self.mask
@@ -107,13 +109,13 @@ class Visible:
             return torch.full((1,), key_count, device=device)
         return self.index(query_count, device) + 1
 
-    def reach(self, queries: range, key_count: int) -> int:
+    def key_limit(self, queries: range, key_count: int) -> int:
         """How many leading keys hold all that these queries see."""
         if self.causal and self.mask is None and isinstance(self.query_start, int):
             return max(0, min(self.query_start + queries.stop, key_count))
         return key_count
 
-    def block(self, queries: range, keys: int) -> "Visible":
+    def block(self, queries: range, keys: int) -> "AttentionMask":
         """The same for some of the queries and the leading `keys` keys."""
         mask = self.mask
         return replace(
@@ -124,7 +126,7 @@ class Visible:
             positions=None if self.positions is None else self.positions[:, :keys],
         )
 
-    def among(self, keys: range) -> "Visible":
+    def slice_keys(self, keys: range) -> "AttentionMask":
         """The same where these are all the keys there are."""
         mask = self.mask
         return replace(
@@ -135,7 +137,7 @@ class Visible:
             positions=None if self.positions is None else self.positions[:, keys.start : keys.stop],
         )
 
-    def repeat(self, draws: int) -> "Visible":
+    def repeat(self, draws: int) -> "AttentionMask":
         """The same for the rows of `draws` draws."""
         if draws == 1:
             return self
@@ -145,29 +147,28 @@ class Visible:
         )
         return replace(self, keys=keys, mask=mask, positions=positions)
 
-    def rows(self, count: int) -> "Visible":
+    def rows(self, count: int) -> "AttentionMask":
         """The same for `count` rows, which hold the samples one or more times."""
         lengths = [len(part) for part in (self.keys, self.mask) if part is not None]
         return self.repeat(count // max(lengths, default=count))
 
-    def to(self, device: torch.device) -> "Visible":
+    def to(self, device: torch.device) -> "AttentionMask":
         """The same on another device, for a layer that lives there."""
-        parts = {
-            name: part.to(device)
-            for name in ("keys", "query_start", "mask", "positions")
-            if isinstance(part := getattr(self, name), Tensor)
-        }
-        return replace(self, **parts)
+        keys, start, mask, positions = (
+            part.to(device) if isinstance(part, Tensor) else part
+            for part in (self.keys, self.query_start, self.mask, self.positions)
+        )
+        return replace(self, keys=keys, query_start=start, mask=mask, positions=positions)
 
 
-def visible_keys(attention_mask: Tensor | None, past: int | Tensor, keys: int) -> Visible:
+def visible_keys(attention_mask: Tensor | None, past: int | Tensor, keys: int) -> AttentionMask:
     """What the queries see of `keys` cached and new keys, `past` of them before the first query.
 
     A mask of rows and keys, [n, K], says which keys are real, and causality the rest; a 4-D mask
     [n or 1, 1, Q, K], True or 0 where a query sees a key, says all. Raises ValueError for others.
     """
     if attention_mask is None:
-        return Visible(query_start=past)
+        return AttentionMask(query_start=past)
     if not isinstance(attention_mask, Tensor) or attention_mask.ndim not in (2, 4):
         what = tuple(getattr(attention_mask, "shape", ()))
         raise ValueError(
@@ -181,13 +182,13 @@ def visible_keys(attention_mask: Tensor | None, past: int | Tensor, keys: int) -
         real = pad(real, (0, keys - real.shape[1]))
         if not torch.compiler.is_compiling() and bool(real.all()):
             real = None  # without padding there is less to do
-        return Visible(keys=real, query_start=past)
+        return AttentionMask(keys=real, query_start=past)
     if attention_mask.shape[1] != 1:
         raise ValueError(
             f"causalmm cannot read a 4-D attention_mask {tuple(attention_mask.shape)} that differs "
             "between heads: expected 1 along axis 1"
         )
-    return Visible(mask=_seen(attention_mask), query_start=past)
+    return AttentionMask(mask=_seen(attention_mask), query_start=past)
 
 
 def _seen(mask: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Formulas of counterfactual outputs, without building the attention map: functions of a call.
 
 Letters as in causalmm/counterfactual/attention.py; which method has which formula stands in
-causalmm/counterfactual/methods.py. Held by tests/test_attention.py.
+causalmm/counterfactual/methods.py. Held by tests/counterfactual/test_attention.py.
 """
 
 from typing import NamedTuple
@@ -132,7 +132,7 @@ def weighted(weights: Tensor, total: Tensor, value: Tensor) -> Tensor:
 
 def _product(weights: Tensor, value: Tensor) -> Tensor:
     """sum_j w_ij v_j. In tiles the weights are rounded, as SDPA rounds its own."""
-    if amx.suit(value):
+    if amx.supports(value):
         return grouped(weights.to(value.dtype), value).float()
     return grouped(weights, precise(value))
 

@@ -4,7 +4,7 @@ A method is a name, the tower it edits, and a formula for either normalization. 
 functions of causalmm/counterfactual/formulas.py, and the dense ones as released, for comparison, of
 causalmm/counterfactual/released.py, both called by name, so that asking which methods there are
 loads no torch. To add a method: its declaration here, its formula there, and what it should give in
-tests/test_attention.py. Held by tests/test_methods.py.
+tests/counterfactual/test_attention.py. Held by tests/test_methods.py.
 """
 
 from dataclasses import dataclass

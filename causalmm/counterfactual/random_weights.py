@@ -4,7 +4,7 @@ S draws, H heads, Q queries, K keys. A number depends on (seed, draw, layer, hea
 key position) and nothing else: not on batch, padding, chunking, cache, device or order of calls.
 Words are unsigned 32-bit numbers: Python's integers; in NumPy uint32; in tensors int64, so that
 products do not overflow. Halves of a number have the same bits and a sign.
-Held by tests/test_hashing.py.
+Held by tests/counterfactual/test_random_weights.py.
 """
 
 import operator

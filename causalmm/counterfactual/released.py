@@ -4,7 +4,7 @@ B rows, H heads, Q queries, K keys; in the vision encoder Q = K = N. `weights` a
 [B, H, Q, K]; `visible` is True where attending is allowed (None: the lower triangle) and broadcasts
 to them. Chance is an argument. They are written to be read: the oracle of the tests and the source
 of the figures. They share nothing with the fast path in attention.py.
-Held by tests/test_reference.py.
+Held by tests/counterfactual/test_released.py.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Factual attention: what formulas look at of it, and its output for a decoding step.
 
-Letters as in causalmm/counterfactual/attention.py. Held by tests/test_attention.py.
+Letters as in causalmm/counterfactual/attention.py. Held by tests/counterfactual/test_attention.py.
 """
 
 from dataclasses import replace
@@ -11,33 +11,33 @@ from torch import Tensor
 
 from causalmm.counterfactual.attention_call import (
     Attention,
-    Statistics,
+    SoftmaxStats,
     grouped,
     precise,
     precision,
     ranges,
 )
-from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.backends import amx, flex
 
 REFINED = 64
 """Queries a block that is computed again."""
 
 
-def statistics(call: Attention, *, whole_map: bool = False) -> Statistics:
+def softmax_stats(call: Attention, *, whole_map: bool = False) -> SoftmaxStats:
     """o_i and m_i. `whole_map`: only the largest m_i of a head will be looked at.
 
     Where a query sees nothing, m_i is infinite and o_i NaN.
     """
     if call.fused:
-        return Statistics(*flex.statistics(call))
-    if amx.serve(call):
-        found = amx.statistics(call)
+        return SoftmaxStats(*flex.softmax_stats(call))
+    if amx.serves(call):
+        found = amx.softmax_stats(call)
         return _refined(call, found, found.of_whole_map().peak if whole_map else found.peak)
     return _from_scores(call)
 
 
-def _refined(call: Attention, found: Statistics, peak: Tensor) -> Statistics:
+def _refined(call: Attention, found: SoftmaxStats, peak: Tensor) -> SoftmaxStats:
     """The same where blocks with a flat row, n_i m_i < 2 by the `peak` that formulas look at, are
     computed from scores: they divide by n_i m_i - 1, which must not enlarge the rounding of o_i."""
     queries, keys = call.query.shape[2], call.key.shape[2]
@@ -51,7 +51,7 @@ def _refined(call: Attention, found: Statistics, peak: Tensor) -> Statistics:
     return found
 
 
-def _from_scores(call: Attention) -> Statistics:
+def _from_scores(call: Attention) -> SoftmaxStats:
     """Both in one pass over the scores: what is largest in a row weighs exp(0) / total, so
     m_i = 1 / total."""
     shared, queries, keys = call.key.shape[1], call.query.shape[2], call.key.shape[2]
@@ -62,7 +62,7 @@ def _from_scores(call: Attention) -> Statistics:
     else:
         sums = _exponential_sums_in_blocks(call, queries_at_a_time, keys_at_a_time)
     peak = sums.total.reciprocal_()
-    return Statistics(sums.output.mul_(peak), peak)
+    return SoftmaxStats(sums.output.mul_(peak), peak)
 
 
 class ExponentialSums(NamedTuple):
@@ -94,10 +94,10 @@ def _exponential_sums_in_blocks(
     total = output.new_zeros(*output.shape[:3], 1)
     sums = ExponentialSums(torch.full_like(total, torch.finfo(dtype).min), total, output)
     for some_keys in ranges(call.key.shape[2], keys_at_a_time):
-        among = call.among(some_keys)
-        among = replace(among, key=precise(among.key), value=precise(among.value))
+        some = call.slice_keys(some_keys)
+        some = replace(some, key=precise(some.key), value=precise(some.value))
         for queries in call.query_blocks(queries_at_a_time):
-            part = among.block(queries)
+            part = some.block(queries)
             if not part.key.shape[2]:
                 continue
             here = slice(queries.start, queries.stop)
@@ -112,7 +112,7 @@ def _exponential_sums_in_blocks(
 
 
 def one_query_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float, visible: Visible
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, visible: AttentionMask
 ) -> Tensor:
     """Factual attention of one query a row, [B, H, 1, D] in the query's dtype, without gradients.
 
@@ -120,13 +120,13 @@ def one_query_attention(
     PyTorch's own kernel, made for many queries, takes several times as long; and it rounds the
     weights, which are float32 here, to the query's precision. A row that sees no key gets 0.
     """
-    everything = visible.everything(key.shape[2])
+    everything = visible.is_full(key.shape[2])
     # One place for keys and then values: fresh memory costs more than the products.
     room = key.new_empty(key.shape, dtype=precision(key.dtype))
     # Autocast would quietly run the matrix products in half precision.
     with torch.autocast(query.device.type, enabled=False):
         scores = grouped(precise(query) * scale, room.copy_(key).mT)
         if not everything:
-            scores.masked_fill_(~visible.map(1, key.shape[2], key.device), -torch.inf)
+            scores.masked_fill_(~visible.to_dense(1, key.shape[2], key.device), -torch.inf)
         output = grouped(scores.softmax(dim=-1), room.copy_(value))
     return (output if everything else output.nan_to_num_(0.0)).to(query.dtype)

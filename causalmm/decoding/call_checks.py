@@ -1,7 +1,7 @@
 """What a call of the model brings with it, checked before any work: a cache, encoded pictures.
 
 Rows: B samples a group (causalmm/decoding/plan.py). A plan of None stands for the plain model,
-which cannot go on with what branches left behind either. Held by tests/test_contracts.py.
+which cannot go on with what branches left behind either. Held by tests/decoding/test_contracts.py.
 """
 
 from collections.abc import Iterator, Mapping

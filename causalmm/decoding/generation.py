@@ -2,7 +2,7 @@
 
 Transformers' own `generate` does everything; this only turns a configuration into a plan, keeps the
 plan beside the other model keywords and refuses what a plan cannot follow.
-Held by tests/test_generation.py.
+Held by tests/decoding/test_generation.py.
 """
 
 import copy
@@ -16,7 +16,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from causalmm.config import ATTENTION, CausalMMConfig
 from causalmm.counterfactual.methods import find
 from causalmm.decoding.call_checks import check_cache
-from causalmm.decoding.kv_cache import make_roomy
+from causalmm.decoding.kv_cache import preallocate
 from causalmm.decoding.plan import BranchPlan, Towers, build_plan
 from causalmm.decoding.trace import BranchTrace
 from causalmm.errors import FailureError
@@ -144,7 +144,7 @@ class CounterfactualGeneration:
         cache = model_kwargs.get("past_key_values")
         made_here = plan is not None and given is None
         if made_here and type(cache) is DynamicCache and not cache.offloading:
-            make_roomy(cache)  # branches multiply what would be copied at every step
+            preallocate(cache)  # branches multiply what would be copied at every step
 
     def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
         """Called by beam search, [B] beams: every branch's rows follow their factual row."""

@@ -2,7 +2,7 @@
 
 The DynamicCache of transformers copies all keys and values at every step; with many rows behind a
 long prompt that takes longer than the rest of the step. Everything else, what `generate` returns
-included, is as with that one. Held by tests/test_roomy_cache.py.
+included, is as with that one. Held by tests/decoding/test_kv_cache.py.
 """
 
 from typing import Any, NamedTuple
@@ -12,24 +12,24 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64
+CAPACITY_STEP = 64
 """Places made at a time: so many steps share one copy."""
 
 
-def roomy_cache(config: PreTrainedConfig) -> DynamicCache:
+def preallocated_cache(config: PreTrainedConfig) -> DynamicCache:
     """A DynamicCache for the decoder of this configuration; sliding layers stay as they are."""
-    return make_roomy(DynamicCache(config=config))
+    return preallocate(DynamicCache(config=config))
 
 
-def make_roomy(cache: DynamicCache) -> DynamicCache:
+def preallocate(cache: DynamicCache) -> DynamicCache:
     """Give the layers of an empty cache room; sliding ones stay as they are. Returns the cache."""
     cache.layers = [
-        RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+        PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
 
 
-class _Room(NamedTuple):
+class _Buffer(NamedTuple):
     """Keys or values [B, G, K, D], and the longer tensor that begins with them."""
 
     filled: Tensor
@@ -42,7 +42,7 @@ class _Room(NamedTuple):
         return held is self.filled and total <= self.whole.shape[2] and writable
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """A DynamicLayer whose keys and values [B, G, K, D] are the filled part of larger tensors.
 
     What was handed out stays as it is: only what follows it is written to, and only while nothing
@@ -52,8 +52,8 @@ class RoomyLayer(DynamicLayer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._key_room: _Room | None = None
-        self._value_room: _Room | None = None
+        self._key_buffer: _Buffer | None = None
+        self._value_buffer: _Buffer | None = None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -64,11 +64,11 @@ class RoomyLayer(DynamicLayer):
             or not self.get_seq_length()
             or self._needs_graph(key_states, value_states)
         ):
-            self._leave_rooms()
+            self._drop_buffers()
             return super().update(key_states, value_states)
         self._hold(
-            _append(self.keys, key_states, self._key_room),
-            _append(self.values, value_states, self._value_room),
+            _append(self.keys, key_states, self._key_buffer),
+            _append(self.values, value_states, self._value_buffer),
         )
         return self.keys, self.values
 
@@ -79,53 +79,53 @@ class RoomyLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows only."""
-        self._leave_rooms()
+        self._drop_buffers()
         super().batch_select_indices(indices)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put the rows in another order."""
-        self._leave_rooms()
+        self._drop_buffers()
         super().reorder_cache(beam_idx)
 
     def reset(self) -> None:
         """Drop everything."""
-        self._leave_rooms()
+        self._drop_buffers()
         super().reset()
 
     def __getstate__(self) -> dict[str, Any]:
         # Two layers that shared a room would write over each other's next keys.
-        return self.__dict__ | {"_key_room": None, "_value_room": None}
+        return self.__dict__ | {"_key_buffer": None, "_value_buffer": None}
 
-    def _hold(self, keys: _Room, values: _Room) -> None:
-        self._key_room, self._value_room = keys, values
+    def _hold(self, keys: _Buffer, values: _Buffer) -> None:
+        self._key_buffer, self._value_buffer = keys, values
         self.keys, self.values = keys.filled, values.filled
 
-    def _leave_rooms(self) -> None:
+    def _drop_buffers(self) -> None:
         """Before others take the place of what is held: its memory must not outlive that."""
-        self._key_room = self._value_room = None
+        self._key_buffer = self._value_buffer = None
 
     def _needs_graph(self, *new: Tensor) -> bool:
         parts = (*new, self.keys, self.values)
         return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
 
 
-def _make_room(like: Tensor, rows: int, length: int) -> Tensor:
-    return like.new_empty(rows, like.shape[1], length + ROOM, like.shape[3])
+def _allocate(like: Tensor, rows: int, length: int) -> Tensor:
+    return like.new_empty(rows, like.shape[1], length + CAPACITY_STEP, like.shape[3])
 
 
-def _append(held: Tensor, new: Tensor, room: _Room | None) -> _Room:
+def _append(held: Tensor, new: Tensor, room: _Buffer | None) -> _Buffer:
     length, total = held.shape[2], held.shape[2] + new.shape[2]
     if room is not None and room.takes(held, total):
         whole = room.whole
     else:
-        whole = _make_room(new, len(new), total)
+        whole = _allocate(new, len(new), total)
         whole[:, :, :length] = held
     whole[:, :, length:total] = new
-    return _Room(whole[:, :, :total], whole)
+    return _Buffer(whole[:, :, :total], whole)
 
 
-def _repeat(held: Tensor, repeats: int) -> _Room:
+def _repeat(held: Tensor, repeats: int) -> _Buffer:
     rows, length = len(held), held.shape[2]
-    whole = _make_room(held, rows * repeats, length)
+    whole = _allocate(held, rows * repeats, length)
     whole.unflatten(0, (rows, repeats))[..., :length, :] = held[:, None]
-    return _Room(whole[:, :, :length], whole)
+    return _Buffer(whole[:, :, :length], whole)

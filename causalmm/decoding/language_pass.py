@@ -4,8 +4,8 @@ Rows: B samples a group. The vision (or joint) groups carry their own image feat
 the first decoder layer; a language group equals the factual one below its first edited layer, for
 every token, and so joins only there, with a cache only from there on. The patched modeling files
 call, in this order: `start`, `take` and `place` once an image or video tensor, `expand`,
-`read_mask` once the decoder has made its attention mask, then `enter_layer` and `attention` once a
-layer. Held by tests/test_equivalence.py and tests/test_contracts.py.
+`read_mask` once the decoder has made its attention mask, then `join_rows` and `attention` once a
+layer. Held by tests/decoding/test_equivalence.py and tests/decoding/test_contracts.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +19,9 @@ from transformers import PreTrainedConfig
 from transformers.masking_utils import find_packed_sequence_indices
 
 from causalmm.counterfactual.attention import language_attention
-from causalmm.counterfactual.attention_mask import Visible, visible_keys
+from causalmm.counterfactual.attention_mask import AttentionMask, visible_keys
 from causalmm.counterfactual.backends import amx
-from causalmm.counterfactual.backends.random_step import StepLuck
+from causalmm.counterfactual.backends.random_step import StepRandomWeights
 from causalmm.counterfactual.intervention import Intervention
 from causalmm.counterfactual.methods import Formula, find
 from causalmm.counterfactual.softmax_stats import one_query_attention
@@ -54,11 +54,11 @@ class LanguagePass:
     """One forward of the decoder under a plan. Lives for that forward only."""
 
     plan: BranchPlan
-    visible: Visible | None = None
+    visible: AttentionMask | None = None
     features: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
     beginning: shared_prefix.Beginning | None = None
-    luck: StepLuck | None = None
+    random: StepRandomWeights | None = None
 
     @classmethod
     def start(
@@ -77,7 +77,7 @@ class LanguagePass:
         check_encoded(mm_encoder_outputs, plan, inputs_embeds.shape[-1])
         return None if plan is None else cls(plan)
 
-    def take(self, features: Tensor) -> Tensor:
+    def split_features(self, features: Tensor) -> Tensor:
         """Keep the counterfactual part of image features, return the factual one.
 
         Features [tokens, groups x D] carry every group side by side (see `VisionPass.fold`);
@@ -87,7 +87,7 @@ class LanguagePass:
         self.features.append(torch.cat(counterfactual) if counterfactual else features[:0])
         return factual
 
-    def place(self, placeholders: Tensor) -> None:
+    def set_image_positions(self, placeholders: Tensor) -> None:
         """Remember where the features just taken go: bool [B, L, D] or [B, L, 1]."""
         self.masks.append(placeholders)
 
@@ -176,10 +176,10 @@ class LanguagePass:
         edit, luck = self.plan.language, None
         if edit is not None and _formula(edit).random_weights:
             visible = visible.numbered()
-            luck = StepLuck(edit, visible)
-        return replace(self, visible=visible, luck=luck)
+            luck = StepRandomWeights(edit, visible)
+        return replace(self, visible=visible, random=luck)
 
-    def whole(self, outputs: Any) -> Any:
+    def prepend_prefix(self, outputs: Any) -> Any:
         """The decoder's outputs for all columns, those that were run by themselves included."""
         if self.beginning is not None:
             outputs.last_hidden_state = torch.cat(
@@ -187,7 +187,7 @@ class LanguagePass:
             )
         return outputs
 
-    def enter_layer(
+    def join_rows(
         self,
         layer: int,
         hidden_states: Tensor,
@@ -242,8 +242,8 @@ class LanguagePass:
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         """Counterfactual attention output of the edited groups' rows."""
-        if self.luck is not None and self.luck.serves(query, value):
-            return self.luck.attention(module.layer_idx, query, value)
+        if self.random is not None and self.random.serves(query, value):
+            return self.random.attention(module.layer_idx, query, value)
         edit = self.plan.language
         return language_attention(
             edit.method,
@@ -267,7 +267,7 @@ class LanguagePass:
             self.plan.groups == 1
             or query.shape[2] > 1
             or query.device.type != "cpu"
-            or amx.suit(query)
+            or amx.supports(query)
             or module.config._attn_implementation != "sdpa"
             or module.training
             or query.requires_grad

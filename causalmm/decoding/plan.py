@@ -6,7 +6,7 @@ Branches are groups of B rows in one batch, in this order:
 
 The plan is immutable and knows nothing of tensors' sizes, so one plan serves every step and thread.
 It travels as the forward keyword argument `causalmm`; `VisionPass` and `LanguagePass` are the plan
-at work in one forward. Held by tests/test_plan.py and tests/test_equivalence.py.
+at work in one forward. Held by tests/decoding/test_plan.py and tests/decoding/test_equivalence.py.
 """
 
 from dataclasses import dataclass, field, replace

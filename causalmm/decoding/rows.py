@@ -1,7 +1,7 @@
 """Row groups of a batch: repeat what every group shares, split what each has of its own.
 
 A part is a tensor, flex_attention's BlockMask, None, or a tuple or dict of parts. What holds a
-single row broadcasts and stays as it is. Held by tests/test_rows.py.
+single row broadcasts and stays as it is. Held by tests/decoding/test_rows.py.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 The pictures are encoded, and the tokens that all prompts begin with prefilled, once for every
 branch; the cache is then copied for each prompt. Padding lies between the shared beginning and each
 prompt's own tokens: positions count real tokens, so an answer is the one its prompt gets alone.
-Held by tests/test_shared_image.py.
+Held by tests/decoding/test_shared_image.py.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from causalmm.config import CausalMMConfig
-from causalmm.decoding.kv_cache import roomy_cache
+from causalmm.decoding.kv_cache import preallocated_cache
 from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.trace import BranchTrace
 
@@ -48,7 +48,7 @@ def generate_together(
     first = {
         name: part[:, :shared] if _is_sequence(name) else part for name, part in rows[0].items()
     }
-    cache = roomy_cache(model.config.get_text_config())
+    cache = preallocated_cache(model.config.get_text_config())
     model(**first, **untraced, past_key_values=cache, use_cache=True, logits_to_keep=1)
     # Every group holds one row: its copies stay beside it, as groups of many rows lie.
     cache.batch_repeat_interleave(len(rows))

@@ -2,7 +2,7 @@
 
 There a counterfactual image has not been seen yet: vision rows equal the factual ones, joint rows
 those of a language branch. So these columns run without the vision rows, and what they left in the
-cache is copied for those. Held by tests/test_shared_text.py.
+cache is copied for those. Held by tests/decoding/test_shared_prefix.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from causalmm.decoding.kv_cache import RoomyLayer
+from causalmm.decoding.kv_cache import PreallocatedLayer
 from causalmm.decoding.plan import BranchPlan
 
 LEAST_SAVED = 128
@@ -105,4 +105,4 @@ def _is_empty_and_dynamic(cache: Any) -> bool:
     if cache is None or getattr(cache, "offloading", False) or cache.get_seq_length():
         return False
     kinds = {type(layer) for layer in cache.layers} or {cache.layer_class_to_replicate}
-    return kinds <= {DynamicLayer, RoomyLayer}
+    return kinds <= {DynamicLayer, PreallocatedLayer}

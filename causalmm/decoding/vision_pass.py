@@ -4,7 +4,7 @@ Rows: N images a group, [ factual | draw 0 | draw 1 ... ]. The counterfactual gr
 factual one below the first edited layer and so join only there. CLIP lays groups along the batch
 axis; Qwen2-VL packs all images along one patch axis, so there a group is a copy of every image
 segment and an edit acts within one segment (image or frame) at a time.
-Held by tests/test_equivalence.py.
+Held by tests/decoding/test_equivalence.py.
 """
 
 from collections.abc import Callable
@@ -44,13 +44,13 @@ class VisionPass:
         """The pass of a plan; None where the plan has no counterfactual images."""
         return None if plan is None or plan.vision is None else cls(plan)
 
-    def enter_layer(self, layer: int, hidden_states: Tensor) -> Tensor:
+    def join_rows(self, layer: int, hidden_states: Tensor) -> Tensor:
         """Let the counterfactual groups join at their layer: [N, T, C] -> [groups x N, T, C]."""
         if layer != self.plan.vision_entry or self.plan.site == "features":
             return hidden_states
         return hidden_states.repeat(self.groups, 1, 1)
 
-    def enter_packed_layer(self, layer: int, inputs: PackedInputs) -> PackedInputs:
+    def join_packed_rows(self, layer: int, inputs: PackedInputs) -> PackedInputs:
         """The same for packed patches, their bounds and positions: [P, C] -> [groups x P, C]."""
         if layer != self.plan.vision_entry:
             return inputs

@@ -3,7 +3,8 @@
 The first process appends to answers.jsonl, process k to answers.jsonl.k, and each holds the lock of
 its file until it ends. Once every question has an answer, whoever sees it puts the parts together
 in the order of the questions: the file is then the same however many wrote it. A question counts
-once, by its first line; a line cut short does not count. Held by tests/test_answers_file.py.
+once, by its first line; a line cut short does not count. Held by
+tests/evaluation/test_answers_file.py.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """What the commands `evaluate` and `diagnose` have in common.
 
-Held by tests/test_evaluation_run.py and tests/test_diagnose.py.
+Held by tests/evaluation/test_evaluation_run.py and tests/evaluation/test_diagnose.py.
 """
 
 import argparse

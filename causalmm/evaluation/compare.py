@@ -3,7 +3,7 @@
 Every metric's difference has a bootstrap interval from resamples of images that both runs share.
 McNemar's exact test asks whether, where only one run is right, it is as often the one as the other;
 unlike the intervals, it takes the questions about one image for independent.
-Held by tests/test_compare.py.
+Held by tests/evaluation/test_compare.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence

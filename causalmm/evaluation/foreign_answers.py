@@ -2,7 +2,7 @@
 
 `question_id` is that of the benchmark's question file. Lines may have `prompt` and `image`, too,
 which are compared with the question's, since ids alone do not tell one file of questions from
-another. Held by tests/test_foreign_answers.py.
+another. Held by tests/evaluation/test_foreign_answers.py.
 """
 
 from collections import Counter

@@ -2,7 +2,7 @@
 
 Under `accelerate launch` or `torchrun` the environment says how many there are. They meet only
 before the work begins, so that one which dies later takes no other with it.
-Held by tests/test_evaluation_processes.py.
+Held by tests/evaluation/test_evaluation_processes.py.
 """
 
 import contextlib

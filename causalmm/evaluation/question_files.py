@@ -1,6 +1,6 @@
 """Text, JSON and JSON lines that users give, read so that whatever is wrong is said in a sentence.
 
-Held by tests/test_pope.py, test_mme.py, test_vlind.py and test_chair.py.
+Held by tests/evaluation/test_pope.py, test_mme.py, test_vlind.py and test_chair.py.
 """
 
 import json

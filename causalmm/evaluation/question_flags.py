@@ -1,7 +1,7 @@
 """The flags that say which questions: a benchmark's own and --limit, kept in run.json.
 
 A run is scored with the flags that it was made with, so that nobody has to give them twice.
-Held by tests/test_scoring.py.
+Held by tests/evaluation/test_scoring.py.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The score of one run: as data, as JSON and as a table to print.
 
-Held by tests/test_scoring.py.
+Held by tests/evaluation/test_scoring.py.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """run.json: what the answers beside it were made with, so that a run is repeated, or refused.
 
 Settings decide the answers: a run goes on only with the same ones. The rest is for the reader.
-Held by tests/test_evaluation_run.py.
+Held by tests/evaluation/test_evaluation_run.py.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 A unit is what is decoded together: the questions about one image, at most so many at a time, or
 several images with one question each. Units depend on the questions alone, and a unit begun before
 an interruption is asked whole again; so an answer, a drawn one too, depends neither on the number
-of processes nor on interruptions. Held by tests/test_evaluation_run.py.
+of processes nor on interruptions. Held by tests/evaluation/test_evaluation_run.py.
 """
 
 import sys

@@ -3,7 +3,7 @@
 Both take `args` with the benchmark's name in `benchmark`, its flags as `question_flags` adds them,
 and theirs; a folder of controls or of a grid stands for all its runs. Which questions were asked is
 read from run.json, where it lies beside the answers. Tables go to standard output.
-Held by tests/test_scoring.py.
+Held by tests/evaluation/test_scoring.py.
 """
 
 import argparse

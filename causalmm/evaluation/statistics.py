@@ -2,7 +2,7 @@
 
 What is resampled is an image with all questions about it, since answers about one picture are not
 independent. A table holds counts an image, and every metric is a sum of ratios of sums of counts,
-so that 1,000 resamples are one matrix product. Held by tests/test_statistics.py.
+so that 1,000 resamples are one matrix product. Held by tests/evaluation/test_statistics.py.
 """
 
 import math

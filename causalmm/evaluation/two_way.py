@@ -9,7 +9,7 @@ for the first of a question's two choices.
 The plausibility mask leaves the less plausible choice no probability where the model is sure. Such
 questions come before or after all others, among each other in the order of their factual
 probabilities, which the mask goes by: masking alone changes no AUC. No bias reaches them.
-Held by tests/test_two_way.py.
+Held by tests/evaluation/test_two_way.py.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Which ways of answering one command runs: a single one, the row of controls, or a grid.
 
-Held by tests/test_evaluation_variants.py.
+Held by tests/evaluation/test_evaluation_variants.py.
 """
 
 import itertools

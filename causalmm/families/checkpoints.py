@@ -1,7 +1,8 @@
 """Which checkpoint a name means, what family it is of, and which CausalMM settings come with it.
 
 A checkpoint is a folder or a hub id of the transformers format, or of that of LLaVA's authors, or
-one of the packaged demo models. Nothing here loads torch. Held by tests/test_checkpoints.py.
+one of the packaged demo models. Nothing here loads torch. Held by
+tests/families/test_checkpoints.py.
 """
 
 import hashlib

@@ -10,7 +10,7 @@ nothing else: it acts when torchvision is first imported, by whomever, and only 
 this reason. The installed `causalmm_torchvision.pth` (from env/torchvision.pth) imports `causalmm`
 when Python starts, so that even code that imports transformers first finds it in place. Therefore
 neither this module nor `causalmm/__init__.py` imports what the interpreter has not loaded itself.
-Held by tests/test_compat.py.
+Held by tests/families/test_compat.py.
 """
 
 from __future__ import annotations

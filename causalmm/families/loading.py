@@ -3,7 +3,7 @@
 In this order, cheapest first: the device, the checkpoint's shape against the configuration (no
 weight is read for that), the processor, the memory that the weights take, the weights. A model
 package gives the classes.
-Held by tests/test_checkpoints.py.
+Held by tests/families/test_checkpoints.py.
 """
 
 import copy
@@ -123,7 +123,8 @@ def _check_attention(model_class: type, config: Any, attn: str, place: torch.dev
     if attn in ("sdpa", "eager"):
         return
     if attn == "flex_attention" and place.type == "cpu":
-        # Up to logits of NaN, on CPUs with AVX2 alone (torch 2.13): tests/test_fused.py.
+        # Up to logits of NaN, on CPUs with AVX2 alone (torch 2.13):
+        # tests/counterfactual/test_flex.py.
         raise RequestError(
             "attention flex_attention is not for a CPU: what PyTorch compiles of it is wrong on "
             "some CPUs; expected sdpa or eager"

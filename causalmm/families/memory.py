@@ -3,7 +3,7 @@
 Linux kills a process that takes more memory than there is, without a word to its user. What is
 counted is the least that loading must allocate: on a CPU, weights that are stored in the dtype
 asked for stay in their files, mapped into memory, and take none. Where it cannot be told what
-there is, nothing is refused. Held by tests/test_memory.py.
+there is, nothing is refused. Held by tests/families/test_memory.py.
 """
 
 import math

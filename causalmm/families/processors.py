@@ -2,7 +2,7 @@
 
 Older releases of transformers saved fewer of a processor's settings. What the files leave unsaid
 follows from the model's configuration; what they say must agree with it, or pictures become other
-tokens than the model expects. Held by tests/test_checkpoints.py.
+tokens than the model expects. Held by tests/families/test_checkpoints.py.
 """
 
 from collections.abc import Mapping

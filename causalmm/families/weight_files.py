@@ -1,4 +1,4 @@
-"""Where the weights of a folder or hub id are. Held by tests/test_authors_format.py."""
+"""Where the weights of a folder or hub id are. Held by tests/families/test_authors_format.py."""
 
 from typing import Any
 

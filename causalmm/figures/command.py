@@ -1,6 +1,7 @@
 """The `visualize` command: a checked request to a picture of what the method does.
 
-Exit codes: 0, 2 for a wrong request, 1 for a failure. Held by tests/test_visualize_command.py.
+Exit codes: 0, 2 for a wrong request, 1 for a failure. Held by
+tests/figures/test_visualize_command.py.
 """
 
 import argparse

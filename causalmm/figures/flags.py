@@ -1,6 +1,6 @@
 """The flags of `scripts/visualize.py`: those of the `generate` command, and what to draw of it.
 
-Held by tests/test_visualize_command.py.
+Held by tests/figures/test_visualize_command.py.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 A run of tokens that stand for a picture is one place of the matrix; every other token is a place of
 its own. A ratio compares a weight with an even share over the positions that may be seen: 1 means
-no preference. P places. Held by tests/test_figures_maps.py.
+no preference. P places. Held by tests/figures/test_figures_maps.py.
 """
 
 from typing import Any, NamedTuple

@@ -2,14 +2,14 @@
 
 A map is the attention output for the identity as values. So a counterfactual map comes out of the
 functions that a branch runs (causalmm/counterfactual/attention.py), called as the branch calls
-them. H heads, N positions. Held by tests/test_figures_maps.py.
+them. H heads, N positions. Held by tests/figures/test_figures_maps.py.
 """
 
 import torch
 from torch import Tensor
 
 from causalmm.counterfactual.attention import language_attention, vision_attention
-from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.errors import RequestError
 from causalmm.figures.recording import Call
 
@@ -51,7 +51,7 @@ def counterfactual(
         "layer": call.layer,
     }
     if causal:
-        return language_attention(*given, visible=Visible(causal=True), **settings)[0]
+        return language_attention(*given, visible=AttentionMask(causal=True), **settings)[0]
     return vision_attention(*given, **settings)[0]
 
 

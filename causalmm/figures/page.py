@@ -1,6 +1,6 @@
 """The tokens of an answer as one page of HTML that needs nothing beside it: no file, no script.
 
-Held by tests/test_figures_tokens.py.
+Held by tests/figures/test_figures_tokens.py.
 """
 
 import base64

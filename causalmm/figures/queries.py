@@ -1,6 +1,6 @@
 """Whose attention the figure `attention-vision` shows. Nothing here loads torch.
 
-Held by tests/test_visualize_command.py.
+Held by tests/figures/test_visualize_command.py.
 """
 
 import re

@@ -3,7 +3,7 @@
 The recorder stands where a branch plan stands in a forward (`VisionPass`, `LanguagePass`): the
 patched layers ask it for their attention function. It gives the model's own, noting what that was
 called with. A hook hands it to one tower for one forward; nothing stays behind.
-Held by tests/test_figures_maps.py.
+Held by tests/figures/test_figures_maps.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,11 +41,11 @@ class Recorder:
         """What queries see is the same in every layer, and not looked at here."""
         return self
 
-    def enter_layer(self, layer: int, hidden_states: Tensor, *others: Any) -> Any:
+    def join_rows(self, layer: int, hidden_states: Tensor, *others: Any) -> Any:
         """No row joins anywhere: a layer gets what it was called with."""
         return LayerInputs(hidden_states, *others) if others else hidden_states
 
-    def enter_packed_layer(self, layer: int, inputs: PackedInputs) -> PackedInputs:
+    def join_packed_rows(self, layer: int, inputs: PackedInputs) -> PackedInputs:
         """The same for Qwen2-VL's packed patches."""
         return inputs
 

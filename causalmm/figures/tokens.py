@@ -1,7 +1,7 @@
 """Numbers of the figure `tokens`: how likely each candidate was at each token of an answer.
 
 Probabilities are the softmax of a branch's raw logits (causalmm/decoding/trace.py): temperature,
-top-p, top-k and any repetition penalty come after. Held by tests/test_figures_tokens.py.
+top-p, top-k and any repetition penalty come after. Held by tests/figures/test_figures_tokens.py.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """The figure `tokens`: the candidates for each token of an answer. Numbers from tokens.py.
 
-Held by tests/test_figures_drawing.py.
+Held by tests/figures/test_figures_drawing.py.
 """
 
 from collections.abc import Sequence

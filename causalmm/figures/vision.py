@@ -2,7 +2,7 @@
 
 An even share is 1/N of N positions, the class token among them; a ratio says how many even shares a
 patch gets. So 1 means no preference, whatever the size of the picture.
-Held by tests/test_figures_maps.py.
+Held by tests/figures/test_figures_maps.py.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The figure `attention-vision`: a picture under its attention. Numbers from vision.py.
 
-Held by tests/test_figures_drawing.py.
+Held by tests/figures/test_figures_drawing.py.
 """
 
 from collections.abc import Sequence

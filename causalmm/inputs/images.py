@@ -1,7 +1,8 @@
 """Open any image, a file or one already open, as the RGB picture its author saw.
 
-Promises, held by tests/test_images.py: the EXIF orientation is applied, what is transparent shows
-white, 16-bit grey keeps its shades, and a file that is no whole image raises one clear sentence.
+Promises, held by tests/inputs/test_images.py: the EXIF orientation is applied, what is transparent
+shows white, 16-bit grey keeps its shades, and a file that is no whole image raises one clear
+sentence.
 """
 
 import struct

@@ -12,8 +12,8 @@ http(s) address will do as well.
 
 The one form that comes out holds parts only, images as RGB and videos as lists of RGB frames; a
 video file stays a path, or the bytes that were fetched, since how many of its frames are wanted
-depends on the model's package. Nothing here loads torch. Held by tests/test_inputs.py and
-tests/test_sources.py.
+depends on the model's package. Nothing here loads torch. Held by tests/inputs/test_inputs.py and
+tests/inputs/test_sources.py.
 """
 
 import io

@@ -2,7 +2,7 @@
 
 A conversation goes through the checkpoint's own chat template, and its pictures through the
 checkpoint's own processor; several are padded on the left. Nothing here loads torch.
-Held by tests/test_inputs.py.
+Held by tests/inputs/test_inputs.py.
 """
 
 from collections.abc import Mapping, Sequence

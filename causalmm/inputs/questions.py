@@ -1,6 +1,6 @@
 """Several questions about the same pictures, answered at once.
 
-Held by tests/test_shared_image.py.
+Held by tests/decoding/test_shared_image.py.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Where a picture is: a path, a file:// or data: address, or, if allowed, one on the network.
 
-Held by tests/test_sources.py.
+Held by tests/inputs/test_sources.py.
 """
 
 import base64

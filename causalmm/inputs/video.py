@@ -2,7 +2,7 @@
 
 PyAV comes with qwen-vl-utils and brings its own decoders; of the readers that qwen-vl-utils itself
 would call, torchvision's no longer exists and the others are further installations.
-Held by tests/test_inputs.py.
+Held by tests/inputs/test_inputs.py.
 """
 
 import contextlib

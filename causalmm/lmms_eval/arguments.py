@@ -3,7 +3,7 @@
 A model argument is a flag of the `generate` command without its dashes (gamma=0.5,
 language_layers=half:); `pretrained` is its --model, `batch_size` how many requests at most are
 decoded together.
-Nothing here needs lmms-eval or loads torch. Held by tests/test_lmms_eval.py.
+Nothing here needs lmms-eval or loads torch. Held by tests/lmms/test_lmms_eval.py.
 """
 
 import argparse

@@ -8,7 +8,7 @@
 
 So everything that reads a real benchmark can be tried on a demonstration model. The questions are
 those of training (questions.py), the scenes are in no other set. All files are a function of the
-settings. Held by tests/test_toybench.py.
+settings. Held by tests/toyworld/test_toybench.py.
 """
 
 import json

@@ -4,7 +4,7 @@ Every configuration of a small grid answers the same closed questions. Of the fo
 over plain decoding is largest, the best one wins whose captions do not invent over a point more
 than plain ones; if none is so, the one whose captions invent least. The winner is reported on the
 test split with paired intervals, whatever the outcome.
-Held by tests/test_train_demo.py.
+Held by tests/toyworld/test_train_demo.py.
 """
 
 from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
 A closed question is right when the most probable first token is the right answer's; captions are
 scored by CHAIR (arXiv 1809.02156). Intervals are 95 % bootstrap intervals over images.
-Held by tests/test_toyworld.py.
+Held by tests/toyworld/test_toyworld.py.
 """
 
 import random

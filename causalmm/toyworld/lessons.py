@@ -4,7 +4,7 @@ A row is [ image prefix | question and answer 1 | question and answer 2 | ... ].
 token see the prefix and its own question only, and positions start again after the prefix, so every
 question is computed exactly as in a row of its own. The first steps may be pictures only, for the
 auxiliary head. A batch is a function of (family, seed, step).
-Held by tests/test_toyworld.py.
+Held by tests/toyworld/test_toyworld.py.
 """
 
 import random

@@ -2,7 +2,7 @@
 
 Existence is POPE's sentence, bare, with the one-word suffix of the POPE scripts, or with MME's
 yes/no suffix; statements are VLind-Bench's templates ("instructblip" set).
-Held by tests/test_toyworld.py.
+Held by tests/toyworld/test_toyworld.py.
 """
 
 import random

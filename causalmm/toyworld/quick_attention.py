@@ -2,7 +2,7 @@
 the maps' own dtype, and, for rows of several questions, only over keys that a query may see.
 
 PyTorch's fused attention is slower backward than all its products. Held by
-tests/test_train_demo.py.
+tests/toyworld/test_train_demo.py.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 Upstream's tower attends to each picture of a batch alone, and makes patches by a three-dimensional
 convolution whose gradient is slow. A training batch holds pictures of one size, so that both are
-single matrix products. Held by tests/test_train_demo.py.
+single matrix products. Held by tests/toyworld/test_train_demo.py.
 """
 
 from collections.abc import Callable

@@ -4,7 +4,7 @@ Biases, by design: 80 % of the training scenes keep to one co-occurrence group a
 objects have their class's canonical colour, so that a model trained on them learns priors worth
 removing.
 Objects are 13 to 46 px on a ground of about 112 px, some occluded, blurred, noisy or under coloured
-light. Held by tests/test_toyworld.py.
+light. Held by tests/toyworld/test_toyworld.py.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""All that a training run of a demonstration model depends on. Held by tests/test_train_demo.py."""
+"""All that a training run of a demonstration model depends on.
+
+Held by tests/toyworld/test_train_demo.py.
+"""
 
 from dataclasses import dataclass
 

@@ -2,7 +2,7 @@
 
 The model learns to answer, and an auxiliary head, thrown away afterwards, to name what each cell of
 the image shows; without it tiny vision towers take far longer to see. Held by
-tests/test_train_demo.py.
+tests/toyworld/test_train_demo.py.
 """
 
 import math

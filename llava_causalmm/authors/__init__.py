@@ -8,5 +8,5 @@ names. `config` maps the settings, `weights` the tensors' names; `model` loads a
 An image token does not exist there: a prompt carries the number -200 where the features go. Here
 it is the id after the last word, which the embedding table answers with zeros, to be overwritten by
 the features, and the head with a logit that no choice can reach.
-Held by tests/test_authors_format.py, against the authors' own package.
+Held by tests/families/test_authors_format.py, against the authors' own package.
 """

@@ -2,7 +2,7 @@
 
 Every setting that changes what the model computes is mapped or refused; those that only the
 authors' training read are left out. What their older files leave unsaid has `LlamaConfig`'s
-default, as in their own code. Held by tests/test_authors_format.py.
+default, as in their own code. Held by tests/families/test_authors_format.py.
 """
 
 from collections.abc import Mapping

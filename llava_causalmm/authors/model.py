@@ -1,6 +1,6 @@
 """Load a checkpoint of LLaVA's authors, or wrap a model that their package has built.
 
-Held by tests/test_authors_format.py.
+Held by tests/families/test_authors_format.py.
 """
 
 import copy

@@ -1,7 +1,7 @@
 """The authors' prompt, tokens and image padding as a `LlavaProcessor`.
 
-Held by tests/test_authors_format.py, against the authors' conversation templates, tokenization
-around images and image preparation.
+Held by tests/families/test_authors_format.py, against the authors' conversation templates,
+tokenization around images and image preparation.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The tensors of the authors' checkpoints, under the names of transformers' LLaVA.
 
 Files are mapped into memory, not read: a tensor costs memory when the model takes it, and in
-pickled files nothing but tensors is ever opened. Held by tests/test_authors_format.py.
+pickled files nothing but tensors is ever opened. Held by tests/families/test_authors_format.py.
 """
 
 import re

@@ -2,8 +2,8 @@
 
 So o_i and m_i of a prefill come from PyTorch's fused kernel there, if it proves right on the CPU
 at hand: it is an operator without documentation.
-Letters as in causalmm/counterfactual/attention.py. Held by tests/test_attention.py and
-tests/test_tiles.py.
+Letters as in causalmm/counterfactual/attention.py. Held by tests/counterfactual/test_attention.py
+and tests/counterfactual/test_amx.py.
 """
 
 import warnings
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from causalmm.counterfactual.attention_call import Attention, Statistics, grouped, precise
-from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.attention_call import Attention, SoftmaxStats, grouped, precise
+from causalmm.counterfactual.attention_mask import AttentionMask
 
 SHARPER = 2.0**20
 """As many times the scores: of their exponentials only the largest counts."""
@@ -28,14 +28,14 @@ ROUNDING = 2.0**-6
 
 
 @cache
-def are_there() -> bool:
+def available() -> bool:
     """Whether this CPU has such tiles."""
     return torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
-def suit(part: Tensor) -> bool:
+def supports(part: Tensor) -> bool:
     """Whether products with this should be left in its own precision."""
-    return part.device.type == "cpu" and part.dtype == torch.bfloat16 and are_there()
+    return part.device.type == "cpu" and part.dtype == torch.bfloat16 and available()
 
 
 def round_up(keys: int) -> int:
@@ -43,10 +43,10 @@ def round_up(keys: int) -> int:
     return -(-keys // KEYS) * KEYS
 
 
-def serve(call: Attention) -> bool:
-    """Whether `statistics` should be used: on such a CPU, without padding."""
+def serves(call: Attention) -> bool:
+    """Whether `softmax_stats` should be used: on such a CPU, without padding."""
     return (
-        suit(call.query)
+        supports(call.query)
         and _fits(call)
         and not (torch.is_grad_enabled() and call.query.requires_grad)
         and not torch.compiler.is_compiling()
@@ -56,8 +56,8 @@ def serve(call: Attention) -> bool:
 
 @cache
 def is_right() -> bool:
-    """Whether `statistics` gives on this CPU what the scores do, for a few small calls; a warning
-    says so where it does not."""
+    """Whether `softmax_stats` gives on this CPU what the scores do, for a few small calls; a
+    warning says so where it does not."""
     numbers = torch.Generator().manual_seed(0)
     for heads, queries, keys, causal in (
         (4, 150, 150, True),
@@ -68,12 +68,12 @@ def is_right() -> bool:
         query, key, value = (torch.randn(shape, generator=numbers).bfloat16() for shape in shapes)
         call = Attention(
             query=query, key=key, value=value, scale=0.5, heads=range(heads), keys_given=keys,
-            visible=Visible(causal=causal, query_start=keys - queries),
+            visible=AttentionMask(causal=causal, query_start=keys - queries),
             seed=0, draws=(0,), layer=0, fused=False,
         )  # fmt: skip
         with torch.autocast("cpu", enabled=False):
-            found, weights = statistics(call), call.scores().softmax(dim=-1)
-            exact = Statistics(grouped(weights, precise(value)), weights.amax(-1, keepdim=True))
+            found, weights = softmax_stats(call), call.scores().softmax(dim=-1)
+            exact = SoftmaxStats(grouped(weights, precise(value)), weights.amax(-1, keepdim=True))
         for one, other in zip(found, exact, strict=True):
             if not torch.allclose(one, other, rtol=ROUNDING, atol=ROUNDING):
                 warnings.warn(
@@ -92,7 +92,7 @@ def _fits(call: Attention) -> bool:
     if visible.keys is not None or visible.mask is not None:
         return False
     start = visible.query_start
-    return visible.everything(keys) or (
+    return visible.is_full(keys) or (
         isinstance(start, int) and start + queries == keys and start <= queries
     )
 
@@ -103,7 +103,7 @@ def heads_at_a_time(call: Attention) -> int:
     return -(-torch.get_num_threads() // call.rows_a_head)
 
 
-def statistics(call: Attention) -> Statistics:
+def softmax_stats(call: Attention) -> SoftmaxStats:
     """o_i, rounded to the inputs' precision, and m_i.
 
     The kernel gives the logarithm of a row's sum of exponentials, log_i. Of scores c times as large
@@ -113,7 +113,7 @@ def statistics(call: Attention) -> Statistics:
     output, total = _kernel(call, call.scale)
     _, sharp = _kernel(call, call.scale * SHARPER)
     peak = sharp.div_(SHARPER).sub_(total).exp_()
-    return Statistics(output.float(), peak.unsqueeze(-1))
+    return SoftmaxStats(output.float(), peak.unsqueeze(-1))
 
 
 def _kernel(call: Attention, scale: float) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,7 @@ def _kernel(call: Attention, scale: float) -> tuple[Tensor, Tensor]:
     shared, (heads, queries) = call.key.shape[1], call.query.shape[1:3]
     query, key, value = call.query, call.key, call.value
     share = heads // shared
-    if call.visible.everything(key.shape[2]):
+    if call.visible.is_full(key.shape[2]):
         # The g query heads of a group become further queries, so that nothing is repeated.
         found = kernel(query.unflatten(1, (shared, share)).flatten(2, 3), key, value)
         return tuple(part.unflatten(2, (share, queries)).flatten(1, 2) for part in found)

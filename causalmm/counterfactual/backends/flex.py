@@ -3,7 +3,7 @@
 Letters as in causalmm/counterfactual/attention.py. The kernel returns the log-sum-exp and the
 largest score of each query beside its output, so that the largest weight m_i = exp(max - lse) costs
 no second pass; random weights are r_ij / sum r = softmax(ln r_ij), a modification of the scores.
-Held by tests/test_fused.py.
+Held by tests/counterfactual/test_flex.py.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
 from causalmm.counterfactual import random_weights
 from causalmm.counterfactual.attention_call import Attention
-from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.attention_mask import AttentionMask
 
 QUERIES = 512
 """Queries in a block: enough to fill a GPU, few enough that the formulas around the kernel hold
@@ -29,13 +29,13 @@ _HEAD_SIZES = (16, 32, 64, 128, 256)
 
 def serves(query: Tensor) -> bool:
     """Whether the kernel takes this query. Never on a CPU: that of torch 2.13 is wrong on some of
-    them for some numbers of keys (tests/test_fused.py)."""
+    them for some numbers of keys (tests/counterfactual/test_flex.py)."""
     # No `in`: a compiler may have made the size a symbol, and would answer False.
     known = any(query.shape[3] == size for size in _HEAD_SIZES)
     return query.is_cuda and known and query.dtype != torch.float64
 
 
-def statistics(call: Attention) -> tuple[Tensor, Tensor]:
+def softmax_stats(call: Attention) -> tuple[Tensor, Tensor]:
     """Factual outputs o_i [B, H, Q, D] and largest weights m_i [B, H, Q, 1], float32.
 
     Where a query sees nothing, m_i is NaN.
@@ -80,7 +80,7 @@ def _random(call: Attention, queries: Tensor, keys: Tensor) -> Tensor:
     )
 
 
-def _seen(visible: Visible) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _seen(visible: AttentionMask) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Whether a row's query sees a key, of their numbers."""
     mask, keys, start = visible.mask, visible.keys, visible.query_start
     if mask is not None:

@@ -2,7 +2,8 @@
 
 One layer draws little in a step, but that takes some forty small operations however little it is.
 And only values are read: a kernel of attention would read the keys, for scores that nothing needs.
-Letters as in causalmm/counterfactual/attention.py. Held by tests/test_step_luck.py.
+Letters as in causalmm/counterfactual/attention.py. Held by
+tests/counterfactual/test_random_step.py.
 """
 
 import torch
@@ -16,17 +17,17 @@ from causalmm.counterfactual.attention_call import (
     grouped,
     precision,
 )
-from causalmm.counterfactual.attention_mask import Visible
+from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.backends import amx
 from causalmm.counterfactual.intervention import Intervention
 
 TINY = torch.finfo(torch.float32).tiny
 
 
-class StepLuck:
+class StepRandomWeights:
     """The random weights of one forward with one query a row. Lives for that forward only."""
 
-    def __init__(self, edit: Intervention, visible: Visible) -> None:
+    def __init__(self, edit: Intervention, visible: AttentionMask) -> None:
         self.edit, self.visible = edit, visible
         self._drawn: dict[int, Tensor] = {}
 
@@ -76,11 +77,11 @@ class StepLuck:
             numbers = numbers.unsqueeze(1)
         numbers = numbers.unflatten(0, (len(layers), edit.draws)).to(precision(value.dtype))
         weights = numbers  # [..., S, n or 1, H, 1, K]
-        if not visible.everything(keys):
-            weights = numbers * visible.map(1, keys, device)
+        if not visible.is_full(keys):
+            weights = numbers * visible.to_dense(1, keys, device)
         summed = numbers if edit.normalization == "released" else weights
         weights = weights / summed.sum(dim=-1, keepdim=True).clamp_min(TINY)
-        if device.type != "cpu" or amx.suit(value):
+        if device.type != "cpu" or amx.supports(value):
             # Rounded like those of PyTorch's kernels, so that values need not be converted.
             weights = weights.to(value.dtype)
         self._drawn = dict(zip(layers, weights, strict=True))

@@ -6,7 +6,7 @@ the published evaluator and of papers: of all mentions, those of objects that ar
 `CHAIR_i` counts an object once a caption, however often it is named. CHAIR_s and recall are the
 same either way. In papers an image's objects are those of COCO's labels and those that its human
 captions name. A caption that failed says nothing: it is left out and counted.
-Held by tests/test_chair.py.
+Held by tests/evaluation/test_chair.py.
 """
 
 import argparse

@@ -8,7 +8,7 @@ A folder holds the tasks, each in one of two forms:
                                     images of the same name in TASK/images/
 
 In the second form the text files and the images may also lie side by side in TASK/. A fourth field,
-an answer in a file of results, is not read. Held by tests/test_mme.py.
+an answer in a file of results, is not read. Held by tests/evaluation/test_mme.py.
 """
 
 import argparse

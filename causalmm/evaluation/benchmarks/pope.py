@@ -1,7 +1,7 @@
 """POPE: is there a thing of this name in the image, yes or no (arXiv 2305.10355).
 
 A question file is JSON lines with `question_id`, `image`, `text` and `label`; ids restart in every
-file, so a question is known by dataset, split and id. Held by tests/test_pope.py.
+file, so a question is known by dataset, split and id. Held by tests/evaluation/test_pope.py.
 """
 
 import argparse

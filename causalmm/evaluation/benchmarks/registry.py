@@ -1,7 +1,7 @@
 """The benchmarks: for each, how its questions are read and how answers to them are counted.
 
 A new benchmark is one module like pope.py, with a reader and a tally, and one entry here.
-Held by tests/test_pope.py, test_mme.py, test_vlind.py and test_chair.py.
+Held by tests/evaluation/test_pope.py, test_mme.py, test_vlind.py and test_chair.py.
 """
 
 import argparse

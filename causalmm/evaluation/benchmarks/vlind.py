@@ -4,7 +4,7 @@ Every instance asks in four stages, two questions each: common-sense knowledge (
 visual perception (VP) and commonsense bias (CB, the best counterfactual image), and language prior
 (LP, every good counterfactual image). An image is good with two votes or more; an instance without
 a good image is left out. Two sets of prompts were published, one in the script for InstructBLIP and
-one in that for GPT-4o. Held by tests/test_vlind.py.
+one in that for GPT-4o. Held by tests/evaluation/test_vlind.py.
 """
 
 import argparse

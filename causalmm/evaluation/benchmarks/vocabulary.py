@@ -18,7 +18,7 @@ what its own list has: "bus", "ties", "thieves", "canoes" and a few more, whose 
 wrong ("bu", "ty"); "iPhone", since captions are in small letters by then; "motor bike" and
 "cheesecake", which its list has after two spaces; "stove top oven", of three words, which it counts
 as "stove" and as "oven"; and words that touch signs, as in "**dog**" or "dog/cat".
-Held by tests/test_chair.py.
+Held by tests/evaluation/test_chair.py.
 """
 
 import re

@@ -3,7 +3,7 @@
 It asks two-way questions under every tower, method and layer window wanted, ranks them and writes
 a table, a heat map and, if asked, a configuration. Exit codes: 0, 2 for a wrong request, 1 for a
 failure, 130 when interrupted. What was measured before an interruption is not measured again.
-Held by tests/test_diagnose.py.
+Held by tests/evaluation/test_diagnose.py.
 """
 
 import argparse

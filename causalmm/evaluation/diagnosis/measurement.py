@@ -2,7 +2,7 @@
 
 A measurement is one line of measurements.jsonl, appended when it is done, so that a run that was
 killed goes on with the next one. The first is of the plain model. What is made of them is in
-diagnosis_report.py. Held by tests/test_diagnose.py.
+diagnosis_report.py. Held by tests/evaluation/test_diagnose.py.
 """
 
 import time

@@ -4,7 +4,7 @@ Images are split in two. On the development half configurations are ranked by wh
 answer gains over the plain one, the mean over the sets of questions; on the held-out half the same
 numbers come with their intervals, and beside them the gain of one constant bias toward the first
 choice, fitted on the development half: a contrast that gains less than that has only leaned.
-An answer that cannot be read is wrong. Held by tests/test_diagnose.py.
+An answer that cannot be read is wrong. Held by tests/evaluation/test_diagnose.py.
 """
 
 import math

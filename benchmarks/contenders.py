@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from causalmm.counterfactual import released
 from causalmm.counterfactual.attention import language_attention, vision_attention
 from causalmm.counterfactual.attention_mask import AttentionMask
-from causalmm.counterfactual.methods import TOWERS, find, names
+from causalmm.counterfactual.methods import TOWERS, Formula, find, names
 
 SDPA = "sdpa"
 METHODS = {tower: names(tower) for tower in TOWERS}
@@ -45,6 +45,10 @@ class Case(NamedTuple):
     """"sdpa", a method, or a method with "dense " before it."""
 
     @property
+    def method(self) -> str:
+        return self.way.removeprefix("dense ")
+
+    @property
     def step(self) -> str:
         return "prefill" if self.queries == self.keys else "decode"
 
@@ -57,17 +61,23 @@ def cases(tower: str, keys: int, queries: int) -> list[Case]:
     return [Case(tower, queries, keys, way) for way in ways]
 
 
+def permutes(formula: Formula) -> bool:
+    """Whether the whole map of a head is there, to be put in another order."""
+    return formula.builds_a_map and not formula.random_weights
+
+
 def map_bytes(case: Case, shape: Shape, dtype: torch.dtype) -> int:
     """About how much the maps take that exist at a time; 0 where none does."""
     entries = case.queries * case.keys
+    formula = None if case.way == SDPA else find(case.tower, case.method).visible
     whole = shape.batch * shape.heads * entries
     # Scores, their softmax in float32 and in the model's precision, the edited map.
     dense = whole * (4 + 3 * dtype.itemsize)
     if case.way.startswith("dense "):
-        if case.way == "dense shuffle":
+        if permutes(formula):
             dense += shape.heads * entries * 8
         return dense
-    if case.way == "shuffle":
+    if formula is not None and permutes(formula):
         return entries * (shape.batch * 3 * 4 + 4 * 8)  # one head's; an order is sorted int64
     return 0
 
@@ -94,7 +104,7 @@ def call(
             query, key, value, is_causal=masked, scale=scale, **grouped
         )
     if case.way.startswith("dense "):
-        edit = _released(case.tower, case.way.removeprefix("dense "))
+        edit = _released(case.tower, case.method)
         share = shape.heads // shape.shared_heads
         return lambda: _dense(edit, query, key, value, scale, causal, share)
     if causal:

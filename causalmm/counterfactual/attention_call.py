@@ -136,7 +136,7 @@ class Attention:
         """Some of the queries, and so many leading keys (None: up to the last they may see)."""
         if keys is None:
             keys = self.visible.key_limit(queries, self.key.shape[2])
-        some, leading, luck = slice(queries.start, queries.stop), slice(keys), self.random
+        some, leading, weights = slice(queries.start, queries.stop), slice(keys), self.random
         return replace(
             self,
             query=self.query[:, :, some],
@@ -144,7 +144,7 @@ class Attention:
             value=self.value[:, :, leading],
             visible=self.visible.block(queries, keys),
             factual=None if self.factual is None else self.factual.block(queries),
-            random=None if luck is None else luck.block(queries=some, keys=leading),
+            random=None if weights is None else weights.block(queries=some, keys=leading),
         )
 
     def slice_keys(self, keys: range) -> "Attention":
@@ -197,11 +197,11 @@ class Attention:
 
     def with_random_weights(self, entries: int) -> "Attention":
         """The same with what the r_ij are made of, up to `entries` at a time."""
-        luck = self.drawn(*self.origins())
+        weights = self.drawn(*self.origins())
         if not (torch.is_grad_enabled() and self.value.requires_grad):  # else weights must last
             space = torch.empty(2, entries, dtype=torch.int32, device=self.value.device)
-            luck = luck._replace(space=space)
-        return replace(self, random=luck)
+            weights = weights._replace(space=space)
+        return replace(self, random=weights)
 
     def random_numbers(self) -> Tensor:
         """r_ij ~ U(0, 1]: [B, H, Q, K], which last until those of the next block are made."""

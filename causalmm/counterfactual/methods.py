@@ -31,6 +31,8 @@ class Formula:
     """Whether how many keys there are counts, those included that no query may see."""
     flex: bool = False
     """Whether flex_attention can compute it."""
+    random_step: bool = False
+    """Whether backends/random_step.py computes it in a decoding step."""
 
     @property
     def scores(self) -> bool:
@@ -89,7 +91,7 @@ class Method:
 _UNIFORM = Formula(compute="uniform", flex=True)
 _REVERSE = Formula(compute="reverse", softmax_stats=True, flex=True)
 _REVERSE_AND_NORMALIZE = Formula(compute="reverse_and_normalize", softmax_stats=True, flex=True)
-_RANDOM = Formula(compute="random", random_weights=True, flex=True)
+_RANDOM = Formula(compute="random", random_weights=True, flex=True, random_step=True)
 _SHUFFLE = Formula(compute="shuffle", whole_map=True)
 
 METHODS = (
@@ -124,6 +126,7 @@ METHODS = (
             random_weights=True,
             every_key=True,
             counts_every_key=True,
+            random_step=True,
         ),
         stochastic=True,
     ),

@@ -28,9 +28,9 @@ def language_reverse_and_normalize(weights: Tensor, visible: Tensor | None = Non
     return reversed_weights / reversed_weights.sum(dim=-1, keepdim=True)
 
 
-def language_random(weights: Tensor, luck: Tensor, visible: Tensor | None = None) -> Tensor:
+def language_random(weights: Tensor, numbers: Tensor, visible: Tensor | None = None) -> Tensor:
     """Numbers of U(0, 1) divided by their sum over all K keys, hidden ones too, then masked."""
-    return _hide((luck / luck.sum(dim=-1, keepdim=True)).expand_as(weights), visible)
+    return _hide((numbers / numbers.sum(dim=-1, keepdim=True)).expand_as(weights), visible)
 
 
 def vision_uniform(weights: Tensor) -> Tensor:
@@ -43,9 +43,9 @@ def vision_reversed(weights: Tensor) -> Tensor:
     return weights.amax(dim=(-2, -1), keepdim=True) - weights
 
 
-def vision_random(weights: Tensor, luck: Tensor) -> Tensor:
+def vision_random(weights: Tensor, numbers: Tensor) -> Tensor:
     """Twice the numbers of U(0, 1): rows sum to about N."""
-    return (2 * luck).expand_as(weights)
+    return (2 * numbers).expand_as(weights)
 
 
 def vision_shuffle(weights: Tensor, permutations: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ from causalmm.counterfactual.attention import language_attention
 from causalmm.counterfactual.attention_mask import AttentionMask, visible_keys
 from causalmm.counterfactual.backends import amx
 from causalmm.counterfactual.backends.random_step import StepRandomWeights
-from causalmm.counterfactual.intervention import Intervention
-from causalmm.counterfactual.methods import Formula, find
+from causalmm.counterfactual.methods import find
 from causalmm.counterfactual.softmax_stats import one_query_attention
 from causalmm.decoding import shared_prefix
 from causalmm.decoding.call_checks import check_cache, check_encoded
@@ -173,11 +172,14 @@ class LanguagePass:
                 )
         batch = inputs_embeds.shape[0] // (1 + self.plan.image_groups)
         visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
-        edit, luck = self.plan.language, None
-        if edit is not None and _formula(edit).random_weights:
-            visible = visible.numbered()
-            luck = StepRandomWeights(edit, visible)
-        return replace(self, visible=visible, random=luck)
+        edit, random = self.plan.language, None
+        if edit is not None:
+            formula = find("language", edit.method).formula(edit.normalization)
+            if formula.random_weights:
+                visible = visible.numbered()  # once for all layers
+            if formula.random_step:
+                random = StepRandomWeights(edit, visible)
+        return replace(self, visible=visible, random=random)
 
     def prepend_prefix(self, outputs: Any) -> Any:
         """The decoder's outputs for all columns, those that were run by themselves included."""
@@ -282,10 +284,6 @@ class LanguagePass:
         rows = self.visible.rows(query.shape[0])
         output = one_query_attention(query, key, value, scale=scaling, visible=rows)
         return output.transpose(1, 2), None
-
-
-def _formula(edit: Intervention) -> Formula:
-    return find("language", edit.method).formula(edit.normalization)
 
 
 def _is_packed(config: PreTrainedConfig, position_ids: Tensor | None, cache: Any) -> bool:

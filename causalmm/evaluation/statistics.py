@@ -163,10 +163,10 @@ def resampling_weights(strata: Iterable[str], resamples: int, seed: int) -> np.n
     """How often each resample draws each image, [resamples, images]."""
     strata = np.array(list(strata))
     weights = np.zeros((resamples, len(strata)))
-    luck = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     for stratum in sorted(set(strata.tolist())):
         members = np.flatnonzero(strata == stratum)
-        picks = luck.integers(0, len(members), (resamples, len(members)))
+        picks = generator.integers(0, len(members), (resamples, len(members)))
         picks += len(members) * np.arange(resamples)[:, None]
         drawn = np.bincount(picks.ravel(), minlength=resamples * len(members))
         weights[:, members] = drawn.reshape(resamples, len(members))

@@ -45,8 +45,8 @@ def softmax_stats(call: Attention) -> tuple[Tensor, Tensor]:
 
 def random(call: Attention) -> Tensor:
     """Outputs [B, H, Q, D], in the dtype of the query, of weights r_ij over their visible sum."""
-    luck = _run(Attention.drawn, call, *call.origins())
-    return _run(_random, call, _settled(luck.queries), _settled(luck.keys))
+    drawn = _run(Attention.drawn, call, *call.origins())
+    return _run(_random, call, _settled(drawn.queries), _settled(drawn.keys))
 
 
 def _statistics(call: Attention, scale: Tensor) -> tuple[Tensor, Tensor]:

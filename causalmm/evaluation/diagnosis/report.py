@@ -277,11 +277,11 @@ def split(questions: Sequence[Question], seed: int = 0) -> dict[str, frozenset[s
     strata: dict[tuple[str, ...], list[str]] = {}
     for path in sorted(sets):
         strata.setdefault(sets[path], []).append(path)
-    luck = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     order = [
         strata[name][place]
         for name in sorted(strata)
-        for place in luck.permutation(len(strata[name]))
+        for place in generator.permutation(len(strata[name]))
     ]
     halves = {
         half: frozenset(order[first::2]) for first, half in enumerate(("development", "held out"))

@@ -81,8 +81,16 @@ def test_a_compiled_forward_keeps_every_intervention(model, family, mode, dynami
     check(model, family, mode, dynamic, "eager", SETTINGS if dynamic is None else SETTINGS[1:])
 
 
-@pytest.mark.slow
 # Inductor with symbols for all lengths simplifies the expressions of random weights for hours.
-@pytest.mark.parametrize(("backend", "dynamic"), [("aot_eager", True), ("inductor", None)])
-def test_so_do_other_backends(model, family, backend, dynamic):
-    check(model, family, "multimodal", dynamic, backend, SETTINGS[:1])
+OTHERS = [
+    *[("aot_eager", True, mode) for mode in MODES],
+    ("aot_eager", None, "multimodal"),
+    ("aot_eager", False, "multimodal"),
+    ("inductor", None, "multimodal"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "dynamic", "mode"), OTHERS)
+def test_so_do_other_backends(model, family, backend, dynamic, mode):
+    check(model, family, mode, dynamic, backend, SETTINGS[:1])

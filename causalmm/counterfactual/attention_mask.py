@@ -47,12 +47,13 @@ class AttentionMask:
         own = torch.arange(keys, device=seen.device) - self.query_start
         first = seen.int().argmax(dim=1).where(seen.any(dim=1), own.clamp(0, queries - 1))
         positions = places.gather(1, first.unsqueeze(1))
-        if not torch.compiler.is_compiling() and bool(((places != positions) & seen).any()):
-            raise ValueError(
+        if queries > 1:  # else there is one position for each
+            _require(
+                ((places == positions) | ~seen).all(),
                 "random attention weights need one position for each key, and this 4-D "
                 "attention_mask gives some keys several, as a sliding window does: expected a mask "
                 "in which a query sees what the keys that it sees may see, such as a causal, "
-                "padded or block-diagonal one; or a language_method that is not random"
+                "padded or block-diagonal one; or a language_method that is not random",
             )
         return replace(self, positions=positions.squeeze(1).long())
 
@@ -195,13 +196,21 @@ def _seen(mask: Tensor) -> Tensor:
     """True where a mask that is added to the scores hides nothing."""
     if mask.dtype == torch.bool:
         return mask
+    expected = (
+        "causalmm reads a 4-D attention_mask as hidden or visible: expected bool, or 0 and numbers "
+        f"of at most {HIDDEN:g} in a floating-point dtype, got others ({mask.dtype})"
+    )
+    if not mask.is_floating_point():
+        raise ValueError(expected)
     seen = mask == 0
-    readable = mask.is_floating_point()
-    if readable and not torch.compiler.is_compiling():
-        readable = bool((seen | (mask <= HIDDEN)).all())
-    if not readable:
-        raise ValueError(
-            f"causalmm reads a 4-D attention_mask as hidden or visible: expected bool, or 0 and "
-            f"numbers of at most {HIDDEN:g} in a floating-point dtype, got others ({mask.dtype})"
-        )
+    _require((seen | (mask <= HIDDEN)).all(), expected)
     return seen
+
+
+def _require(holds: Tensor, expected: str) -> None:
+    """Raise ValueError unless a bool of no dimensions is True; RuntimeError in compiled code, where
+    the check becomes part of the graph."""
+    if torch.compiler.is_compiling():
+        torch._assert_async(holds, expected)
+    elif not bool(holds):
+        raise ValueError(expected)

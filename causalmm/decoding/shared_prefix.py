@@ -92,7 +92,7 @@ def prefill(
 
 def _rows(plan: BranchPlan, text: BranchPlan, batch: int, layer: int) -> Tensor:
     """Which of the beginning's rows each row of the whole pass continues, in a layer."""
-    joined = text.language_groups if text.language and layer >= text.language.first_layer else 0
+    joined = text.groups_in_layer(layer) - 1  # behind the factual one
     factual, language = [0], list(range(1, 1 + joined))
     if plan.joint:
         groups = factual + (language or factual * plan.image_groups)

@@ -10,6 +10,7 @@ from tiny_models import FAMILIES, model_pair, pad_together, sample
 
 from causalmm import CausalMMConfig
 from causalmm.config import MODES
+from causalmm.counterfactual.attention_mask import visible_keys
 from causalmm.decoding.plan import Towers, build_plan
 
 # The second changes what the first one's compilation took for constant.
@@ -71,6 +72,25 @@ def test_no_compiler_loses_a_layer(dynamic, given):
         causalmm = build_plan(config, towers) if given == "plan" else config
         for found, wanted in zip(compiled(x, causalmm), asked(x, causalmm), strict=True):
             assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_mask_that_cannot_be_read_stops(backend):
+    """What is checked without a compiler is checked with one, in one graph."""
+
+    def positions(mask):
+        return visible_keys(mask, 0, 6).numbered().positions
+
+    causal = torch.ones(6, 6).tril()[None, None]
+    good = torch.zeros_like(causal).masked_fill(causal == 0, -torch.inf)
+    window = good.masked_fill(causal.tril(-3) == 1, -torch.inf)
+    torch._dynamo.reset()
+    compiled = torch.compile(positions, backend=backend, fullgraph=True)
+    assert torch.equal(compiled(good), positions(good))
+    for bad, words in ((window, "a sliding window"), (good - causal, "hidden or visible")):
+        for run, error in ((positions, ValueError), (compiled, RuntimeError)):
+            with pytest.raises(error, match=words):
+                run(bad)
 
 
 @pytest.mark.slow

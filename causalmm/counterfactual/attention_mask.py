@@ -1,7 +1,7 @@
 """Which keys each query may see, without a map of it.
 
 n samples, Q queries, K keys; the Q queries follow one another among the K keys.
-Held by tests/counterfactual/test_attention.py.
+Tests: tests/counterfactual/test_attention.py.
 """
 
 from dataclasses import dataclass, replace
@@ -116,26 +116,15 @@ class AttentionMask:
             return max(0, min(self.query_start + queries.stop, key_count))
         return key_count
 
-    def block(self, queries: range, keys: int) -> "AttentionMask":
-        """The same for some of the queries and the leading `keys` keys."""
-        mask = self.mask
+    def block(self, queries: range, keys: range) -> "AttentionMask":
+        """The same for some of the queries, where these are all the keys there are."""
+        mask, some = self.mask, slice(keys.start, keys.stop)
         return replace(
             self,
-            keys=None if self.keys is None else self.keys[:, :keys],
-            query_start=self.query_start + queries.start,
-            mask=None if mask is None else mask[:, :, queries.start : queries.stop, :keys],
-            positions=None if self.positions is None else self.positions[:, :keys],
-        )
-
-    def slice_keys(self, keys: range) -> "AttentionMask":
-        """The same where these are all the keys there are."""
-        mask = self.mask
-        return replace(
-            self,
-            keys=None if self.keys is None else self.keys[:, keys.start : keys.stop],
-            query_start=self.query_start - keys.start,
-            mask=None if mask is None else mask[..., keys.start : keys.stop],
-            positions=None if self.positions is None else self.positions[:, keys.start : keys.stop],
+            keys=None if self.keys is None else self.keys[:, some],
+            query_start=self.query_start + (queries.start - keys.start),
+            mask=None if mask is None else mask[:, :, queries.start : queries.stop, some],
+            positions=None if self.positions is None else self.positions[:, some],
         )
 
     def repeat(self, draws: int) -> "AttentionMask":
@@ -147,11 +136,6 @@ class AttentionMask:
             for part in (self.keys, self.mask, self.positions)
         )
         return replace(self, keys=keys, mask=mask, positions=positions)
-
-    def rows(self, count: int) -> "AttentionMask":
-        """The same for `count` rows, which hold the samples one or more times."""
-        lengths = [len(part) for part in (self.keys, self.mask) if part is not None]
-        return self.repeat(count // max(lengths, default=count))
 
     def to(self, device: torch.device) -> "AttentionMask":
         """The same on another device, for a layer that lives there."""

@@ -7,6 +7,7 @@ causalmm/counterfactual/attention.py.
 import dense_methods
 import torch
 from dense_methods import FORMULAS
+from random_numbers import uniform
 
 from causalmm.counterfactual import random_weights
 from causalmm.counterfactual.attention_mask import AttentionMask
@@ -43,7 +44,7 @@ def expected_output(
 def vision_randomness(seed, draws, layer, images, heads, patches):
     """r_ij [B, H, N, N] and permutations [B, H, N * N] of the rows of so many images a draw."""
     place = torch.arange(patches)
-    numbers = random_weights.uniform(seed, draws, layer, heads, place, place)
+    numbers = uniform(seed, draws, layer, heads, place, place)
     orders = torch.stack(
         [
             random_weights.permutation(seed, draw, layer, head, patches)
@@ -150,7 +151,7 @@ def language_numbers(case, visible):
     numbers = torch.zeros(len(case["draws"]), samples, heads, queries, length)
     for sample in range(samples):
         place = torch.tensor([position(visible, sample, key, past) for key in range(length)])
-        numbers[:, sample] = random_weights.uniform(
+        numbers[:, sample] = uniform(
             case["seed"],
             case["draws"],
             case["layer"],

@@ -112,13 +112,12 @@ def _run(
     hashes: RandomHashes | None = None,
 ) -> Tensor:
     _check_shapes(query, key, value, visible, draws)
-    rows, heads, queries, _ = query.shape
     mask = visible.repeat(len(draws))
     if formula.random_weights and hashes is None:
+        shape = (*query.shape[:3], key.shape[2])
         (hashes,) = random_hashes(
-            visible, seed=seed, draws=draws, layers=(layer,), rows=rows, heads=heads,
-            queries=queries, keys=key.shape[2], device=query.device,
-        )  # fmt: skip
+            visible, shape, query.device, seed=seed, draws=draws, layers=(layer,)
+        )
     if mask.keys is not None and not formula.random_weights:
         value = value * mask.keys[:, None, :, None]  # padding's values do not count in sums
     call = AttentionCall(
@@ -128,7 +127,7 @@ def _run(
         value=value,
         scale=scale,
         mask=mask,
-        heads=range(heads),
+        heads=range(query.shape[1]),
         seed=seed,
         draws=tuple(draws),
         layer=layer,
@@ -149,11 +148,6 @@ def _choose(call: AttentionCall) -> Backend:
     raise ValueError(f"no backend computes {call.formula.compute!r} on {call.query.device}")
 
 
-def _fits(part: Tensor, samples: int) -> bool:
-    # No `in`: see Intervention.edited in causalmm/counterfactual/intervention.py.
-    return len(part) == 1 or len(part) == samples
-
-
 def _check_shapes(
     query: Tensor, key: Tensor, value: Tensor, visible: AttentionMask, draws: Sequence[int]
 ) -> None:
@@ -165,16 +159,15 @@ def _check_shapes(
             f"key {tuple(key.shape)} and value {tuple(value.shape)} do not fit query "
             f"{tuple(query.shape)}: expected {rows} rows, one length, heads that divide {heads}"
         )
-    samples = rows // len(draws)
-    keys, mask, length = visible.keys, visible.mask, key.shape[2]
-
-    if keys is not None and (not _fits(keys, samples) or keys.shape[1] != length):
-        raise ValueError(
-            f"visible.keys {tuple(keys.shape)}: expected {[samples, length]} for {length} keys "
-            f"and {rows} rows in {len(draws)} draws"
-        )
-    if mask is not None and (not _fits(mask, samples) or mask.shape[2:] != (queries, length)):
-        raise ValueError(
-            f"visible.mask {tuple(mask.shape)}: expected {[samples, 1, queries, length]} for "
-            f"{rows} rows in {len(draws)} draws"
-        )
+    samples, length = rows // len(draws), key.shape[2]
+    expected = {"keys": (samples, length), "mask": (samples, 1, queries, length)}
+    for name, shape in expected.items():
+        part = getattr(visible, name)
+        if part is None:
+            continue
+        # No `in`: see Intervention.edited in causalmm/counterfactual/intervention.py.
+        if (len(part) != 1 and len(part) != samples) or part.shape[1:] != shape[1:]:
+            raise ValueError(
+                f"visible.{name} {tuple(part.shape)}: expected {list(shape)} for {rows} rows in "
+                f"{len(draws)} draws"
+            )

@@ -95,18 +95,10 @@ class AttentionCall:
 
     def hide(self, weights: Tensor) -> Tensor:
         """Weights [B, H, Q, K] with 0 where hidden, in place."""
-        mask, (queries, keys) = self.mask, weights.shape[2:]
-        if mask.is_full(keys):
+        if self.mask.is_full(weights.shape[3]):
             return weights
-        first = 0
-        if mask.keys is None and mask.mask is None and isinstance(mask.query_start, int):
-            # Every query sees the keys before the first one.
-            first = min(max(mask.query_start, 0), keys)
-        late = mask.block(range(queries), range(first, keys))
-        seen = late.to_dense(queries, keys - first, weights.device)
         # Times 0 or 1: on a CPU masked_fill_ takes eight times as long.
-        weights[..., first:].mul_(seen.to(weights.dtype))
-        return weights
+        return weights.mul_(self.seen().to(weights.dtype))
 
     def random_numbers(self) -> Tensor:
         """r_ij ~ U(0, 1]: [B, H, Q, K]."""

@@ -104,12 +104,6 @@ class AttentionMask:
         """Where the queries stand among the keys: [Q]."""
         return self.query_start + torch.arange(query_count, device=device)
 
-    def count(self, query_count: int, key_count: int, device: torch.device | None = None) -> Tensor:
-        """How many keys each query sees where `keys` and `mask` hide none: [Q], or [1] for all."""
-        if not self.causal:
-            return torch.full((1,), key_count, device=device)
-        return self.index(query_count, device) + 1
-
     def key_limit(self, queries: range, key_count: int) -> int:
         """How many leading keys hold all that these queries see."""
         if self.causal and self.mask is None and isinstance(self.query_start, int):

@@ -20,22 +20,33 @@ LEAST_QUERIES, LEAST_KEYS = 16, 512
 """Of each, in a block, at least: matrix products of fewer are slow."""
 
 
-def fill(
-    output: Tensor,
+def in_blocks(
     call: AttentionCall,
-    queries_at_a_time: int,
+    sizes: tuple[int, int, int],
     softmax_stats: Callable[[AttentionCall], SoftmaxStats],
     formula: Callable[[AttentionCall], Tensor],
-) -> None:
-    """Write the outputs [B, H, Q, D] of a call, block after block of queries.
+) -> Tensor:
+    """Outputs [B, H, Q, D] of a call, in the dtype of the query, block after block.
 
-    Softmax statistics are computed at once, for all queries, where the formula takes them.
+    `sizes`: of a block, KV heads, queries whose softmax statistics are computed together where the
+    formula takes them, and queries whose outputs are.
     """
-    if call.formula.softmax_stats:
-        stats = softmax_stats(call)
-        call = replace(call, stats=stats.of_whole_map() if call.formula.whole_map else stats)
-    for queries in ranges(call.query.shape[2], queries_at_a_time):
-        output[:, :, queries.start : queries.stop] = formula(call.block(queries))
+    output = call.query.new_empty(*call.query.shape[:3], call.value.shape[3])
+    for kv_heads in ranges(call.key.shape[1], sizes[0]):
+        some_heads = call.kv_head_block(kv_heads)
+        mine = output[:, some_heads.heads.start : some_heads.heads.stop]
+        for outer in ranges(call.query.shape[2], sizes[1]):
+            block = some_heads.block(outer)
+            if call.formula.softmax_stats:
+                stats = softmax_stats(block)
+                block = replace(
+                    block, stats=stats.of_whole_map() if call.formula.whole_map else stats
+                )
+                del stats
+            part = mine[:, :, outer.start : outer.stop]
+            for inner in ranges(len(outer), sizes[2]):
+                part[:, :, inner.start : inner.stop] = formula(block.block(inner))
+    return output
 
 
 def queries_that_fit(call: AttentionCall, width: int) -> int:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from causalmm.counterfactual import random_weights
 from causalmm.counterfactual.attention_call import (
     AttentionCall,
     grouped_query_product,
     precise,
     precision,
 )
+from causalmm.counterfactual.random_weights import permutation
 
 FLAT = 64
 """n*m - 1 within this many rounding errors of 0 means a uniform row, whose reverse is 0/0."""
@@ -50,11 +50,8 @@ def visible_sums(call: AttentionCall) -> Sums:
             return before + part[:, :, start : start + queries].cumsum(dim=2, dtype=dtype)
         return part.cumsum(dim=2, dtype=dtype).index_select(2, mask.index(queries, value.device))
 
-    if mask.keys is None:
-        count = mask.count(queries, keys, value.device).to(dtype).view(1, 1, -1, 1)
-    else:
-        count = sums(mask.keys[:, None, :, None].to(dtype))
-    return Sums(call.per_query_head(sums(value)), count)
+    real = value.new_ones(1, keys) if mask.keys is None else mask.keys
+    return Sums(call.per_query_head(sums(value)), sums(real[:, None, :, None].to(dtype)))
 
 
 def uniform(call: AttentionCall) -> Tensor:
@@ -112,7 +109,13 @@ def shuffle(call: AttentionCall) -> Tensor:
     for index, head in enumerate(call.heads):
         key, value = (precise(part[:, index // share]) for part in (call.key, call.value))
         weights = (precise(call.query[:, index]) * call.scale @ key.mT).softmax(dim=-1)
-        outputs.append(_permute(weights, call, head) @ value)
+        orders = [
+            permutation(call.seed, draw, call.layer, head, key.shape[1], key.device)
+            for draw in call.draws
+        ]
+        entries = weights.flatten(1).unflatten(0, (len(orders), -1))  # [S, n, N * N]
+        order = torch.stack(orders).unsqueeze(1).expand_as(entries)
+        outputs.append(entries.gather(-1, order).view_as(weights) @ value)
     return torch.stack(outputs, dim=1)
 
 
@@ -125,15 +128,3 @@ def _product(weights: Tensor, value: Tensor) -> Tensor:
     """sum_j w_ij v_j. A GPU multiplies in the precision of the values, as in its own attention."""
     value = precise(value) if value.device.type == "cpu" else value
     return grouped_query_product(weights.to(value.dtype), value)
-
-
-def _permute(weights: Tensor, call: AttentionCall, head: int) -> Tensor:
-    """Maps [B, N, N] of one head with their entries in the order of each draw's permutation."""
-    patches, device = weights.shape[-1], weights.device
-    orders = [
-        random_weights.permutation(call.seed, draw, call.layer, head, patches, device)
-        for draw in call.draws
-    ]
-    entries = weights.flatten(1).unflatten(0, (len(orders), -1))  # [S, n, N * N]
-    order = torch.stack(orders).unsqueeze(1).expand_as(entries)
-    return entries.gather(-1, order).view_as(weights)

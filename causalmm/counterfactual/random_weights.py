@@ -51,48 +51,25 @@ class RandomHashes(NamedTuple):
 
 def random_hashes(
     mask: AttentionMask,
+    shape: tuple[int, int, int, int],
+    device: torch.device,
     *,
     seed: int,
     draws: Sequence[int],
     layers: Sequence[int],
-    rows: int,
-    heads: int,
-    queries: int,
-    keys: int,
-    device: torch.device,
 ) -> list[RandomHashes]:
     """The hashes of an attention call in each of the layers, computed together.
 
-    `mask` describes the rows, or the samples that each draw repeats; `rows` counts all of them.
-    Raises ValueError for a mask that gives one key several positions.
+    `mask` describes the samples that each draw repeats, `shape` [B, H, Q, K] the weights. Raises
+    ValueError for a mask that gives one key several positions.
     """
+    rows, heads, queries, keys = shape
     mask = mask.repeat(len(draws)).numbered()
-    states = [stream(seed, draw, layer) for layer in layers for draw in draws]
-    states = as_words(states, device).view(len(layers), -1)
-    states = states.repeat_interleave(rows // len(draws), dim=1)
+    states = as_words([stream(seed, draw, layer) for layer in layers for draw in draws], device)
+    states = states.view(len(layers), -1).repeat_interleave(rows // len(draws), dim=1)
     found = query_hashes(states, heads, mask.query_positions(queries, keys, device))
     others = key_hashes(mask.key_positions(keys, device)).view(-1, keys)
     return [RandomHashes(layer, others) for layer in found]
-
-
-def uniform(
-    seed: int,
-    draws: Sequence[int] | Tensor,
-    layer: int,
-    heads: int,
-    query_position: Tensor,
-    key_position: Tensor,
-) -> Tensor:
-    """The numbers of so many heads at these positions, in (0, 1], float32 [S, ..., H, Q, K].
-
-    Positions are integers [..., Q] and [..., K]; the dimensions before them (samples, where each
-    has its own left padding) are those of the result.
-    """
-    device = query_position.device
-    states = as_words([stream(seed, int(draw), layer) for draw in draws], device)
-    states = states.view(-1, *[1] * (query_position.ndim - 1))
-    rows = query_hashes(states, heads, query_position)
-    return number(rows.unsqueeze(-1), key_hashes(key_position)[..., None, None, :])
 
 
 def mix(word: Word) -> Word:

@@ -175,10 +175,10 @@ class LanguagePass:
         if edit and find("language", edit.method).formula(edit.normalization).random_weights:
             visible = visible.to(inputs_embeds.device).numbered()
             # Once for all layers: in each they would take some 80 small operations.
+            shape = (edit.draws * batch, config.num_attention_heads, length, keys)
             found = random_hashes(
-                visible, seed=edit.seed, draws=range(edit.draws), layers=edit.layers,
-                rows=edit.draws * batch, heads=config.num_attention_heads,
-                queries=length, keys=keys, device=inputs_embeds.device,
+                visible, shape, inputs_embeds.device,
+                seed=edit.seed, draws=range(edit.draws), layers=edit.layers,
             )  # fmt: skip
             hashes = dict(zip(edit.layers, found, strict=True))
         return replace(self, visible=visible, hashes=hashes)

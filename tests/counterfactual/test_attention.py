@@ -27,10 +27,11 @@ from attention_cases import (
 from dense_methods import FORMULAS, RELEASED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_numbers import uniform
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from causalmm.counterfactual import blocks, formulas, random_weights, released
+from causalmm.counterfactual import blocks, formulas, released
 from causalmm.counterfactual.attention import edited_map, language_attention, vision_attention
 from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.methods import (
@@ -350,7 +351,7 @@ def test_released_language_equals_reference(method):
     weights = (query @ key.mT * 0.5).masked_fill(~causal, -math.inf).softmax(dim=-1)
     formula = getattr(released, f"language_{method}")
     if method == "random":
-        numbers = random_weights.uniform(3, (0,), 0, 3, torch.arange(2, 8), torch.arange(8))
+        numbers = uniform(3, (0,), 0, 3, torch.arange(2, 8), torch.arange(8))
         edited = formula(weights, numbers.double())
     else:
         edited = formula(weights)

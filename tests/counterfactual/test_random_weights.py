@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from random_numbers import uniform
 
 from causalmm.counterfactual import random_weights
 from causalmm.counterfactual.attention_mask import AttentionMask
@@ -13,7 +14,6 @@ from causalmm.counterfactual.random_weights import (
     permutation,
     random_hashes,
     stream,
-    uniform,
 )
 
 PLACES = torch.arange(96)
@@ -91,8 +91,8 @@ MASKS = {
 @pytest.mark.parametrize("mask", MASKS)
 def test_hashes_of_several_layers_give_the_numbers_of_each(mask):
     draws, mask = (0, 3), MASKS[mask]
-    sizes = {"rows": 6, "heads": 4, "queries": 3, "keys": 11, "device": torch.device("cpu")}
-    found = random_hashes(mask, seed=-7, draws=draws, layers=(1, 2, 5), **sizes)
+    shape, device = (6, 4, 3, 11), torch.device("cpu")
+    found = random_hashes(mask, shape, device, seed=-7, draws=draws, layers=(1, 2, 5))
     own = mask.query_positions(3, 11), mask.key_positions(11)
     for layer, hashes in zip((1, 2, 5), found, strict=True):
         expected = uniform(-7, draws, layer, 4, *own)  # [S, n or none, H, Q, K]

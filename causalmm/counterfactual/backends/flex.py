@@ -56,19 +56,11 @@ def computes(formula: Formula) -> bool:
 def run(call: AttentionCall) -> Tensor:
     """Outputs [B, H, Q, D] in the dtype of the query."""
     formula, queries, kv_heads = call.formula, call.query.shape[2], call.key.shape[1]
+    at_a_time = outer = RANDOM_QUERIES if formula.random_weights else QUERIES
+    if formula.whole_map:
+        kv_heads, outer = max(1, kv_heads * at_a_time // queries), queries
     compute = _KERNELS.get(formula.compute) or getattr(formulas, formula.compute)
-    at_a_time = RANDOM_QUERIES if formula.random_weights else QUERIES
-    output = call.query.new_empty(*call.query.shape[:3], call.value.shape[3])
-    if not formula.whole_map:
-        for some in blocks.ranges(queries, at_a_time):
-            part = output[:, :, some.start : some.stop]
-            blocks.fill(part, call.block(some), at_a_time, softmax_stats, compute)
-        return output
-    for some in blocks.ranges(kv_heads, max(1, kv_heads * at_a_time // queries)):
-        part = call.kv_head_block(some)
-        mine = output[:, part.heads.start : part.heads.stop]
-        blocks.fill(mine, part, at_a_time, softmax_stats, compute)
-    return output
+    return blocks.in_blocks(call, (kv_heads, outer, at_a_time), softmax_stats, compute)
 
 
 def softmax_stats(call: AttentionCall) -> SoftmaxStats:

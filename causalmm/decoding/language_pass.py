@@ -20,10 +20,8 @@ from transformers.masking_utils import find_packed_sequence_indices
 
 from causalmm.counterfactual.attention import language_attention
 from causalmm.counterfactual.attention_mask import AttentionMask, visible_keys
-from causalmm.counterfactual.backends import amx
-from causalmm.counterfactual.backends.random_step import StepRandomWeights
 from causalmm.counterfactual.methods import find
-from causalmm.counterfactual.softmax_stats import one_query_attention
+from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
 from causalmm.decoding import shared_prefix
 from causalmm.decoding.call_checks import check_cache, check_encoded
 from causalmm.decoding.plan import BranchPlan
@@ -57,7 +55,8 @@ class LanguagePass:
     features: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
     beginning: shared_prefix.Beginning | None = None
-    random: StepRandomWeights | None = None
+    hashes: Mapping[int, RandomHashes] = field(default_factory=dict)
+    """Of each edited layer, where the language method takes random weights."""
 
     @classmethod
     def start(
@@ -172,14 +171,17 @@ class LanguagePass:
                 )
         batch = inputs_embeds.shape[0] // (1 + self.plan.image_groups)
         visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
-        edit, random = self.plan.language, None
-        if edit is not None:
-            formula = find("language", edit.method).formula(edit.normalization)
-            if formula.random_weights:
-                visible = visible.numbered()  # once for all layers
-            if formula.random_step:
-                random = StepRandomWeights(edit, visible)
-        return replace(self, visible=visible, random=random)
+        edit, hashes = self.plan.language, {}
+        if edit and find("language", edit.method).formula(edit.normalization).random_weights:
+            visible = visible.to(inputs_embeds.device).numbered()
+            # Once for all layers: in each they would take some 80 small operations.
+            shape = (edit.draws * batch, config.num_attention_heads, length, keys)
+            found = random_hashes(
+                visible, shape, inputs_embeds.device,
+                seed=edit.seed, draws=range(edit.draws), layers=edit.layers,
+            )  # fmt: skip
+            hashes = dict(zip(edit.layers, found, strict=True))
+        return replace(self, visible=visible, hashes=hashes)
 
     def prepend_prefix(self, outputs: Any) -> Any:
         """The decoder's outputs for all columns, those that were run by themselves included."""
@@ -222,8 +224,6 @@ class LanguagePass:
         scaling: float,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if self._is_quick_step(module, query):
-            interface = self._one_query
         edit = self.plan.language
         if edit is None or not edit.edits(module.layer_idx):
             return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -244,9 +244,8 @@ class LanguagePass:
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         """Counterfactual attention output of the edited groups' rows."""
-        if self.random is not None and self.random.serves(query, value):
-            return self.random.attention(module.layer_idx, query, value)
-        edit = self.plan.language
+        edit, layer = self.plan.language, module.layer_idx
+        hashes = self.hashes.get(layer)
         return language_attention(
             edit.method,
             query,
@@ -257,33 +256,9 @@ class LanguagePass:
             normalization=edit.normalization,
             seed=edit.seed,
             draws=tuple(range(edit.draws)),
-            layer=module.layer_idx,
+            layer=layer,
+            hashes=None if hashes is None else hashes.to(query.device),
         )
-
-    def _is_quick_step(self, module: torch.nn.Module, query: Tensor) -> bool:
-        """Whether `_one_query` may stand in for the layer's own attention function.
-
-        Without branches nothing may differ from upstream by a bit, so that is not touched.
-        """
-        return not (
-            self.plan.groups == 1
-            or query.shape[2] > 1
-            or query.device.type != "cpu"
-            or amx.supports(query)
-            or module.config._attn_implementation != "sdpa"
-            or module.training
-            or query.requires_grad
-            or torch.compiler.is_compiling()
-        )
-
-    def _one_query(
-        self, _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any,
-        *, scaling: float, **_kwargs: Any,
-    ) -> tuple[Tensor, None]:  # fmt: skip
-        """An attention function for a decoding step on a CPU."""
-        rows = self.visible.rows(query.shape[0])
-        output = one_query_attention(query, key, value, scale=scaling, visible=rows)
-        return output.transpose(1, 2), None
 
 
 def _is_packed(config: PreTrainedConfig, position_ids: Tensor | None, cache: Any) -> bool:

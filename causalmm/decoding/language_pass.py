@@ -24,7 +24,6 @@ from causalmm.counterfactual.backends import amx
 from causalmm.counterfactual.backends.random_step import StepRandomWeights
 from causalmm.counterfactual.methods import find
 from causalmm.counterfactual.softmax_stats import one_query_attention
-from causalmm.decoding import shared_prefix
 from causalmm.decoding.call_checks import check_cache, check_encoded
 from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.rows import append_groups, leading_rows, repeat_groups, split_groups
@@ -56,7 +55,6 @@ class LanguagePass:
     visible: AttentionMask | None = None
     features: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
-    beginning: shared_prefix.Beginning | None = None
     random: StepRandomWeights | None = None
 
     @classmethod
@@ -95,39 +93,16 @@ class LanguagePass:
         inputs_embeds: Tensor,
         attention_mask: Tensor | dict | None,
         position_ids: Tensor | None,
-        past_key_values: Any,
-        decoder: Callable[..., Any],
-        **options: Any,
     ) -> DecoderInputs:
         """Lay the vision (or joint) groups behind the factual rows.
 
         `inputs_embeds` [B, L, D] already holds the factual image features; each group receives its
-        own in their place. A text long enough before the pictures is run by itself and left out of
-        the result: `decoder` and `options` are what the rest will be run with.
+        own in their place.
         """
         batch = inputs_embeds.shape[0]
-        masks, beginning = self.masks, None
-        if columns := shared_prefix.shared_columns(
-            self.plan, masks, past_key_values, attention_mask
-        ):
-            beginning = shared_prefix.prefill(
-                self.plan,
-                columns,
-                decoder,
-                inputs_embeds,
-                attention_mask,
-                position_ids,
-                past_key_values,
-                options,
-                LanguagePass,
-            )
-        if beginning is not None:
-            inputs_embeds = inputs_embeds[:, columns:]
-            position_ids = None if position_ids is None else position_ids[..., columns:]
-            masks = [mask[:, columns:] for mask in masks]
         groups = 1 + self.plan.image_groups
         counterfactual = inputs_embeds.repeat(groups - 1, 1, 1)
-        for mask, features in zip(masks, self.features, strict=True):
+        for mask, features in zip(self.masks, self.features, strict=True):
             counterfactual = counterfactual.masked_scatter(
                 mask.repeat(groups - 1, 1, 1), features.to(counterfactual)
             )
@@ -136,7 +111,7 @@ class LanguagePass:
             torch.cat([inputs_embeds, counterfactual]),
             repeat_groups(attention_mask, batch, groups),
             repeat_groups(position_ids, batch, groups, axis=batch_axis),
-            replace(self, beginning=beginning),
+            self,
         )
 
     def read_mask(
@@ -180,14 +155,6 @@ class LanguagePass:
             if formula.random_step:
                 random = StepRandomWeights(edit, visible)
         return replace(self, visible=visible, random=random)
-
-    def prepend_prefix(self, outputs: Any) -> Any:
-        """The decoder's outputs for all columns, those that were run by themselves included."""
-        if self.beginning is not None:
-            outputs.last_hidden_state = torch.cat(
-                [self.beginning.hidden_states, outputs.last_hidden_state], dim=1
-            )
-        return outputs
 
     def join_rows(
         self,

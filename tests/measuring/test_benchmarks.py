@@ -231,24 +231,6 @@ def test_flops_of_branches(preset, eager, mode, layers):
     assert work.prefill(eager.ours, plan, prompt).flops + hidden == expected
 
 
-def test_text_before_the_image_is_no_work_of_vision_branches(pair):
-    prompt = work.Prompt(batch=8, length=60, before=20, images=(64,) * 8)
-    vision = pair.ours.causalmm_plan(CausalMMConfig(mode="vision"))
-    layers = pair.ours.model.language_model.layers
-    weights = sum(
-        part.weight.numel() for part in layers.modules() if isinstance(part, torch.nn.Linear)
-    )
-    saved = work.prefill(pair.ours, vision, prompt).flops
-    whole = work.prefill(pair.ours, vision, replaced(prompt, before=0)).flops
-    text = pair.ours.config.text_config
-    pairs = len(layers) * 4 * text.hidden_size * 20 * 21 / 2
-    assert whole - saved == 8 * (20 * 2 * weights + pairs)
-
-
-def replaced(prompt, **changes):
-    return work.Prompt(**{**vars(prompt), **changes})
-
-
 @pytest.mark.parametrize("mode", [None, *MODES])
 def test_bytes_of_a_step_are_weights_and_cache(preset, pair, mode):
     """`reverse` looks at keys and values, so a step reads all of a cache."""
@@ -272,7 +254,7 @@ def test_bytes_of_a_step_are_weights_and_cache(preset, pair, mode):
 
 
 def test_methods_that_look_at_no_scores_read_values_only(pair):
-    prompt = work.Prompt(batch=1, length=40, before=5, images=(64,))
+    prompt = work.Prompt(batch=1, length=40, images=(64,))
     read = {}
     for method in ("reverse", "random"):
         config = CausalMMConfig(mode="language", language_method=method, language_layers="all")

@@ -85,14 +85,14 @@ def decode(model: Any, plan: BranchPlan | None, prompt: Prompt, keys: int) -> Wo
     size, shared = _head_size(text), text.num_key_value_heads
     for number, layer in enumerate(_layers(model)):
         read += _bytes(layer)
-        for groups, formula in _branches(plan, number):
-            rows = groups * prompt.batch
+        for branches, formula in _branches(plan, number):
+            rows = branches * prompt.batch
             flops += rows * _linear_flops(layer)
             flops += rows * _attention_flops(formula, text.num_attention_heads, size, keys)
             parts = 2 if formula is None or formula.scores else 1
             read += parts * rows * shared * size * keys * model.dtype.itemsize
-    groups = 1 if plan is None else plan.groups
-    flops += groups * prompt.batch * _linear_flops(model.lm_head)
+    branches = 1 if plan is None else plan.branches
+    flops += branches * prompt.batch * _linear_flops(model.lm_head)
     return Work(flops, read)
 
 
@@ -142,7 +142,7 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
         layers, embedding, after = tower.blocks, tower.patch_embed.proj, tower.merger
         size = config.embed_dim // heads
         embedded, after_rows = patches, patches // config.spatial_merge_size**2
-    copies = 0 if plan is None or plan.vision is None else plan.image_groups
+    copies = 0 if plan is None or plan.vision is None else plan.image_branches
     flops = 2.0 * embedding.weight.numel() * embedded
     flops += (1 + copies) * after_rows * _linear_flops(after)
     for number, layer in enumerate(layers):
@@ -150,9 +150,9 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
         edited = copies and plan.site == "attention" and plan.vision.edits(number)
         flops += (1 + joined) * patches * _linear_flops(layer)
         formula = _formula("vision", plan.vision) if edited else None
-        for groups, edit in ((1, None), (joined, formula)):
+        for branches, edit in ((1, None), (joined, formula)):
             pairs = sum(count * count for count in prompt.images)
-            flops += groups * _attention_flops(edit, heads, size, pairs)
+            flops += branches * _attention_flops(edit, heads, size, pairs)
     return flops
 
 
@@ -167,8 +167,8 @@ def _prompt_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
             rows = branches * prompt.batch
             flops += rows * prompt.length * _linear_flops(layer)
             flops += rows * _attention_flops(formula, heads, size, pairs)
-    groups = 1 if plan is None else plan.groups
-    return flops + groups * prompt.batch * _linear_flops(model.lm_head)
+    branches = 1 if plan is None else plan.branches
+    return flops + branches * prompt.batch * _linear_flops(model.lm_head)
 
 
 def _branches(plan: BranchPlan | None, layer: int) -> Iterator[tuple[int, Formula | None]]:
@@ -179,9 +179,11 @@ def _branches(plan: BranchPlan | None, layer: int) -> Iterator[tuple[int, Formul
     edit = plan.language
     formula = _formula("language", edit) if edit is not None and edit.edits(layer) else None
     edited = (
-        plan.image_groups if plan.joint else plan.groups_in_layer(layer) - 1 - plan.image_groups
+        plan.image_branches
+        if plan.joint
+        else plan.branches_in_layer(layer) - 1 - plan.image_branches
     )
-    yield plan.groups_in_layer(layer) - edited, None
+    yield plan.branches_in_layer(layer) - edited, None
     yield edited, formula
 
 

@@ -3,28 +3,20 @@
 Held by tests/evaluation/test_evaluation_run.py and tests/evaluation/test_diagnose.py.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from causalmm.cli.flags import at_least
 from causalmm.cli.terminal import tell
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
 
+BATCH_SIZE = {
+    "default": 8,
+    "help": "questions at a time; those about one image share its work (default: %(default)s)",
+}
+"""For `add_batch_size`."""
 SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
 """What helps where memory ran out."""
-
-
-def add_batch_size(parser: argparse.ArgumentParser) -> None:
-    """How many questions are decoded together."""
-    parser.add_argument(
-        "--batch-size",
-        type=at_least(1),
-        default=8,
-        metavar="N",
-        help="questions at a time; those about one image share its work (default: %(default)s)",
-    )
 
 
 def check_images(questions: Sequence[Question]) -> None:

@@ -14,22 +14,23 @@ from typing import Any
 
 from causalmm.cli.batch import outcome
 from causalmm.cli.flags import (
+    SETTINGS_EPILOG,
     Parser,
+    add_batch_size,
     add_decoding,
     add_model,
+    add_pixel_limits,
     add_retry_failed,
     add_running,
     add_settings,
-    join_negative_layers,
 )
-from causalmm.cli.request import find_model, read_wanted
+from causalmm.cli.request import find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
-from causalmm.config import CONFIG_NAME
 from causalmm.evaluation.answers_file import finish, part_file, parts
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS, Benchmark
-from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images
+from causalmm.evaluation.command_parts import BATCH_SIZE, SMALLER, check_images
 from causalmm.evaluation.processes import Processes, meeting
 from causalmm.evaluation.question_flags import FIELD, add_question_flags, to_record
 from causalmm.evaluation.records import Question
@@ -57,21 +58,19 @@ from causalmm.evaluation.scoring import (
 from causalmm.evaluation.variants import Variant, controls, grid
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the command and return its exit code; `prog` is its name in messages."""
 
     def act() -> None:
-        args = parse_args(sys.argv[1:] if argv is None else argv)
+        args = parse_args(sys.argv[1:] if argv is None else argv, prog)
         args.act(args)
 
     return exit_code(act)
 
 
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given, and in `act` what to do with them. Raises RequestError."""
-    parser = Parser(
-        prog="evaluate.py", description="Ask a benchmark's questions and count the answers."
-    )
+    parser = Parser(prog=prog, description="Ask a benchmark's questions and count the answers.")
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for benchmark in BENCHMARKS.values():
         of_benchmark = benchmarks.add_parser(
@@ -85,7 +84,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         _add_reading(
             actions, benchmark, "compare", "compare runs", add_compare_flags, compare_command
         )
-    return parser.parse_args(join_negative_layers(argv))
+    return parser.parse_args(argv)
 
 
 def _add_run(actions: Any, benchmark: Benchmark) -> None:
@@ -93,11 +92,9 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         "run",
         help="ask a model, into a folder",
         description=f"Ask a model the questions of {benchmark.title}",
-        epilog="CausalMM settings that are not given come from --config, or else from the "
-        f"{CONFIG_NAME} beside the checkpoint, or else from the defaults shown. Under `accelerate "
+        epilog=f"{SETTINGS_EPILOG} Under `accelerate "
         "launch` the images are shared out over the processes. What is in --out already is "
         "continued, if it is of the same questions and settings.",
-        allow_abbrev=False,
     )
     parser.set_defaults(act=run)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
@@ -115,9 +112,10 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         help="a run for every combination of the settings in a YAML file, such as "
         "{gamma: [0.5, 1], language_layers: ['half:', all]}, in folders of their own",
     )
-    add_batch_size(parser)
+    add_batch_size(parser, **BATCH_SIZE)
     add_retry_failed(parser)
     add_model(parser)
+    add_pixel_limits(parser)
     add_question_flags(parser, benchmark, "ask about the first N images only")
     add_settings(parser)
     add_decoding(parser, benchmark.max_new_tokens)
@@ -132,7 +130,7 @@ def _add_reading(
     add_flags: Callable[[argparse.ArgumentParser], None],
     command: Callable[[argparse.Namespace], None],
 ) -> None:
-    parser = actions.add_parser(name, help=what, description=benchmark.title, allow_abbrev=False)
+    parser = actions.add_parser(name, help=what, description=benchmark.title)
     parser.set_defaults(act=command)
     add_flags(parser)
     of_run = "the first N images only, as the run; answers in a file of their own may be of more"
@@ -174,8 +172,7 @@ def _hold(held: contextlib.ExitStack, runs: Sequence[Run], processes: Processes)
 
 def _runs(args: argparse.Namespace) -> list[Run]:
     questions = _questions(args)
-    wanted = read_wanted(args)
-    request = find_model(args, wanted)
+    request = find_model(args)
     if args.controls:
         variants = controls(request)
     elif args.grid is not None:

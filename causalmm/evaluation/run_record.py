@@ -19,6 +19,7 @@ from causalmm.cli.sole_writer import SUFFIX
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
 from causalmm.families import checkpoints
+from causalmm.inputs.messages import LIMITS
 
 RECORD = "run.json"
 _VERSIONS = ("causalmm", "torch", "torchvision", "transformers", "pillow")
@@ -43,6 +44,7 @@ def common_settings(
         "asked_dtype": args.dtype,
         "device": device,
         "attn": args.attn,
+        **{name: request.limits.get(name) for name in LIMITS},
         "versions": {name: metadata.version(name) for name in _VERSIONS},
         "patched_files_sha256": _patched_files(request.family),
     }

@@ -22,10 +22,11 @@ from causalmm.cli.request import find_model, read_wanted
 from causalmm.cli.session import Session
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.errors import RequestError
-from causalmm.evaluation.answers_file import answer_line, cut_torn_line, finish, gather, part_file
+from causalmm.evaluation.answers_file import answer_line, finish, gather, part_file
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
+from causalmm.evaluation.question_files import limited
 from causalmm.evaluation.records import Answer, Question
-from causalmm.evaluation.runner import limited
+from causalmm.inputs.json_lines import cut_torn_line
 from causalmm.inputs.messages import one_turn, open_messages
 
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(argv: Sequence[str]) -> None:
     """Answer what has no answer yet. Raises RequestError where VCD cannot be run."""
     args = parse_args(argv)
-    questions = limited(BENCHMARKS[args.benchmark].from_args(args), args.limit)
+    questions = limited(BENCHMARKS[args.benchmark].questions(args), args.limit)
     request = find_model(args, read_wanted(args))
     args.out.mkdir(parents=True, exist_ok=True)
     with sole_writer(part_file(args.out, 0)):

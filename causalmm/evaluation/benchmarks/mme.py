@@ -8,20 +8,21 @@ A folder holds the tasks, each in one of two forms:
                                     images of the same name in TASK/images/
 
 In the second form the text files and the images may also lie side by side in TASK/. A fourth field,
-an answer in a file of results, is not read. Held by tests/evaluation/test_mme.py.
+an answer in a file of results, is not read. Tests: tests/evaluation/test_mme.py.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.question_files import check_unique, read_lines
+from causalmm.evaluation.benchmarks.benchmark import Benchmark
+from causalmm.evaluation.question_files import check_unique
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.statistics import Metric, Row, Table, Term
+from causalmm.evaluation.statistics import ImageCounts, Metric, Table, Term
 from causalmm.evaluation.tally import Pair, Reading, Tally, outcome, readings
 from causalmm.evaluation.yesno import mme as read_answer
+from causalmm.inputs.json_lines import read_lines
 
 PERCEPTION = (
     *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark"),
@@ -34,38 +35,14 @@ _PER_IMAGE = "questions_answers_YN"
 _SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which questions."""
-    parser.add_argument(
-        "--data", required=True, type=Path, metavar="FOLDER", help="the folder of the tasks"
-    )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        choices=TASKS,
-        metavar="TASK",
-        help=f"only these (default: those that are there) of {', '.join(TASKS)}",
-    )
-
-
-def from_args(args: argparse.Namespace) -> list[Question]:
-    """The questions that the flags ask for."""
-    return read(args.data, tasks=args.tasks)
-
-
-def sources(args: argparse.Namespace) -> list[Path]:
-    """The files that the questions are read from."""
-    return [file for task in _tasks(args.data, args.tasks) for file in _files(args.data, task)]
-
-
-def read(root: Path, *, tasks: Sequence[str] | None = None) -> list[Question]:
+def read(data: Path, *, tasks: Sequence[str] | None = None) -> list[Question]:
     """The questions of a folder, task by task in MME's order.
 
     Raises RequestError for a folder without tasks or a file that is not as described above.
     """
     questions = []
-    for task in _tasks(root, tasks):
-        lines = [line for file in _files(root, task) for line in _read_file(root, task, file)]
+    for task in _tasks(data, tasks):
+        lines = [line for file in _files(data, task) for line in _read_file(data, task, file)]
         questions += _questions(task, lines)
     check_unique(questions)
     return questions
@@ -185,7 +162,7 @@ def _tally(
     read = [each for task in tasks for each in by_task[task]]
     # Tasks have few images, so a resample takes as many from each as it has.
     rows = [
-        Row(each.question.image, _counts(each, task), task)
+        ImageCounts(each.question.image, _counts(each, task), task)
         for task in tasks
         for each in by_task[task]
     ]
@@ -195,7 +172,7 @@ def _tally(
     for both in pairs.values():
         task, right = both[0].question.facts["task"], all(each.right for each in both)
         counts = {"pairs": 1, "both right": right, f"{task} pairs": 1, f"{task} both right": right}
-        rows.append(Row(both[0].question.image, counts, task))
+        rows.append(ImageCounts(both[0].question.image, counts, task))
     columns = dict.fromkeys(column for row in rows for column in row.counts)
     return Tally(
         name=name,
@@ -229,3 +206,21 @@ def _counts(each: Reading, task: str) -> dict[str, float]:
         f"{task} questions": 1,
         f"{task} right": each.right,
     }
+
+
+BENCHMARK = Benchmark(
+    name="mme",
+    title="MME: two yes-or-no questions about each image",
+    read=read,
+    flags={
+        "data": {"type": Path, "metavar": "FOLDER", "help": "the folder of the tasks"},
+        "tasks": {
+            "nargs": "+",
+            "choices": TASKS,
+            "metavar": "TASK",
+            "help": f"only these (default: those that are there) of {', '.join(TASKS)}",
+        },
+    },
+    files=lambda data, tasks: [file for task in _tasks(data, tasks) for file in _files(data, task)],
+    tally=tally,
+)

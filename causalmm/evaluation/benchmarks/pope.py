@@ -1,20 +1,21 @@
 """POPE: is there a thing of this name in the image, yes or no (arXiv 2305.10355).
 
 A question file is JSON lines with `question_id`, `image`, `text` and `label`; ids restart in every
-file, so a question is known by dataset, split and id. Held by tests/evaluation/test_pope.py.
+file, so a question is known by dataset, split and id. Tests: tests/evaluation/test_pope.py.
 """
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.question_files import check_unique, field, identifier, read_json_lines
+from causalmm.evaluation.benchmarks.benchmark import IMAGES, Benchmark
+from causalmm.evaluation.question_files import check_unique, field, identifier
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.statistics import Metric, Row, Table, ratio
+from causalmm.evaluation.statistics import ImageCounts, Metric, Table, ratio
 from causalmm.evaluation.tally import Pair, Reading, Tally, outcome, readings
 from causalmm.evaluation.yesno import POPE_RULES
+from causalmm.inputs.json_lines import read_json_lines
 
 CHOICES = ("yes", "no")
 SUFFIX = " Please answer this question with one word."
@@ -31,62 +32,23 @@ METRICS: dict[str, Metric] = {
 _NAME = re.compile(r"(?P<dataset>.+)_pope_(?P<split>.+)\.jsonl?")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which questions."""
-    parser.add_argument(
-        "--questions",
-        required=True,
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="question files; DATASET_pope_SPLIT.json says its dataset and split",
-    )
-    parser.add_argument("--dataset", help="of files whose name does not say it")
-    parser.add_argument("--split", help="of files whose name does not say it")
-    parser.add_argument(
-        "--images", type=Path, default=Path("."), metavar="FOLDER", help="where the images lie"
-    )
-    parser.add_argument(
-        "--suffix",
-        default=SUFFIX,
-        metavar="TEXT",
-        help='put after every question; "" for none (default: "%(default)s")',
-    )
-
-
-def from_args(args: argparse.Namespace) -> list[Question]:
-    """The questions that the flags ask for."""
-    return read(
-        args.questions,
-        images=args.images,
-        suffix=args.suffix,
-        dataset=args.dataset,
-        split=args.split,
-    )
-
-
-def sources(args: argparse.Namespace) -> list[Path]:
-    """The files that the questions are read from."""
-    return args.questions
-
-
 def read(
-    files: Sequence[Path],
+    questions: Sequence[Path],
     *,
-    images: Path = Path("."),
-    suffix: str = SUFFIX,
     dataset: str | None = None,
     split: str | None = None,
+    images: Path = Path("."),
+    suffix: str = SUFFIX,
 ) -> list[Question]:
     """The questions of one or several files, in their order.
 
     Raises RequestError for a file that cannot be read or is no question file.
     """
-    questions: list[Question] = []
-    for file in files:
-        questions += _read_file(file, images, suffix, *_dataset_and_split(file, dataset, split))
-    check_unique(questions)
-    return questions
+    found: list[Question] = []
+    for file in questions:
+        found += _read_file(file, images, suffix, *_dataset_and_split(file, dataset, split))
+    check_unique(found)
+    return found
 
 
 def _dataset_and_split(file: Path, dataset: str | None, split: str | None) -> tuple[str, str]:
@@ -140,7 +102,7 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
 
 
 def _tally(name: str, rule: str, read: Sequence[Reading]) -> Tally:
-    rows = [Row(each.question.image, _counts(each)) for each in read]
+    rows = [ImageCounts(each.question.image, _counts(each)) for each in read]
     return Tally(
         name=name,
         rule=rule,
@@ -172,3 +134,24 @@ def _counts(each: Reading) -> dict[str, float]:
         "2 tp": 2 * (yes and positive),
         "said yes + positives": yes + positive,
     }
+
+
+BENCHMARK = Benchmark(
+    name="pope",
+    title="POPE: is a thing of this name in the image",
+    read=read,
+    flags={
+        "questions": {
+            "nargs": "+",
+            "type": Path,
+            "metavar": "FILE",
+            "help": "question files; DATASET_pope_SPLIT.json says its dataset and split",
+        },
+        "dataset": {"help": "of files whose name does not say it"},
+        "split": {"help": "of files whose name does not say it"},
+        "images": IMAGES,
+        "suffix": {"metavar": "TEXT", "help": 'put after every question; "" for none'},
+    },
+    files=lambda questions, **_: questions,
+    tally=tally,
+)

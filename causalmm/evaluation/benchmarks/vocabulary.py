@@ -18,7 +18,7 @@ what its own list has: "bus", "ties", "thieves", "canoes" and a few more, whose 
 wrong ("bu", "ty"); "iPhone", since captions are in small letters by then; "motor bike" and
 "cheesecake", which its list has after two spaces; "stove top oven", of three words, which it counts
 as "stove" and as "oven"; and words that touch signs, as in "**dog**" or "dog/cat".
-Held by tests/evaluation/test_chair.py.
+Tests: tests/evaluation/test_chair.py.
 """
 
 import re
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.question_files import read_json, read_lines
+from causalmm.inputs.json_lines import read_json, read_lines
 
 # At the end of a word: grandchildren, firemen.
 _IRREGULAR = {

@@ -82,6 +82,16 @@ class Signal:
         weights = resampling_weights([""] * self.images, RESAMPLES, seed)
         return 100 * auc(self.log_odds, self.positive, weights[:, self.image])
 
+    def table(self, columns: Mapping[str, np.ndarray], strata: np.ndarray | None = None) -> Table:
+        """Counts of every question, added up by image."""
+        rows = zip(*columns.values(), strict=True)
+        counts = (dict(zip(columns, row, strict=True)) for row in rows)
+        strata = np.zeros(len(self.ids)) if strata is None else strata
+        return Table.of(
+            ImageCounts(str(image), each, str(stratum))
+            for image, each, stratum in zip(self.image, counts, strata, strict=True)
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TwoWay:
@@ -140,20 +150,17 @@ def bias_control(signal: Signal, seed: int = 0) -> tuple[Estimate, tuple[float, 
     two biases as they are. With one image there is nothing to fit on: no gain.
     """
     halves = np.random.default_rng(seed).permutation(signal.images) % 2
+    odds, positive = signal.log_odds, signal.positive
     first = halves[signal.image] == 0
-    biases = tuple(
-        best_bias(signal.log_odds[part], signal.positive[part]) for part in (first, ~first)
+    biases = tuple(best_bias(odds[part], positive[part]) for part in (first, ~first))
+    biased = odds + np.where(first, biases[1], biases[0])
+    gain = ((biased > 0) == positive).astype(float) - ((odds > 0) == positive)
+    table = signal.table(
+        {"first": first, "first gain": gain * first, "other": ~first, "other gain": gain * ~first},
+        strata=~first,
     )
-    rows = []
-    for odds, positive, image, in_first in zip(
-        signal.log_odds, signal.positive, signal.image, first, strict=True
-    ):
-        half, bias = ("first", biases[1]) if in_first else ("second", biases[0])
-        gain = float((odds + bias > 0) == positive) - float((odds > 0) == positive)
-        rows.append(ImageCounts(str(image), {f"{half} gain": gain, f"{half} questions": 1}, half))
-    columns = [f"{half} {what}" for half in ("first", "second") for what in ("gain", "questions")]
-    metric = Metric(tuple(Term(*columns[at : at + 2], 50.0) for at in (0, 2)))
-    return estimates(Table.of(rows, columns), {"": metric}, seed=seed)[""], biases
+    metric = Metric((Term("first gain", "first", 50.0), Term("other gain", "other", 50.0)))
+    return estimates(table, {"": metric}, seed=seed)[""], biases
 
 
 def best_bias(log_odds: np.ndarray, positive: np.ndarray) -> float:
@@ -188,14 +195,12 @@ def _deciding(pairs: Sequence[Pair]) -> Signal | None:
 
 
 def _decisions(signal: Signal) -> dict[str, Estimate]:
-    rows = [
-        ImageCounts(str(image), {"questions": 1, "yes": odds > 0, "right": (odds > 0) == positive})
-        for image, odds, positive in zip(
-            signal.image, signal.log_odds, signal.positive, strict=True
-        )
-    ]
+    yes = signal.log_odds > 0
+    table = signal.table(
+        {"questions": np.ones(len(yes)), "yes": yes, "right": yes == signal.positive}
+    )
     metrics = {"accuracy": ratio("right", "questions"), "yes ratio": ratio("yes", "questions")}
-    return estimates(Table.of(rows, rows[0].counts), metrics)
+    return estimates(table, metrics)
 
 
 def log_odds(answer: Answer, view: str) -> float | None:

@@ -12,14 +12,15 @@ an answer in a file of results, is not read. Tests: tests/evaluation/test_mme.py
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks.benchmark import Benchmark
 from causalmm.evaluation.question_files import check_unique
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.statistics import ImageCounts, Metric, Table, Term
+from causalmm.evaluation.statistics import ImageCounts, Metric, Table, Term, ratio
 from causalmm.evaluation.tally import Pair, Reading, Tally, outcome, readings
 from causalmm.evaluation.yesno import mme as read_answer
 from causalmm.inputs.json_lines import read_lines
@@ -73,7 +74,8 @@ def _files(root: Path, task: str) -> list[Path]:
         if file.is_file():
             return [file]
     for folder in (root / task / _PER_IMAGE, root / task):
-        if files := sorted(folder.glob("*.txt")):
+        there = sorted(folder.iterdir()) if folder.is_dir() else []
+        if files := [file for file in there if file.suffix.lower() == ".txt"]:
             return files
     return []
 
@@ -89,20 +91,30 @@ def _read_file(root: Path, task: str, file: Path) -> Iterator[_Line]:
         if len(fields) not in (3, 4):
             names = "question and answer" if an_image_each else "image, question and answer"
             raise RequestError(f"{where}: expected {names} with tabs between them")
-        if not fields[0] or not fields[1]:
-            raise RequestError(f"{where} has no {'question' if fields[0] else 'image'}")
-        if fields[2].lower() not in CHOICES:
+        image, question, label = fields[0], fields[1], fields[2].lower()
+        if not image or not question:
+            raise RequestError(f"{where} has no {'question' if image else 'image'}")
+        if label not in CHOICES:
             raise RequestError(f"{where} has the answer {fields[2]!r}: expected yes or no")
-        image = _with_suffix(root, task, file.stem) if an_image_each else fields[0]
-        path = _path(root, task, image)
-        yield _Line(where, fields[0], path, fields[1], fields[2].lower())
+        yield _Line(where, image, _path(root / task, image, an_image_each), question, label)
+
+
+def _path(folder: Path, image: str, any_suffix: bool) -> Path:
+    """Where an image lies; where it would, if it does not lie anywhere."""
+    names = [image]
+    if any_suffix:  # also .JPG
+        names = [image + form(each) for each in _SUFFIXES for form in (str, str.upper, str.title)]
+    paths = [place / name for place in (folder, folder / "images") for name in names]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _questions(task: str, lines: Sequence[_Line]) -> Iterator[Question]:
     asked: dict[str, list[str]] = {}
-    for first, second in zip(lines[::2], lines[1::2], strict=False):
-        if first.image != second.image:
-            raise _unpaired(first)
+    for first, second in zip_longest(lines[::2], lines[1::2]):
+        if second is None or first.image != second.image:
+            raise RequestError(
+                f"{first.where}: {first.image} has one question, expected two in a row"
+            )
         earlier = asked.setdefault(first.image, [])
         for line in (first, second):
             if line.question in earlier:
@@ -117,24 +129,6 @@ def _questions(task: str, lines: Sequence[_Line]) -> Iterator[Question]:
                 label=line.label,
                 facts={"task": task, "pair": f"{task}/{line.image}/{(len(earlier) - 1) // 2}"},
             )
-    if len(lines) % 2:
-        raise _unpaired(lines[-1])
-
-
-def _unpaired(line: _Line) -> RequestError:
-    return RequestError(f"{line.where}: {line.image} has one question, expected two in a row")
-
-
-def _path(root: Path, task: str, image: str) -> Path:
-    beside, below = root / task / image, root / task / "images" / image
-    return below if below.is_file() and not beside.is_file() else beside
-
-
-def _with_suffix(root: Path, task: str, stem: str) -> str:
-    for suffix in _SUFFIXES:
-        if _path(root, task, stem + suffix).is_file():
-            return stem + suffix
-    return stem + _SUFFIXES[0]
 
 
 def tally(pairs: Sequence[Pair]) -> list[Tally]:
@@ -146,66 +140,51 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
     for name, wanted in (("perception", PERCEPTION), ("cognition", COGNITION), ("total", TASKS)):
         if there := [task for task in wanted if task in by_task]:
             missing = len(wanted) - len(there)
-            note = f"{name} is without {missing} of its {len(wanted)} tasks" if missing else ""
-            tallies.append(_tally(name, by_task, there, note=note))
+            note = f"{name} is without {missing} of its {len(wanted)} tasks"
+            tallies.append(_tally(name, by_task, there, notes=(note,) * bool(missing)))
     return tallies
 
 
 def _tally(
-    name: str,
-    by_task: dict[str, list[Reading]],
-    tasks: Sequence[str],
-    *,
-    headline: bool = True,
-    note: str = "",
+    name: str, by_task: dict[str, list[Reading]], tasks: Sequence[str], **options: Any
 ) -> Tally:
-    read = [each for task in tasks for each in by_task[task]]
-    # Tasks have few images, so a resample takes as many from each as it has.
-    rows = [
-        ImageCounts(each.question.image, _counts(each, task), task)
-        for task in tasks
-        for each in by_task[task]
-    ]
-    pairs: dict[str, list[Reading]] = {}
-    for each in read:
-        pairs.setdefault(each.question.facts["pair"], []).append(each)
-    for both in pairs.values():
-        task, right = both[0].question.facts["task"], all(each.right for each in both)
-        counts = {"pairs": 1, "both right": right, f"{task} pairs": 1, f"{task} both right": right}
-        rows.append(ImageCounts(both[0].question.image, counts, task))
-    columns = dict.fromkeys(column for row in rows for column in row.counts)
+    """Scores add up over tasks, at most 200 each; acc and acc+ are those of all their questions."""
+    rows = []
+    for task in tasks:
+        pairs: dict[str, list[Reading]] = {}
+        for each in by_task[task]:
+            pairs.setdefault(each.question.facts["pair"], []).append(each)
+        for both in pairs.values():
+            right, together = sum(each.right for each in both), all(each.right for each in both)
+            counts = {
+                "questions": len(both),
+                "right": right,
+                "pairs": 1,
+                "both right": together,
+                "unreadable": sum(each.unreadable for each in both),
+                "failed": sum(each.failed for each in both),
+                f"{task} questions": len(both),
+                f"{task} right": right,
+                f"{task} pairs": 1,
+                f"{task} both right": together,
+            }
+            # Tasks have few images, so a resample takes as many from each as it has.
+            rows.append(ImageCounts(both[0].question.image, counts, task))
+    parts = (("right", "questions"), ("both right", "pairs"))
+    score = [Term(f"{task} {part}", f"{task} {whole}") for task in tasks for part, whole in parts]
     return Tally(
         name=name,
         rule="first four characters",
-        table=Table.of(rows, columns),
-        metrics=_metrics(tasks),
+        table=Table.of(rows),
+        metrics={
+            "acc": ratio("right", "questions"),
+            "acc+": ratio("both right", "pairs"),
+            "score": Metric(tuple(score)),
+        },
         counted=("questions", "unreadable", "failed"),
-        **outcome(read),
-        headline=headline,
-        notes=(note,) if note else (),
+        **outcome([each for task in tasks for each in by_task[task]]),
+        **options,
     )
-
-
-def _metrics(tasks: Sequence[str]) -> dict[str, Metric]:
-    """Scores add up over tasks, at most 200 each; acc and acc+ are those of all their questions."""
-    acc, acc_plus = Term("right", "questions"), Term("both right", "pairs")
-    score = [
-        Term(f"{task} {part}", f"{task} {whole}")
-        for task in tasks
-        for part, whole in (("right", "questions"), ("both right", "pairs"))
-    ]
-    return {"acc": Metric((acc,)), "acc+": Metric((acc_plus,)), "score": Metric(tuple(score))}
-
-
-def _counts(each: Reading, task: str) -> dict[str, float]:
-    return {
-        "questions": 1,
-        "right": each.right,
-        "unreadable": each.unreadable,
-        "failed": each.failed,
-        f"{task} questions": 1,
-        f"{task} right": each.right,
-    }
 
 
 BENCHMARK = Benchmark(

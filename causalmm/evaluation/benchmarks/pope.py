@@ -106,7 +106,7 @@ def _tally(name: str, rule: str, read: Sequence[Reading]) -> Tally:
     return Tally(
         name=name,
         rule=rule,
-        table=Table.of(rows, rows[0].counts),
+        table=Table.of(rows),
         metrics=METRICS,
         counted=("tp", "fp", "tn", "fn", "unreadable", "failed"),
         **outcome(read),

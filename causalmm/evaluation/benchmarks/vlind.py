@@ -214,7 +214,7 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
         Tally(
             name="all",
             rule="first true or false",
-            table=Table.of(rows, rows[0].counts),
+            table=Table.of(rows),
             metrics=METRICS,
             counted=("instances", "questions", "unreadable", "failed"),
             **outcome(read),

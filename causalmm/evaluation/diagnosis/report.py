@@ -288,7 +288,7 @@ class _Given:
                     "divergence": branch.divergence or 0.0,
                 }
                 rows.append(ImageCounts(question.path, counts, "+".join(strata[question.path])))
-        return Table.of(rows, dict.fromkeys(name for row in rows for name in row.counts))
+        return Table.of(rows)
 
     def _pairs(self, *halves: str, adjusted: Sequence[ViewChoice] | None = None) -> list[Pair]:
         """Questions of a half with the plain probabilities, and with adjusted ones where given."""

@@ -14,10 +14,12 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 from causalmm.counterfactual.methods import METHODS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parent
 HOME = "README.md"
 TABLE = "<!-- table of methods -->"
+BENCHMARKS_TABLE = "<!-- table of benchmarks -->"
 _DOCS = "docs/"
 # ](path) and ](path#anchor); an address has a colon, an anchor of the same page no path.
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
@@ -35,7 +37,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The page with its relative links as the site needs them, and the table of methods."""
+    """The page with its relative links as the site needs them, and the tables."""
     uri = page.file.src_uri
     path = _DOCS + uri if (ROOT / _DOCS / uri).is_file() else uri
 
@@ -43,7 +45,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = _uri(normpath(join(dirname(path), match[0])))
         return relpath(target, dirname(uri) or ".")
 
-    return _LINK.sub(rewritten, markdown).replace(TABLE, methods_table())
+    markdown = _LINK.sub(rewritten, markdown).replace(TABLE, methods_table())
+    return markdown.replace(BENCHMARKS_TABLE, benchmarks_table())
 
 
 def methods_table() -> str:
@@ -55,6 +58,15 @@ def methods_table() -> str:
         told = ("yes" if mark else "" for mark in marks)
         cells = (method.tower, f"`{method.name}`", method.summary, *told)
         rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def benchmarks_table() -> str:
+    """Every registered benchmark: a row each."""
+    rows = ["| name | what is asked | flags that say which questions |", "|---|---|---|"]
+    for each in BENCHMARKS.values():
+        flags = " ".join(f"`--{name}`" for name in each.flags)
+        rows.append(f"| `{each.name}` | {each.title} | {flags} |")
     return "\n".join(rows)
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from causalmm import CausalMMConfig
 from causalmm.counterfactual.methods import METHODS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -135,6 +136,13 @@ def test_the_site_shows_every_declared_method():
     assert len(rows) == len(METHODS)
     for row, method in zip(rows, METHODS, strict=True):
         assert row.startswith(f"| {method.tower} | `{method.name}` | {method.summary} |")
+
+
+def test_the_site_shows_every_registered_benchmark():
+    hooks = pytest.importorskip("mkdocs_hooks", reason="mkdocs is not installed")
+    assert read("docs/evaluation.md").count(hooks.BENCHMARKS_TABLE) == 1
+    rows = hooks.benchmarks_table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(BENCHMARKS)
 
 
 # -- commands and numbers ----------------------------------------------------------------------

@@ -221,12 +221,14 @@ def test_a_run_that_says_nothing_needs_the_flags(files):
         score(files, files / "half")
 
 
-ALL_FLAGS = {
-    "pope": ["--questions", "a", "b.json", "--dataset=x", "--split=y", "--images=i", "--suffix="],
-    "mme": ["--data=d", "--tasks", "existence", "OCR"],
-    "vlind": ["--data=d", "--templates=gpt4o", "--style=cartoon"],
-    "chair": ["--annotations=a", "--vocabulary=v", "--images=i", "--prompt=-what %s?"],
-}
+def every_flag(benchmark):
+    """With values of every kind that it takes."""
+    for name, options in benchmark.flags.items():
+        first, *_, last = list(options.get("choices", ["-what %s?", "b.json"]))
+        if "nargs" in options:
+            yield from (f"--{name}", first.removeprefix("-"), last)
+        else:
+            yield f"--{name}={first}"
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
@@ -243,7 +245,7 @@ def test_every_flag_is_read_as_it_was_given(benchmark, tmp_path, monkeypatch):
     spy = replace(benchmark, read=read)
     parser = argparse.ArgumentParser()
     add_question_flags(parser, spy, "")
-    args = parser.parse_args([*ALL_FLAGS[benchmark.name], "--limit=7"])
+    args = parser.parse_args([*every_flag(benchmark), "--limit=7"])
     read_questions(spy, json.loads(json.dumps(to_record(args, spy))), {})
     [found] = seen
     assert found.keys() | {"limit"} == vars(args).keys()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks.benchmark import Benchmark
+from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.question_files import check_unique
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.statistics import ImageCounts, Metric, Table, Term, ratio
@@ -31,7 +32,6 @@ PERCEPTION = (
 )
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 TASKS = (*PERCEPTION, *COGNITION)
-CHOICES = ("yes", "no")
 _PER_IMAGE = "questions_answers_YN"
 _SUFFIXES = (".jpg", ".png", ".jpeg")
 

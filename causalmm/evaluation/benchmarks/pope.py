@@ -10,26 +10,18 @@ from pathlib import Path
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks.benchmark import IMAGES, Benchmark
+from causalmm.evaluation.benchmarks.yes_no import CHOICES, yes_no_tally
 from causalmm.evaluation.question_files import check_unique, field, identifier
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.statistics import ImageCounts, Metric, Table, ratio
-from causalmm.evaluation.tally import Pair, Reading, Tally, outcome, readings
+from causalmm.evaluation.tally import Pair, Tally, readings
 from causalmm.evaluation.yesno import POPE_RULES
 from causalmm.inputs.json_lines import read_json_lines
 
-CHOICES = ("yes", "no")
 SUFFIX = " Please answer this question with one word."
 """What the released CausalMM and VCD scripts put after a question."""
 HEADLINE = "strict"
 """The rule that comparisons go by."""
-METRICS: dict[str, Metric] = {
-    "accuracy": ratio("right", "questions"),
-    "precision": ratio("tp", "said yes"),
-    "recall": ratio("tp", "positives"),
-    "F1": ratio("2 tp", "said yes + positives"),
-    "yes ratio": ratio("said yes", "said"),
-}
-_NAME = re.compile(r"(?P<dataset>.+)_pope_(?P<split>.+)\.jsonl?")
+_NAME = re.compile(r"(?P<dataset>.+)_pope_(?P<split>.+)\.jsonl?", re.IGNORECASE)
 
 
 def read(
@@ -97,43 +89,9 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
     for name in names + ["all"] * (len(names) > 1):
         part = [each for each in pairs if name in ("all", each.question.facts["set"])]
         for rule, reading in POPE_RULES.items():
-            tallies.append(_tally(name, rule, readings(part, reading)))
+            headline = rule == HEADLINE
+            tallies.append(yes_no_tally(name, rule, readings(part, reading), headline))
     return tallies
-
-
-def _tally(name: str, rule: str, read: Sequence[Reading]) -> Tally:
-    rows = [ImageCounts(each.question.image, _counts(each)) for each in read]
-    return Tally(
-        name=name,
-        rule=rule,
-        table=Table.of(rows),
-        metrics=METRICS,
-        counted=("tp", "fp", "tn", "fn", "unreadable", "failed"),
-        **outcome(read),
-        headline=rule == HEADLINE,
-    )
-
-
-def _counts(each: Reading) -> dict[str, float]:
-    """tp, fp, tn and fn count answers that were read. One that was not is wrong all the same: it
-    lowers accuracy and, where yes was right, recall; the yes ratio is of what was read."""
-    positive, yes = each.question.label == "yes", each.said == "yes"
-    return {
-        "tp": yes and positive,
-        "fp": yes and not positive,
-        "tn": each.said == "no" and not positive,
-        "fn": each.said == "no" and positive,
-        "unreadable": each.unreadable,
-        "failed": each.failed,
-        "questions": 1,
-        "right": each.right,
-        "positives": positive,
-        "said": each.said is not None,
-        "said yes": yes,
-        # F1 in sums: 2 tp / (said yes + positives).
-        "2 tp": 2 * (yes and positive),
-        "said yes + positives": yes + positive,
-    }
 
 
 BENCHMARK = Benchmark(

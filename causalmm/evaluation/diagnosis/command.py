@@ -31,6 +31,7 @@ from causalmm.cli.terminal import exit_code, tell
 from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.benchmarks import pope, vlind
+from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.diagnosis.measurement import (
     MEASUREMENTS,
     METHODS,
@@ -146,7 +147,7 @@ def _add_questions(group: Any) -> None:
     )
     group.add_argument(
         "--contradicting-label",
-        choices=pope.CHOICES,
+        choices=CHOICES,
         help="take only those with this right answer, as no of POPE's adversarial split; the rest "
         "counts as consistent if --questions has it",
     )

@@ -25,7 +25,9 @@ from causalmm.counterfactual.backends import amx
 from causalmm.counterfactual.backends.random_step import StepRandomWeights
 from causalmm.counterfactual.methods import find
 from causalmm.counterfactual.softmax_stats import one_query_attention
+from causalmm.decoding.branch_state import BranchState
 from causalmm.decoding.call_checks import check_cache, check_encoded
+from causalmm.decoding.kv_cache import branch_layers
 from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.rows import append_branches, leading_rows, repeat_branches, split_branches
 
@@ -54,6 +56,7 @@ class LanguagePass:
 
     plan: BranchPlan
     visible: AttentionMask | None = None
+    state: BranchState | None = None
     features: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
     random: StepRandomWeights | None = None
@@ -127,12 +130,15 @@ class LanguagePass:
         """The pass that knows what each query sees, read where the decoder has decided it.
 
         `attention_mask` is what the decoder was given and `causal_mask` what it made of it for
-        attention; `position_ids` [rows or 1, L] are those it looked at. Raises ValueError for a
-        mask that cannot be read.
+        attention; `position_ids` [rows or 1, L] are those it looked at. The KV cache keeps what is
+        true of the new keys. Raises ValueError for a mask that cannot be read, or that contradicts
+        what is true of the cached keys.
         """
         length, past = inputs_embeds.shape[1], 0
-        keys = length
+        keys, first = length, None
         if past_key_values is not None:
+            if self.plan.branches > 1:
+                first = branch_layers(past_key_values, self.plan, config.num_hidden_layers)
             # A static cache hands out its counter itself, and counts on while the layers run.
             past = past_key_values.get_seq_length() + 0
             keys, _ = past_key_values.get_mask_sizes(length, 0)
@@ -155,7 +161,16 @@ class LanguagePass:
                 visible = visible.numbered()  # once for all layers
             if formula.random_step:
                 random = StepRandomWeights(edit, visible)
-        return replace(self, visible=visible, random=random)
+        state = None
+        if self.plan.branches > 1:
+            image = [mask.any(dim=-1) for mask in self.masks]
+            state = getattr(first, "state", None) or BranchState(filled_by=self.plan.key_settings())
+            state = state.extended(
+                visible, torch.stack(image).any(dim=0) if image else None, past, length, keys
+            )
+        if first is not None:
+            first.state = state
+        return replace(self, visible=visible, state=state, random=random)
 
     def join_rows(
         self,

@@ -16,7 +16,7 @@ from causalmm.config import CausalMMConfig, choice, number
 
 @dataclass(frozen=True, kw_only=True)
 class Extended(CausalMMConfig):
-    tilt: float = number(0.5, "how far", kind=float, least=0, most=2, metavar="T")
+    tilt: float = number(0.5, "how far", least=0, most=2, metavar="T")
     shade: str = choice("dark", ("dark", "light"), "which one")
 
 config.CausalMMConfig = Extended  # before anything else asks for it

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from causalmm.cli.flags import flag_name
 from causalmm.config import CausalMMConfig
 from causalmm.counterfactual.methods import METHODS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 
 if TYPE_CHECKING:  # the tables need no mkdocs
     from mkdocs.structure.files import Files
@@ -74,7 +75,20 @@ def methods_table() -> str:
     return _table(rows)
 
 
-TABLES = {"<!-- table of methods -->": methods_table, "<!-- table of settings -->": settings_table}
+def benchmarks_table() -> str:
+    """Every registered benchmark: a row each."""
+    rows = [("name", "what is asked", "flags that say which questions"), ("---",) * 3]
+    for each in BENCHMARKS.values():
+        flags = " ".join(f"`--{name}`" for name in each.flags)
+        rows.append((f"`{each.name}`", each.title, flags))
+    return _table(rows)
+
+
+TABLES = {
+    "<!-- table of methods -->": methods_table,
+    "<!-- table of settings -->": settings_table,
+    "<!-- table of benchmarks -->": benchmarks_table,
+}
 """By the marker that stands for it on a page."""
 
 

@@ -22,10 +22,11 @@ from causalmm.cli.request import find_model
 from causalmm.cli.session import Session
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.errors import RequestError
-from causalmm.evaluation.answers_file import answer_line, cut_torn_line, finish, gather, part_file
+from causalmm.evaluation.answers_file import answer_line, finish, gather, part_file
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
+from causalmm.evaluation.question_files import limited
 from causalmm.evaluation.records import Answer, Question
-from causalmm.evaluation.runner import limited
+from causalmm.inputs.json_lines import cut_torn_line
 from causalmm.inputs.messages import one_turn, open_messages
 
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(argv: Sequence[str]) -> None:
     """Answer what has no answer yet. Raises RequestError where VCD cannot be run."""
     args = parse_args(argv)
-    questions = limited(BENCHMARKS[args.benchmark].from_args(args), args.limit)
+    questions = limited(BENCHMARKS[args.benchmark].questions(args), args.limit)
     request = find_model(args)
     args.out.mkdir(parents=True, exist_ok=True)
     with sole_writer(part_file(args.out, 0)):
@@ -89,7 +90,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="vcd_answers.py", description=__doc__.partition("\n")[0])
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for benchmark in BENCHMARKS.values():
-        own = benchmarks.add_parser(benchmark.name, help=benchmark.title, allow_abbrev=False)
+        own = benchmarks.add_parser(benchmark.name, help=benchmark.title)
         own.add_argument("--out", type=Path, required=True, metavar="FOLDER")
         own.add_argument("--limit", type=at_least(1), metavar="N", help="the first N images only")
         own.add_argument(

@@ -21,6 +21,7 @@ import mkdocs_hooks
 from causalmm import CausalMMConfig
 from causalmm.__main__ import COMMANDS
 from causalmm.counterfactual.methods import METHODS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -98,7 +99,7 @@ def test_the_site_has_every_page_in_its_navigation():
 
 def test_the_site_shows_every_setting():
     assert read("docs/settings.md").count("<!-- table of settings -->") == 1
-    rows = mkdocs_hooks.TABLES["<!-- table of settings -->"]().splitlines()[2:]
+    rows = mkdocs_hooks.settings_table().splitlines()[2:]
     assert len(rows) == len(fields(CausalMMConfig))
     for row, field in zip(rows, fields(CausalMMConfig), strict=True):
         name, flag, default, values, meaning = row.strip("| ").split(" | ")
@@ -119,6 +120,12 @@ def test_the_site_shows_every_declared_method():
     assert len(rows) == len(METHODS)
     for row, method in zip(rows, METHODS, strict=True):
         assert row.startswith(f"| {method.tower} | `{method.name}` | {method.summary} |")
+
+
+def test_the_site_shows_every_registered_benchmark():
+    assert read("docs/evaluation.md").count("<!-- table of benchmarks -->") == 1
+    rows = mkdocs_hooks.benchmarks_table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(BENCHMARKS)
 
 
 # -- commands and numbers ----------------------------------------------------------------------

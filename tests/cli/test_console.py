@@ -7,7 +7,7 @@ import sys
 import time
 import tomllib
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -63,9 +63,19 @@ def test_the_script_that_is_installed_is_this_one():
     assert getattr(import_module(module), function) is main
 
 
-def test_version(capsys):
+def test_version(capsys, monkeypatch):
+    monkeypatch.setattr("causalmm.__main__.version", lambda name: f"1.2 of {name}")
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"causalmm {version('causalmm')}\n"
+    assert capsys.readouterr().out == "causalmm 1.2 of causalmm\n"
+
+
+def test_a_version_that_is_not_known(capsys, monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("causalmm.__main__.version", version)
+    assert main(["--version"]) == 1
+    assert capsys.readouterr().err.startswith("error: causalmm is not installed")
 
 
 def test_an_unknown_command_is_refused_with_those_there_are(capsys):

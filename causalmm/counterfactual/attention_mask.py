@@ -76,9 +76,8 @@ class AttentionMask:
         if self.mask is not None:
             return self.mask
         if self.causal:
-            seen = self.index(query_count, device).unsqueeze(-1) >= torch.arange(
-                key_count, device=device
-            )
+            keys = torch.arange(key_count, device=device)
+            seen = self.index(query_count, device).unsqueeze(-1) >= keys
         else:
             seen = torch.ones(query_count, key_count, dtype=torch.bool, device=device)
         return seen[None, None] if self.keys is None else seen & self.keys[:, None, None, :]

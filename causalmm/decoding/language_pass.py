@@ -153,9 +153,8 @@ class LanguagePass:
             # Once for all layers: in each they would take some 80 small operations.
             shape = (edit.draws * batch, config.num_attention_heads, length, keys)
             found = random_hashes(
-                visible, shape, inputs_embeds.device,
-                seed=edit.seed, draws=range(edit.draws), layers=edit.layers,
-            )  # fmt: skip
+                visible, shape, inputs_embeds.device, edit.seed, range(edit.draws), edit.layers
+            )
             hashes = dict(zip(edit.layers, found, strict=True))
         return replace(self, visible=visible, hashes=hashes)
 

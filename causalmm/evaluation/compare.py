@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report, text_table
-from causalmm.evaluation.statistics import LEVEL, Estimate, differences, mcnemar
+from causalmm.evaluation.statistics import LEVEL, Estimate, estimates, mcnemar
 from causalmm.evaluation.tally import Pair, Tally, join
 from causalmm.evaluation.two_way import DECIDING, auc_difference
 
@@ -161,7 +161,7 @@ def _differences(
         strict=True,
     ):
         asked = list(other.right)
-        metrics = differences(mine.table, other.table, other.metrics)
+        metrics = estimates(mine.table, other.metrics, base=other.table)
         auc = auc_difference([ours[id] for id in asked], [theirs[id] for id in asked])
         only_run = sum(mine.right[id] and not other.right[id] for id in asked)
         only_base = sum(other.right[id] and not mine.right[id] for id in asked)

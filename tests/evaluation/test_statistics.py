@@ -18,7 +18,6 @@ from causalmm.evaluation.statistics import (
     Term,
     around,
     auc,
-    differences,
     estimates,
     mcnemar,
     ratio,
@@ -129,11 +128,11 @@ def test_differences_are_paired():
     better = Table.of(
         [*base, *(ImageCounts(row.image, {"right": 0.1}) for row in base)], ["right", "questions"]
     )
-    found = differences(better, table, {"accuracy": ACCURACY})["accuracy"]
+    found = estimates(better, {"accuracy": ACCURACY}, base=table)["accuracy"]
     # Every question gains the same, so nothing is left to chance.
     assert (found.value, found.low, found.high) == pytest.approx((10, 10, 10))
     with pytest.raises(ValueError, match="same images"):
-        differences(better, Table.of(ROWS, ["right", "questions"]), {})
+        estimates(better, {}, base=Table.of(ROWS, ["right", "questions"]))
 
 
 def test_an_estimate_for_reading_and_for_json():

@@ -28,7 +28,7 @@ class Token(NamedTuple):
     adjusted: float
 
 
-class Answer(NamedTuple):
+class TimedAnswer(NamedTuple):
     """What a model answered. Seconds count from the call of `generate`."""
 
     text: str
@@ -64,7 +64,7 @@ class AnswerPrinter(TextStreamer):
         self.out.flush()
 
 
-class Recorder(BaseStreamer):
+class ProbabilityStreamer(BaseStreamer):
     """Notes when the first token comes and each one's probabilities; passes tokens to a printer.
 
     It empties the trace at every token, so that memory does not grow with the answer.
@@ -107,14 +107,14 @@ def answer(
     seed: int = 0,
     probabilities: bool = False,
     out: TextIO | None = None,
-) -> Answer:
+) -> TimedAnswer:
     """Generate from one row of inputs, printing to `out` if given.
 
     `sampling` goes to `generate`; `seed` seeds torch for it.
     """
     tokenizer = processor.tokenizer
     trace = BranchTrace() if probabilities and causalmm is not None else None
-    recorder = Recorder(None if out is None else AnswerPrinter(tokenizer, out), trace)
+    streamer = ProbabilityStreamer(None if out is None else AnswerPrinter(tokenizer, out), trace)
     begun = time.perf_counter()
     output = _generate(
         model,
@@ -124,13 +124,13 @@ def answer(
         causalmm=causalmm,
         causalmm_trace=trace,
         max_new_tokens=max_new_tokens,
-        streamer=recorder,
+        streamer=streamer,
         return_dict_in_generate=True,
         output_logits=probabilities and causalmm is None,
     )
     ended = time.perf_counter()
     ids = output.sequences[0, inputs["input_ids"].shape[1] :]
-    found = recorder.probabilities
+    found = streamer.probabilities
     if output.logits is not None:
         plain = [probability(step, token) for step, token in zip(output.logits, ids, strict=True)]
         found = [(each, each) for each in plain]
@@ -139,7 +139,7 @@ def answer(
         for token, pair in zip(ids.tolist(), found, strict=False)
     ]
     text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    return Answer(text, tokens, recorder.first_token_at - begun, ended - begun)
+    return TimedAnswer(text, tokens, streamer.first_token_at - begun, ended - begun)
 
 
 def answer_batch(

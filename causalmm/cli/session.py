@@ -12,7 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from causalmm.cli.batch import Row
+from causalmm.cli.batch import BatchRow
 from causalmm.cli.request import Request
 from causalmm.cli.terminal import quiet_transformers
 from causalmm.config import CausalMMConfig
@@ -68,7 +68,7 @@ class Session(NamedTuple):
         probabilities: bool = False,
         out: TextIO | None = None,
     ) -> Any:
-        """An `answer.Answer`, printed to `out` as it comes if given."""
+        """An `answer.TimedAnswer`, printed to `out` as it comes if given."""
         from causalmm.cli.answer import answer
 
         return answer(
@@ -83,7 +83,7 @@ class Session(NamedTuple):
             out=out,
         )
 
-    def answer_rows(self, rows: Sequence[Row], first: int) -> list[dict[str, str]]:
+    def answer_rows(self, rows: Sequence[BatchRow], first: int) -> list[dict[str, str]]:
         """{"answer"} or {"error"} of each row. `first` is the number of the first in its file."""
         # A seed of its own for each batch: rows at the same place would be drawn alike.
         replies = self.ask_rows(rows, self.request.seed + first)
@@ -93,7 +93,7 @@ class Session(NamedTuple):
         ]
 
     def ask_rows(
-        self, rows: Sequence[Row], seed: int, trace: "BranchTrace | None" = None
+        self, rows: Sequence[BatchRow], seed: int, trace: "BranchTrace | None" = None
     ) -> "list[Reply | str]":
         """The reply to each row, or a sentence on why it cannot be asked.
 

@@ -1,7 +1,7 @@
 """The `evaluate` command: run a benchmark's questions, score the answers, compare runs.
 
-Exit codes: 0, 2 for a wrong request, 1 for a failure, 130 when interrupted. A run goes on when its
-command is given again. Tests: tests/evaluation/test_evaluation_run.py and
+Exit codes: 0, 2 for a wrong request, 1 for a failure, 130 when interrupted. A run is resumed when
+its command is given again. Tests: tests/evaluation/test_evaluation_run.py and
 tests/evaluation/test_scoring.py.
 """
 

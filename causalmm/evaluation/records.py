@@ -17,7 +17,7 @@ class Question:
     """Unique among all questions of a run, e.g. "coco/random/17"."""
     image: str
     """Name of the image, relative to the benchmark's image folder. Questions about one image share
-    it: it is what bootstrap resamples and what the runner groups by."""
+    it: it is what the bootstrap resamples and what the runner keeps together."""
     path: str
     """Where the image lies."""
     prompt: str

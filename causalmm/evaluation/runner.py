@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from causalmm.cli.batch import Row, groups
+from causalmm.cli.batch import BatchRow, question_groups
 from causalmm.cli.seeds import seed_of
 from causalmm.cli.session import Session
 from causalmm.errors import RequestError
@@ -61,7 +61,9 @@ def units(questions: Sequence[Question], size: int) -> list[Unit]:
     for question in questions:
         by_image.setdefault(question.path, []).append(question)
     ordered = [question for asked in by_image.values() for question in asked]
-    return [ordered[first : first + len(part)] for first, part in groups(_rows(ordered), size)]
+    return [
+        ordered[first : first + len(part)] for first, part in question_groups(_rows(ordered), size)
+    ]
 
 
 def open_runs(runs: Sequence[Run], retry_failed: bool) -> None:
@@ -182,5 +184,5 @@ def unit_seed(seed: int, unit: Unit) -> int:
     return seed_of(f"{seed} {unit[0].image} {unit[0].id}")
 
 
-def _rows(questions: Sequence[Question]) -> list[Row]:
-    return [Row(each.id, each.path, each.prompt) for each in questions]
+def _rows(questions: Sequence[Question]) -> list[BatchRow]:
+    return [BatchRow(each.id, each.path, each.prompt) for each in questions]

@@ -79,14 +79,14 @@ def test_parts_together_are_the_file_of_one_process(
     tmp_path_factory, count, processes, seed, doubled
 ):
     folder = tmp_path_factory.mktemp("run")
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     questions = [question(number) for number in range(count)]
-    order = luck.sample(range(count), count)
+    order = rng.sample(range(count), count)
     for number in order + order[: count // 2] * doubled:
-        with open(part_file(folder, luck.randrange(processes)), "ab") as part:
+        with open(part_file(folder, rng.randrange(processes)), "ab") as part:
             part.write(answer_line(answer(number)))
     assert set(read_answers(folder)) == {each.id for each in questions}
-    if luck.random() < 0.5:
+    if rng.random() < 0.5:
         # As where another one was quicker.
         finish(folder, questions)
     assert list(finish(folder, questions)) == [each.id for each in questions]

@@ -109,7 +109,7 @@ def compare(
         if base not in runs:
             raise RequestError(f"base {base!r}: expected one of the runs {', '.join(runs)}")
     for name in others:
-        _check_same(first, runs[first], name, runs[name])
+        _check_same(runs, first, name)
     pairs = {name: join(questions, answers) for name, answers in runs.items()}
     found = []
     for base in bases:
@@ -131,15 +131,10 @@ def compare(
     )
 
 
-def _check_same(
-    base: str, base_answers: Mapping[str, Answer], name: str, answers: Mapping[str, Answer]
-) -> None:
+def _check_same(runs: Mapping[str, Mapping[str, Answer]], base: str, name: str) -> None:
     """Raise RequestError where two runs answered different questions."""
-    for one, other, missing in (
-        (name, base, base_answers.keys() - answers.keys()),
-        (base, name, answers.keys() - base_answers.keys()),
-    ):
-        if missing:
+    for one, other in ((name, base), (base, name)):
+        if missing := runs[other].keys() - runs[one].keys():
             raise RequestError(
                 f"{one} lacks {len(missing)} of the questions of {other} (first: {min(missing)}): "
                 "runs are compared over the same questions"

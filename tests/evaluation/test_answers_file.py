@@ -156,7 +156,7 @@ def test_runs_are_found_in_folders_of_several(tmp_path):
     (tmp_path / "empty").mkdir()
     assert list(find_runs(tmp_path)) == ["greedy", "causalmm", "ape", "zebra"]
     assert find_runs(tmp_path / "ape") == {"ape": tmp_path / "ape"}
-    assert find_runs(tmp_path / "ape" / ANSWERS) == {"answers": tmp_path / "ape" / ANSWERS}
+    assert find_runs(tmp_path / "ape" / ANSWERS) == {"ape": tmp_path / "ape" / ANSWERS}
     for nothing in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(RequestError, match="no answers at"):
             find_runs(nothing)

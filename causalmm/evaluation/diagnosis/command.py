@@ -59,6 +59,8 @@ from causalmm.evaluation.run_record import (
 from causalmm.inputs.json_lines import cut_torn_line, write_json
 
 TABLE, PICTURE = "table.json", "heatmap.png"
+SHOWN = 12
+"""How many windows are printed; all are in the table's file."""
 _VARIED = ("mode", "site", "gamma_vision", "gamma_language") + tuple(
     f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")
 )
@@ -90,13 +92,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         metavar="FOLDER",
         help=f"write the best window as {CONFIG_NAME} into it, if it gains on the half of the "
         "images that windows are ranked on",
-    )
-    parser.add_argument(
-        "--show",
-        type=at_least(1),
-        default=12,
-        metavar="N",
-        help="print the first N windows (default: %(default)s)",
     )
     add_model(parser)
     _add_questions(parser.add_argument_group("questions"))
@@ -136,14 +131,8 @@ def _add_questions(group: Any) -> None:
         type=Path,
         metavar="PATH",
         help="questions whose right answer contradicts the prior, the others being consistent with "
-        "it: a file of POPE's form, or VLind-Bench's data.json or its folder, of which the "
-        "language-prior questions (LP) are taken",
-    )
-    group.add_argument(
-        "--contradicting-images",
-        type=Path,
-        metavar="FOLDER",
-        help="of a file of POPE's form (default: that of --images)",
+        "it: a file of POPE's form about --images, or VLind-Bench's data.json or its folder, of "
+        "which the language-prior questions (LP) are taken",
     )
     group.add_argument(
         "--contradicting-label",
@@ -226,9 +215,8 @@ def _contradicting(args: argparse.Namespace) -> list[Question]:
     if path.is_dir() or path.name == "data.json":
         every = vlind.read(path if path.is_dir() else path.parent)
         return [each for each in every if each.facts["stage"] == "LP"]
-    images = args.images if args.contradicting_images is None else args.contradicting_images
     named = {"dataset": args.dataset or "given", "split": args.split or "given"}
-    every = pope.read([path], images=images, suffix=args.suffix, **named)
+    every = pope.read([path], images=args.images, suffix=args.suffix, **named)
     return [each for each in every if args.contradicting_label in (None, each.label)]
 
 
@@ -294,27 +282,19 @@ def _report(
 ) -> None:
     record = read_record(args.out)
     write_json(args.out / TABLE, found.to_dict() | {"run": record})
-    print(found.table(args.show), flush=True)
+    print(found.table(SHOWN), flush=True)
     if find_spec("matplotlib") is None:
         tell('no heat map: drawing needs matplotlib (pip install -e ".[figures]")')
     else:
-        _draw(args.out / PICTURE, found, wanted, record["layers"], request)
+        name = request.model.rstrip("/").rpartition("/")[2]
+        _draw(args.out / PICTURE, found, wanted, record["layers"], name)
     tell(f"wrote {args.out / TABLE}")
 
 
-def _draw(
-    path: Path,
-    found: Diagnosis,
-    wanted: Sequence[Candidate],
-    layers: Mapping[str, int],
-    request: Request,
-) -> None:
+def _draw(path: Path, *drawn: Any) -> None:
     from causalmm.evaluation.diagnosis.figure import diagnosis_figure
 
-    name = request.model.rstrip("/").rpartition("/")[2]
-    title = f"{name}: what branches say alone, and what is gained"
-    figure = diagnosis_figure(found, wanted, layers, title)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    diagnosis_figure(*drawn).savefig(path, format="png", metadata={"Software": None})
 
 
 def _write_configuration(folder: Path, found: Diagnosis, base: CausalMMConfig) -> None:

@@ -58,9 +58,10 @@ def _cells(windows: Sequence[Configuration]) -> list[Cell]:
 
 
 def diagnosis_figure(
-    found: Diagnosis, wanted: Sequence[Candidate], layers: Mapping[str, int], title: str
+    found: Diagnosis, wanted: Sequence[Candidate], layers: Mapping[str, int], model: str
 ) -> Figure:
     """What each branch says alone and what the adjusted model gains, a panel each."""
+    title = f"{model}: what branches say alone, and what is gained"
     alone = [name for name in found.ranked[0].held_out if name.startswith("alone")]
     panels = {name: f"branch {name}\n% right" for name in alone}
     panels |= {"unreadable": "branch alone\n% unreadable", "gain": "adjusted\npoints gained"}

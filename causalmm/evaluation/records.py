@@ -30,6 +30,11 @@ class Question:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else scoring needs: split, task, stage, objects."""
 
+    def answered(self, answer: str | None, **fields: Any) -> "Answer":
+        """The answer to this question; `fields` are others of an `Answer`."""
+        about = {"question_id": self.id, "image": self.image, "prompt": self.prompt}
+        return Answer(answer=answer, **about, **fields)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:

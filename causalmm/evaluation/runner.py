@@ -148,21 +148,14 @@ def ask(session: Session, unit: Unit, words: Mapping[str, Sequence[int]]) -> lis
     seconds = round((time.perf_counter() - begun) / len(unit), 4)
     answers = []
     for question, reply, row in replies:
-        said: dict[str, Any] = {"answer": None, "error": reply}
-        if row is not None:
-            said = {"answer": reply.text}
-            if question.id in watched:
-                step = deciding_step(session.processor.tokenizer, reply.tokens, question.choices)
-                said["scores"] = trace.scores(row, step, question.choices)
-        answers.append(
-            Answer(
-                question_id=question.id,
-                image=question.image,
-                prompt=question.prompt,
-                seconds=seconds,
-                **said,
-            )
-        )
+        if row is None:
+            answers.append(question.answered(None, error=reply, seconds=seconds))
+            continue
+        scores = None
+        if question.id in watched:
+            step = deciding_step(session.processor.tokenizer, reply.tokens, question.choices)
+            scores = trace.scores(row, step, question.choices)
+        answers.append(question.answered(reply.text, seconds=seconds, scores=scores))
     return answers
 
 

@@ -13,7 +13,6 @@ _MODULES = (
     "mme",
     "vlind",
     "chair",
-    "amber",
 )
 BENCHMARKS: dict[str, Benchmark] = {
     name: import_module(f"{__package__}.{name}").BENCHMARK for name in _MODULES

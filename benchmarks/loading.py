@@ -217,7 +217,7 @@ def branches(args: argparse.Namespace) -> dict[str, Any]:
 
         answer()
         extra = peak_memory(answer, torch.device("cpu")).extra
-        peaks.append({"draws": draws, "rows": plan.groups, "extra_bytes": extra})
+        peaks.append({"draws": draws, "rows": plan.branches, "extra_bytes": extra})
     return {"weights_bytes": _storage_bytes(model), "peaks": peaks}
 
 

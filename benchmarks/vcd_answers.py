@@ -18,7 +18,7 @@ from mitigv_vcd import VisualContrast, available
 from tqdm import tqdm
 
 from causalmm.cli.flags import Parser, add_model, add_running, at_least
-from causalmm.cli.request import find_model, read_wanted
+from causalmm.cli.request import find_model
 from causalmm.cli.session import Session
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.errors import RequestError
@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
     """Answer what has no answer yet. Raises RequestError where VCD cannot be run."""
     args = parse_args(argv)
     questions = limited(BENCHMARKS[args.benchmark].questions(args), args.limit)
-    request = find_model(args, read_wanted(args))
+    request = find_model(args)
     args.out.mkdir(parents=True, exist_ok=True)
     with sole_writer(part_file(args.out, 0)):
         answer(args, questions, Session.start(args, request))
@@ -85,7 +85,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="vcd_answers.py", description=__doc__.partition("\n")[0])
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for benchmark in BENCHMARKS.values():
-        own = benchmarks.add_parser(benchmark.name, help=benchmark.title, allow_abbrev=False)
+        own = benchmarks.add_parser(benchmark.name, help=benchmark.title)
         own.add_argument("--out", type=Path, required=True, metavar="FOLDER")
         own.add_argument("--limit", type=at_least(1), metavar="N", help="the first N images only")
         own.add_argument(

@@ -19,7 +19,6 @@ from torch.nn.functional import linear
 from causalmm.counterfactual.intervention import Intervention
 from causalmm.counterfactual.methods import Formula, find
 from causalmm.decoding.plan import BranchPlan
-from causalmm.decoding.shared_prefix import LEAST_SAVED
 
 _ENOUGH = 3
 """Times that a speed is measured: the best counts."""
@@ -55,23 +54,20 @@ class Prompt:
     batch: int
     length: int
     """Tokens, those of the image included."""
-    before: int
-    """Tokens before the image."""
     images: tuple[int, ...]
     """Patches that see each other, of every image."""
 
     @classmethod
     def of(cls, model: Any, inputs: dict[str, Tensor]) -> "Prompt":
-        """Of rows that all have their image in the same place."""
+        """Of rows that all have as many image tokens."""
         ids = inputs["input_ids"]
-        first = int((ids[0] == model.config.image_token_id).int().argmax())
         if "image_grid_thw" in inputs:
             images = tuple(inputs["image_grid_thw"].prod(dim=1).tolist())
         else:
             vision = model.config.vision_config
             patches = (vision.image_size // vision.patch_size) ** 2 + 1  # CLIP's class token
             images = (patches,) * len(inputs["pixel_values"])
-        return cls(batch=len(ids), length=ids.shape[1], before=first, images=images)
+        return cls(batch=len(ids), length=ids.shape[1], images=images)
 
 
 def prefill(model: Any, plan: BranchPlan | None, prompt: Prompt) -> Work:
@@ -89,14 +85,14 @@ def decode(model: Any, plan: BranchPlan | None, prompt: Prompt, keys: int) -> Wo
     size, shared = _head_size(text), text.num_key_value_heads
     for number, layer in enumerate(_layers(model)):
         read += _bytes(layer)
-        for groups, formula in _groups(plan, number, seen=True):
-            rows = groups * prompt.batch
+        for branches, formula in _branches(plan, number):
+            rows = branches * prompt.batch
             flops += rows * _linear_flops(layer)
             flops += rows * _attention_flops(formula, text.num_attention_heads, size, keys)
             parts = 2 if formula is None or formula.scores else 1
             read += parts * rows * shared * size * keys * model.dtype.itemsize
-    groups = 1 if plan is None else plan.groups
-    flops += groups * prompt.batch * _linear_flops(model.lm_head)
+    branches = 1 if plan is None else plan.branches
+    flops += branches * prompt.batch * _linear_flops(model.lm_head)
     return Work(flops, read)
 
 
@@ -146,7 +142,7 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
         layers, embedding, after = tower.blocks, tower.patch_embed.proj, tower.merger
         size = config.embed_dim // heads
         embedded, after_rows = patches, patches // config.spatial_merge_size**2
-    copies = 0 if plan is None or plan.vision is None else plan.image_groups
+    copies = 0 if plan is None or plan.vision is None else plan.image_branches
     flops = 2.0 * embedding.weight.numel() * embedded
     flops += (1 + copies) * after_rows * _linear_flops(after)
     for number, layer in enumerate(layers):
@@ -154,9 +150,9 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
         edited = copies and plan.site == "attention" and plan.vision.edits(number)
         flops += (1 + joined) * patches * _linear_flops(layer)
         formula = _formula("vision", plan.vision) if edited else None
-        for groups, edit in ((1, None), (joined, formula)):
+        for branches, edit in ((1, None), (joined, formula)):
             pairs = sum(count * count for count in prompt.images)
-            flops += groups * _attention_flops(edit, heads, size, pairs)
+            flops += branches * _attention_flops(edit, heads, size, pairs)
     return flops
 
 
@@ -164,50 +160,31 @@ def _prompt_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
     """Of the decoder and the head, which looks at the last token only."""
     text = model.config.text_config
     heads, size = text.num_attention_heads, _head_size(text)
-    alone = prompt.before if _runs_beginning_alone(plan, prompt) else 0
+    pairs = prompt.length * (prompt.length + 1) / 2
     flops = 0.0
     for number, layer in enumerate(_layers(model)):
-        for start, stop, seen in ((0, alone, False), (alone, prompt.length, True)):
-            columns = stop - start
-            pairs = columns * (start + stop + 1) / 2
-            for groups, formula in _groups(plan, number, seen=seen):
-                rows = groups * prompt.batch
-                flops += rows * columns * _linear_flops(layer)
-                flops += rows * _attention_flops(formula, heads, size, pairs)
-    groups = 1 if plan is None else plan.groups
-    return flops + groups * prompt.batch * _linear_flops(model.lm_head)
+        for branches, formula in _branches(plan, number):
+            rows = branches * prompt.batch
+            flops += rows * prompt.length * _linear_flops(layer)
+            flops += rows * _attention_flops(formula, heads, size, pairs)
+    branches = 1 if plan is None else plan.branches
+    return flops + branches * prompt.batch * _linear_flops(model.lm_head)
 
 
-def _groups(
-    plan: BranchPlan | None, layer: int, *, seen: bool
-) -> Iterator[tuple[int, Formula | None]]:
-    """Row groups of a decoder layer, and the formula that edits them.
-
-    `seen`: whether the columns see the image. Before it there is no vision branch, and a joint one
-    is a language branch.
-    """
+def _branches(plan: BranchPlan | None, layer: int) -> Iterator[tuple[int, Formula | None]]:
+    """How many branches a decoder layer computes with which formula (None: factual attention)."""
     if plan is None:
         yield 1, None
         return
     edit = plan.language
     formula = _formula("language", edit) if edit is not None and edit.edits(layer) else None
-    joined = edit is not None and layer >= edit.first_layer
-    language = plan.language_groups if joined else 0
-    images = plan.image_groups
-    if not seen:
-        language += images if plan.joint and joined else 0
-        images = 0
-    if plan.joint:
-        yield 1, None
-        yield images + language, formula
-    else:
-        yield 1 + images, None
-        yield language, formula
-
-
-def _runs_beginning_alone(plan: BranchPlan | None, prompt: Prompt) -> bool:
-    groups = 0 if plan is None else plan.image_groups
-    return groups * prompt.before * prompt.batch >= LEAST_SAVED
+    edited = (
+        plan.image_branches
+        if plan.joint
+        else plan.branches_in_layer(layer) - 1 - plan.image_branches
+    )
+    yield plan.branches_in_layer(layer) - edited, None
+    yield edited, formula
 
 
 def _formula(tower: str, edit: Intervention) -> Formula:

@@ -14,28 +14,29 @@ from typing import Any
 
 from causalmm.cli.batch import outcome
 from causalmm.cli.flags import (
+    SETTINGS_EPILOG,
     Parser,
+    add_batch_size,
     add_decoding,
     add_model,
+    add_pixel_limits,
     add_retry_failed,
     add_running,
     add_settings,
-    join_negative_layers,
 )
-from causalmm.cli.request import find_model, read_wanted
+from causalmm.cli.request import find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
-from causalmm.config import CONFIG_NAME
 from causalmm.evaluation.answers_file import finish, part_file, parts
 from causalmm.evaluation.benchmarks.benchmark import Benchmark
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.processes import Processes, meeting
 from causalmm.evaluation.question_files import check_images, limited
 from causalmm.evaluation.question_flags import (
+    BATCH_SIZE,
     FIELD,
     SMALLER,
-    add_batch_size,
     add_question_flags,
     to_record,
 )
@@ -50,21 +51,19 @@ from causalmm.evaluation.scoring import CONTROL_BASES, compare_command, score_co
 from causalmm.evaluation.variants import Variant, controls, grid
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the command and return its exit code; `prog` is its name in messages."""
 
     def act() -> None:
-        args = parse_args(sys.argv[1:] if argv is None else argv)
+        args = parse_args(sys.argv[1:] if argv is None else argv, prog)
         args.act(args)
 
     return exit_code(act)
 
 
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given, and in `act` what to do with them. Raises RequestError."""
-    parser = Parser(
-        prog="evaluate.py", description="Ask a benchmark's questions and count the answers."
-    )
+    parser = Parser(prog=prog, description="Ask a benchmark's questions and count the answers.")
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for benchmark in BENCHMARKS.values():
         of_benchmark = benchmarks.add_parser(
@@ -74,7 +73,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         _add_run(actions, benchmark)
         _add_score(actions, benchmark)
         _add_compare(actions, benchmark)
-    return parser.parse_args(join_negative_layers(argv))
+    return parser.parse_args(argv)
 
 
 def _add_run(actions: Any, benchmark: Benchmark) -> None:
@@ -82,11 +81,9 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         "run",
         help="ask a model, into a folder",
         description=f"Ask a model the questions of {benchmark.title}",
-        epilog="CausalMM settings that are not given come from --config, or else from the "
-        f"{CONFIG_NAME} beside the checkpoint, or else from the defaults shown. Under `accelerate "
-        "launch` the images are distributed over the processes. What is in --out already is "
+        epilog=f"{SETTINGS_EPILOG} Under `accelerate launch` the images are distributed over the "
+        "processes. What is in --out already is "
         "continued, if it is of the same questions and settings.",
-        allow_abbrev=False,
     )
     parser.set_defaults(act=run)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
@@ -104,9 +101,10 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         help="a run for every combination of the settings in a YAML file, such as "
         "{gamma: [0.5, 1], language_layers: ['half:', all]}, in folders of their own",
     )
-    add_batch_size(parser)
+    add_batch_size(parser, **BATCH_SIZE)
     add_retry_failed(parser)
     add_model(parser)
+    add_pixel_limits(parser)
     add_question_flags(parser, benchmark, "ask about the first N images only")
     add_settings(parser)
     add_decoding(parser, benchmark.max_new_tokens)
@@ -138,7 +136,7 @@ def _add_compare(actions: Any, benchmark: Benchmark) -> None:
 def _add_reading(
     actions: Any, benchmark: Benchmark, name: str, what: str, runs: str
 ) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=what, description=benchmark.title, allow_abbrev=False)
+    parser = actions.add_parser(name, help=what, description=benchmark.title)
     parser.add_argument("answers", nargs="+", type=Path, metavar="RUN", help=runs)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON, too")
     limit = "the first N images only, as the run; answers in a file of their own may be of more"
@@ -182,7 +180,7 @@ def _hold(held: contextlib.ExitStack, runs: Sequence[Run], processes: Processes)
 def _runs(args: argparse.Namespace) -> list[Run]:
     questions = limited(BENCHMARKS[args.benchmark].questions(args), args.limit)
     check_images(questions)
-    request = find_model(args, read_wanted(args))
+    request = find_model(args)
     if args.controls:
         variants = controls(request)
     elif args.grid is not None:

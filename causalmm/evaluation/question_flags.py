@@ -18,19 +18,13 @@ from causalmm.evaluation.records import Question
 
 FIELD = "question_flags"
 """Where run.json has them."""
+BATCH_SIZE = {
+    "default": 8,
+    "help": "questions at a time; those about one image share its work (default: %(default)s)",
+}
+"""For `add_batch_size`."""
 SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
 """What helps where memory ran out."""
-
-
-def add_batch_size(parser: argparse.ArgumentParser) -> None:
-    """How many questions are decoded together."""
-    parser.add_argument(
-        "--batch-size",
-        type=at_least(1),
-        default=8,
-        metavar="N",
-        help="questions at a time; those about one image share its work (default: %(default)s)",
-    )
 
 
 def add_question_flags(
@@ -72,7 +66,7 @@ def read_questions(
     if recorded and limit is not None and limit != recorded.get("limit"):
         made = f"--limit {recorded['limit']}" if "limit" in recorded else "no --limit"
         raise RequestError(f"--limit {limit}: the run was made with {made}")
-    parser = Parser(allow_abbrev=False)
+    parser = Parser()
     add_question_flags(parser, benchmark, "")
     argv = []
     for name, value in {**recorded, **given}.items():

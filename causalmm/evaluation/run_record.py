@@ -19,6 +19,7 @@ from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
 from causalmm.families import checkpoints
 from causalmm.inputs.json_lines import difference, read_bytes, to_object, write_json
+from causalmm.inputs.messages import LIMITS
 
 RECORD = "run.json"
 _VERSIONS = ("causalmm", "torch", "torchvision", "transformers", "pillow")
@@ -45,6 +46,7 @@ def common_settings(
         "asked_dtype": args.dtype,
         "device": find_device(args.device).type,
         "attn": args.attn,
+        **{name: request.limits.get(name) for name in LIMITS},
         "versions": {name: metadata.version(name) for name in _VERSIONS},
         "patched_files_sha256": _files_digest(patched),
     }

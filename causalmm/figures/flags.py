@@ -14,7 +14,6 @@ from causalmm.cli.flags import (
     add_settings,
     at_least,
     check_together,
-    join_negative_layers,
 )
 from causalmm.errors import RequestError
 from causalmm.figures.queries import MEAN, SUMMARY, read_query
@@ -24,9 +23,9 @@ _SETTINGS_USED = "Of the CausalMM settings, this figure depends on --normalizati
 _ANY_PROMPT = "The prompt changes nothing here and may be left out."
 
 
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given, `figure` the name of one. Raises RequestError for what cannot be read."""
-    parser = Parser(description="Draw what CausalMM does.", allow_abbrev=False)
+    parser = Parser(prog=prog, description="Draw what CausalMM does.")
     figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
 
     vision = figures.add_parser(
@@ -35,7 +34,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         description="A picture with the vision encoder's attention laid over it: the factual one, "
         "and what each counterfactual method makes of it.",
         epilog=f"{_SETTINGS_USED} {_ANY_PROMPT}",
-        allow_abbrev=False,
     )
     _add_where(vision, "the last layer whose output the model reads")
     vision.add_argument(
@@ -60,7 +58,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         description="The language model's attention matrix over a prompt: the factual one, and "
         "what each counterfactual method makes of it.",
         epilog=_SETTINGS_USED,
-        allow_abbrev=False,
     )
     _add_where(language, "the first of the second half")
 
@@ -69,7 +66,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         help="probabilities of the candidates for each token of an answer",
         description="How likely each candidate was at each token of an answer: without "
         "intervention, with counterfactual attention, and adjusted.",
-        allow_abbrev=False,
     )
     tokens.add_argument("--png", metavar="FILE", help="write the figure there")
     tokens.add_argument("--html", metavar="FILE", help="write a page there, in one file")
@@ -91,7 +87,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         add_running(each)
         # What a request may have and a figure does not.
         each.set_defaults(compare=False, batch=None)
-    args = parser.parse_args(join_negative_layers(argv))
+    args = parser.parse_args(argv)
     if args.figure == "attention-vision" and args.prompt is None and args.messages is None:
         args.prompt = "What is this?"
     if args.figure == "tokens" and not (args.png or args.html):

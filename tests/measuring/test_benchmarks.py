@@ -222,31 +222,13 @@ def test_flops_of_branches(preset, eager, mode, layers):
     inputs = models.prompt(preset, eager.ours, batch=2, **SMALL)
     prompt = work.Prompt.of(eager.ours, inputs)
     text = eager.ours.config.text_config
-    hidden = hidden_pairs(eager.ours, prompt, rows=2 * (1 + plan.image_groups))
+    hidden = hidden_pairs(eager.ours, prompt, rows=2 * (1 + plan.image_branches))
     unedited = text.num_hidden_layers - len(plan.language.layers) if plan.language else 0
     if mode == "joint":  # its rows see pairs, and hide them, in unedited layers only
         per_layer = hidden_pairs(eager.ours, prompt, rows=2) / text.num_hidden_layers
         hidden = hidden_pairs(eager.ours, prompt, rows=2) + unedited * per_layer
     expected = counted_flops(eager.ours, inputs, causalmm=plan)
     assert work.prefill(eager.ours, plan, prompt).flops + hidden == expected
-
-
-def test_text_before_the_image_is_no_work_of_vision_branches(pair):
-    prompt = work.Prompt(batch=8, length=60, before=20, images=(64,) * 8)
-    vision = pair.ours.causalmm_plan(CausalMMConfig(mode="vision"))
-    layers = pair.ours.model.language_model.layers
-    weights = sum(
-        part.weight.numel() for part in layers.modules() if isinstance(part, torch.nn.Linear)
-    )
-    saved = work.prefill(pair.ours, vision, prompt).flops
-    whole = work.prefill(pair.ours, vision, replaced(prompt, before=0)).flops
-    text = pair.ours.config.text_config
-    pairs = len(layers) * 4 * text.hidden_size * 20 * 21 / 2
-    assert whole - saved == 8 * (20 * 2 * weights + pairs)
-
-
-def replaced(prompt, **changes):
-    return work.Prompt(**{**vars(prompt), **changes})
 
 
 @pytest.mark.parametrize("mode", [None, *MODES])
@@ -272,7 +254,7 @@ def test_bytes_of_a_step_are_weights_and_cache(preset, pair, mode):
 
 
 def test_methods_that_look_at_no_scores_read_values_only(pair):
-    prompt = work.Prompt(batch=1, length=40, before=5, images=(64,))
+    prompt = work.Prompt(batch=1, length=40, images=(64,))
     read = {}
     for method in ("reverse", "random"):
         config = CausalMMConfig(mode="language", language_method=method, language_layers="all")

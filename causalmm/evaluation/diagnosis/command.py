@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from causalmm.cli.flags import (
     Parser,
+    add_batch_size,
     add_model,
+    add_pixel_limits,
     add_running,
     add_settings,
     at_least,
-    join_negative_layers,
 )
-from causalmm.cli.request import Request, find_model, read_wanted
+from causalmm.cli.request import Request, find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
@@ -47,7 +48,7 @@ from causalmm.evaluation.diagnosis.measurement import (
 from causalmm.evaluation.diagnosis.report import ALL, SETS, Diagnosis, diagnose, split
 from causalmm.evaluation.diagnosis.windows import DEFAULT, read_kinds
 from causalmm.evaluation.question_files import check_images, check_unique, limited
-from causalmm.evaluation.question_flags import SMALLER, add_batch_size
+from causalmm.evaluation.question_flags import BATCH_SIZE, SMALLER
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.run_record import (
     check_record,
@@ -68,22 +69,21 @@ _VARIED = ("mode", "site", "gamma_vision", "gamma_language") + tuple(
 _BASE = ("gamma", "epsilon", "draws", "normalization", "seed")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    return exit_code(lambda: run(parse_args(sys.argv[1:] if argv is None else argv)))
+def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the command and return its exit code; `prog` is its name in messages."""
+    return exit_code(lambda: run(parse_args(sys.argv[1:] if argv is None else argv, prog)))
 
 
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given. Raises RequestError for flags that cannot be read."""
     parser = Parser(
-        prog="diagnose.py",
+        prog=prog,
         description="Which layers should I edit? For each tower, method and window of layers: what "
         "the counterfactual branch says alone at the first token, and what the adjusted model says "
         "with it. Windows are ranked on half of the images and reported on the other half.",
         epilog=f"--out gets {MEASUREMENTS}, {TABLE}, {PICTURE} and run.json. The same command "
         "again goes on after an interruption, and other towers, methods and windows are added to "
         "what is there.",
-        allow_abbrev=False,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument(
@@ -94,6 +94,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         "images that windows are ranked on",
     )
     add_model(parser)
+    add_pixel_limits(parser)
     _add_questions(parser.add_argument_group("questions"))
     edits = parser.add_argument_group("what is compared")
     every = dict.fromkeys(method for methods in METHODS.values() for method in methods)
@@ -120,8 +121,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add_settings(parser, without=_VARIED)
     parser.set_defaults(greedy=True, max_new_tokens=1)
     add_running(parser)
-    add_batch_size(parser)
-    return parser.parse_args(join_negative_layers(argv))
+    add_batch_size(parser, **BATCH_SIZE)
+    return parser.parse_args(argv)
 
 
 def _add_questions(group: Any) -> None:
@@ -156,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
     kinds = read_kinds(args.windows)
     questions = asked(args)
     split(questions)  # what cannot be split is better told before it is measured
-    request = find_model(args, read_wanted(args))
+    request = find_model(args)
     base = request.config
     if base.gamma == 0:
         raise RequestError("gamma 0 leaves no branch to look at: expected a number > 0")

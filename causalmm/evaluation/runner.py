@@ -20,13 +20,7 @@ from causalmm.cli.batch import BatchRow, question_groups
 from causalmm.cli.seeds import seed_of
 from causalmm.cli.session import Session
 from causalmm.errors import RequestError
-from causalmm.evaluation.answers_file import (
-    answer_line,
-    check_unwritten,
-    drop_failed,
-    gather,
-    part_file,
-)
+from causalmm.evaluation import answers_file
 from causalmm.evaluation.processes import Processes
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.run_record import check_record, write_record
@@ -72,16 +66,16 @@ def open_runs(runs: Sequence[Run], retry_failed: bool) -> None:
     Raises RequestError where a folder is another run's, or another process still writes there.
     """
     for run in runs:
-        check_unwritten(run.folder)
+        answers_file.check_unwritten(run.folder)
         check_record(run.folder, run.settings)  # again: now no other process can begin
         if retry_failed:
-            drop_failed(run.folder)
-        gather(run.folder, run.questions)
+            answers_file.drop_failed(run.folder)
+        answers_file.gather(run.folder, run.questions)
 
 
 def take_share(run: Run, size: int, processes: Processes) -> Share:
     """The units of this process among those not answered yet, those about one image together."""
-    done = frozenset(gather(run.folder, run.questions))
+    done = frozenset(answers_file.gather(run.folder, run.questions))
     left = [
         unit
         for unit in units(run.questions, size)
@@ -114,7 +108,7 @@ def answer_share(
     run = share.run
     session = session._replace(request=run.variant.request)
     write_record(run.folder, run.settings, surroundings)
-    file = part_file(run.folder, processes.index)
+    file = answers_file.part_file(run.folder, processes.index)
     cut_torn_line(file)
     answered = len(share.done) if processes.count == 1 else 0
     left = sum(question.id not in share.done for unit in share.units for question in unit)
@@ -132,7 +126,7 @@ def answer_share(
         for unit in share.units:
             answers = ask(session, unit, words)
             new = [each for each in answers if each.question_id not in share.done]
-            part.write(b"".join(map(answer_line, new)))
+            part.write(b"".join(map(answers_file.answer_line, new)))
             part.flush()
             progress.update(len(new))
 

@@ -16,21 +16,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from causalmm.cli.flags import (
-    Parser,
-    add_batch_size,
-    add_model,
-    add_pixel_limits,
-    add_running,
-    add_settings,
-    at_least,
-)
+from causalmm.cli import flags
 from causalmm.cli.request import Request, find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
 from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
+from causalmm.evaluation import run_record
 from causalmm.evaluation.benchmarks import pope, vlind
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.diagnosis.measurement import (
@@ -50,13 +43,6 @@ from causalmm.evaluation.diagnosis.windows import DEFAULT, read_kinds
 from causalmm.evaluation.question_files import check_images, check_unique, limited
 from causalmm.evaluation.question_flags import BATCH_SIZE, SMALLER
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.run_record import (
-    check_record,
-    common_settings,
-    read_record,
-    surroundings,
-    write_record,
-)
 from causalmm.inputs.json_lines import cut_torn_line, write_json
 
 TABLE, PICTURE = "table.json", "heatmap.png"
@@ -76,7 +62,7 @@ def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
 
 def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given. Raises RequestError for flags that cannot be read."""
-    parser = Parser(
+    parser = flags.Parser(
         prog=prog,
         description="Which layers should I edit? For each tower, method and window of layers: what "
         "the counterfactual branch says alone at the first token, and what the adjusted model says "
@@ -93,8 +79,8 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         help=f"write the best window as {CONFIG_NAME} into it, if it gains on the half of the "
         "images that windows are ranked on",
     )
-    add_model(parser)
-    add_pixel_limits(parser)
+    flags.add_model(parser)
+    flags.add_pixel_limits(parser)
     _add_questions(parser.add_argument_group("questions"))
     edits = parser.add_argument_group("what is compared")
     every = dict.fromkeys(method for methods in METHODS.values() for method in methods)
@@ -118,10 +104,10 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         'on), sliding:W:S (from every S-th on), or slices such as "half:" and 10:20 '
         "(default: %(default)s)",
     )
-    add_settings(parser, without=_VARIED)
+    flags.add_settings(parser, without=_VARIED)
     parser.set_defaults(greedy=True, max_new_tokens=1)
-    add_running(parser)
-    add_batch_size(parser, **BATCH_SIZE)
+    flags.add_running(parser)
+    flags.add_batch_size(parser, **BATCH_SIZE)
     return parser.parse_args(argv)
 
 
@@ -143,7 +129,7 @@ def _add_questions(group: Any) -> None:
     )
     group.add_argument(
         "--limit",
-        type=at_least(2),
+        type=flags.at_least(2),
         metavar="N",
         help="ask about the first N images of each set only",
     )
@@ -163,17 +149,17 @@ def run(args: argparse.Namespace) -> None:
         raise RequestError("gamma 0 leaves no branch to look at: expected a number > 0")
     if args.write is not None and (there := args.write / CONFIG_NAME).exists():
         raise RequestError(f"{there} is there already: give --write another folder")
-    settings = common_settings("diagnose", questions, request, args)
+    settings = run_record.common_settings("diagnose", questions, request, args)
     settings["base"] = {name: getattr(base, name) for name in _BASE}
-    check_record(args.out, settings)
+    run_record.check_record(args.out, settings)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / MEASUREMENTS
     with sole_writer(file):
-        check_record(args.out, settings)  # again: now no other process can begin
+        run_record.check_record(args.out, settings)  # again: now no other process can begin
         cut_torn_line(file)
         measured = read_measurements(file, len(questions))
         # An earlier run of the command has left how many layers there are.
-        layers = read_record(args.out).get("layers")
+        layers = run_record.read_record(args.out).get("layers")
         wanted = layers and candidates(layers, args.towers, args.methods, kinds)
         if not wanted or _left(wanted, measured):
             with memory_guard(SMALLER):
@@ -251,7 +237,9 @@ def _measure(
         )
     sources = [*args.questions, *([] if args.contradicting is None else [args.contradicting])]
     files = [each / "data.json" if each.is_dir() else each for each in sources]
-    write_record(args.out, settings, surroundings(files, session.model) | {"layers": layers})
+    run_record.write_record(
+        args.out, settings, run_record.surroundings(files, session.model) | {"layers": layers}
+    )
     left, every = _left(wanted, measured), len(_left(wanted, {}))
     with (
         open(args.out / MEASUREMENTS, "ab") as file,
@@ -281,7 +269,7 @@ def _measure(
 def _report(
     args: argparse.Namespace, found: Diagnosis, wanted: Sequence[Candidate], request: Request
 ) -> None:
-    record = read_record(args.out)
+    record = run_record.read_record(args.out)
     write_json(args.out / TABLE, found.to_dict() | {"run": record})
     print(found.table(SHOWN), flush=True)
     if find_spec("matplotlib") is None:

@@ -7,6 +7,7 @@ answers holds the file meanwhile (`sole_writer`).
 Tests: tests/cli/test_batch_command.py.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +92,9 @@ def open_batch(
     """
     rows = read_rows(Path(questions))
     if settings["sampling"]["do_sample"]:
-        settings = settings | {"batch_size": size}
+        # What is drawn for a row depends on its place and on those that are asked with it.
+        ids = json.dumps([row.id for row in rows]).encode()
+        settings = settings | {"batch_size": size, "ids_sha256": hashlib.sha256(ids).hexdigest()}
     batch = Batch(rows, size, settings, Path(out))
     if not batch.out.exists() or not read_bytes(batch.out):
         return batch

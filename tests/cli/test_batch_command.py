@@ -237,6 +237,21 @@ def test_an_out_that_is_something_else_is_refused(batch, folder, tmp_path):
     assert "there is no folder" in batch(None, out="nowhere/out", code=2)[1]
 
 
+def test_rows_of_a_sampled_batch_keep_their_places(batch, folder):
+    """Greedy answers do not depend on them."""
+    rows = questions(folder)[:3]
+    greedy, _ = batch(rows[:2])
+    sampled = ("--temperature", "5")
+    drawn, _ = batch(rows[:2], *sampled, out="drawn.jsonl")
+    moved, _ = batch([rows[2], *rows[:2]])
+    assert moved[1:] == greedy
+    for others in ([rows[1], rows[0]], rows):
+        assert (
+            "other settings (ids_sha256: " in batch(others, *sampled, out="drawn.jsonl", code=2)[1]
+        )
+    assert batch(rows[:2], *sampled, out="drawn.jsonl")[0] == drawn
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [("", "holds no rows"), ("\n \n", "holds no rows"), (None, "cannot be read")],

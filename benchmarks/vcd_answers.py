@@ -94,7 +94,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         add_model(own)
         benchmark.add_flags(own.add_argument_group("questions"))
         add_running(own)
-        own.set_defaults(mode="plain", greedy=True, config=None)
+        own.set_defaults(mode="plain", config=None)
     return parser.parse_args(argv)
 
 

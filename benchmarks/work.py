@@ -89,7 +89,7 @@ def decode(model: Any, plan: BranchPlan | None, prompt: Prompt, keys: int) -> Wo
             rows = branches * prompt.batch
             flops += rows * _linear_flops(layer)
             flops += rows * _attention_flops(formula, text.num_attention_heads, size, keys)
-            parts = 2 if formula is None or formula.scores else 1
+            parts = 2 if _looks_at_scores(formula) else 1
             read += parts * rows * shared * size * keys * model.dtype.itemsize
     branches = 1 if plan is None else plan.branches
     flops += branches * prompt.batch * _linear_flops(model.lm_head)
@@ -191,9 +191,15 @@ def _formula(tower: str, edit: Intervention) -> Formula:
     return find(tower, edit.method).formula(edit.normalization)
 
 
+def _looks_at_scores(formula: Formula | None) -> bool:
+    """Whether attention needs the keys: other formulas need values alone."""
+    return formula is None or formula.softmax_stats or formula.whole_map
+
+
 def _attention_flops(formula: Formula | None, heads: int, size: int, pairs: float) -> float:
     """Of so many pairs of a query and a key: products with keys, products with values."""
-    return (2 if formula is None else formula.products) * 2.0 * heads * size * pairs
+    scores = _looks_at_scores(formula)
+    return (scores + (scores or formula.random_weights)) * 2.0 * heads * size * pairs
 
 
 def _layers(model: Any) -> nn.ModuleList:

@@ -138,7 +138,7 @@ def test_scores_are_those_of_separate_forwards(folder, evaluate, tmp_path, model
     lines, _ = evaluate(*given, model=model)
     args = commands.parse_args(flags(folder, "--out", tmp_path, "--mode", mode, model=model))
     [run] = commands._runs(args)
-    session = commands.Session.start(args, run.variant.request)
+    session = commands.Session.start(args, run.request)
     tokenizer, choices = session.processor.tokenizer, ("yes", "no")
     ids = [word_tokens(tokenizer, word) for word in choices]
     assert [len(each) for each in ids] == [8, 4]
@@ -181,12 +181,12 @@ def test_a_drawn_answer_is_that_of_its_seed(folder, evaluate, tmp_path, model):
     lines, _ = evaluate(*SAMPLED, "--batch-size", "1", model=model)
     args = commands.parse_args(flags(folder, *SAMPLED, "--out", tmp_path, model=model))
     [run] = commands._runs(args)
-    session = commands.Session.start(args, run.variant.request)
+    session = commands.Session.start(args, run.request)
     seeds = {runner.unit_seed(3, [question]) for question in run.questions}
     assert len(seeds) == len(lines)
     assert seeds.isdisjoint(runner.unit_seed(4, [question]) for question in run.questions)
     for line, question in zip(lines, run.questions, strict=True):
-        request = run.variant.request._replace(seed=runner.unit_seed(3, [question]))
+        request = run.request._replace(seed=runner.unit_seed(3, [question]))
         alone = session._replace(request=request)
         inputs = alone.inputs(one_turn([question.path], question.prompt))
         assert line["answer"] == alone.answer(inputs, request.config).text
@@ -583,7 +583,7 @@ def test_shares_make_the_same_file(folder, evaluate, tmp_path, given):
         flags(folder, *given, "--batch-size", "2", "--out", tmp_path / "out")
     )
     [run] = commands._runs(args)
-    session = commands.Session.start(args, run.variant.request)
+    session = commands.Session.start(args, run.request)
     words = {word: word_tokens(session.processor.tokenizer, word) for word in ("yes", "no")}
     about = {"git_commits": []}
     for count, stops in ((3, {1}), (2, {0, 1}), (4, set())):

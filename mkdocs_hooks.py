@@ -3,7 +3,7 @@
 mkdocs serves docs/ alone. A file elsewhere in the repository that a page links to comes along under
 its own path (README.md is the first page), and links are rewritten from the repository's folders to
 the site's. So each link is written once, as a reader of the repository needs it.
-Held by tests/test_docs.py.
+Tests: tests/test_docs.py.
 """
 
 import re

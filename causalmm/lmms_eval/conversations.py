@@ -2,7 +2,7 @@
 
 Of requests in a row that begin alike up to and with their last picture, that beginning is computed
 once; the others make batches. Nothing here needs lmms-eval or loads torch.
-Held by tests/lmms/test_lmms_eval.py.
+Tests: tests/lmms/test_lmms_eval.py.
 """
 
 import hashlib

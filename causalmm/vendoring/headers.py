@@ -10,7 +10,7 @@
     Replaces: ...             (only, and always, where a patch replaces upstream lines)
     ---
 
-Held by tests/vendoring/test_vendor.py.
+Tests: tests/vendoring/test_vendor.py.
 """
 
 import ast

@@ -7,7 +7,7 @@ absolute, which changes no line count. Patches are zero-context: their line numb
 relocated text, without our header) are right only because the file's hash is checked first.
 
 Standard library only, nothing from this package: hatch_build.py loads this file by its path before
-anything is installed. Held by tests/vendoring/test_vendor.py.
+anything is installed. Tests: tests/vendoring/test_vendor.py.
 """
 
 import ast

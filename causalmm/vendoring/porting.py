@@ -4,7 +4,7 @@ base is the pinned upstream file, ours the patched one, theirs the same file in 
 is carried where its neighbours in base, and whatever it replaces, are found together in theirs and
 in the function they were in. Anything else is a conflict, told with what became of its neighbours;
 where one neighbour of an insertion is left, the place beside it is proposed, and taken only on
-request. Held by tests/vendoring/test_port.py, which compares with `git merge-file`.
+request. Tests: tests/vendoring/test_port.py, which compares with `git merge-file`.
 """
 
 import ast

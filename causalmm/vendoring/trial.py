@@ -2,7 +2,7 @@
 
 All in a temporary copy of the project. The other release comes first on PYTHONPATH; torch and
 everything else stay those of this environment. The tests are the fast ones of every file that the
-patches name as a guard. Held by tests/vendoring/test_port.py.
+patches name as a guard. Tests: tests/vendoring/test_port.py.
 """
 
 import os

@@ -16,7 +16,7 @@ from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.errors import RequestError
 from causalmm.figures import language, maps, vision
 from causalmm.figures.pictures import Picture, pictures
-from causalmm.figures.recording import Recorder, record_language, record_vision
+from causalmm.figures.recording import record_language, record_vision
 
 RECORDING = "eager_recording_for_tests"
 LAYER, SEED = 1, 5
@@ -120,23 +120,25 @@ def test_the_factual_language_map_is_upstreams(pair, two_pictures, attention, la
 
 
 @torch.no_grad()
-def test_recording_changes_nothing_and_leaves_nothing_behind(family, pair, two_pictures):
+def test_recording_changes_nothing_and_leaves_nothing_behind(pair, two_pictures):
     model, _ = pair
+    model.set_attn_implementation("eager")
     before = model(**two_pictures).logits
-    base = model.model
-    tower = base.vision_tower if family == "llava" else base.visual
-    for module in (tower, base.language_model):
-        recorder = Recorder(LAYER)
-        handle = module.register_forward_pre_hook(
-            lambda _, args, kwargs, recorder=recorder: (args, kwargs | {"causalmm": recorder}),
-            with_kwargs=True,
-        )
-        assert torch.equal(model(**two_pictures).logits, before)
-        assert recorder.calls
-        handle.remove()
-    record_vision(model, two_pictures, LAYER)
+    attributes = [set(vars(module)) for module in model.modules()]
+    assert record_vision(model, two_pictures, LAYER)
     record_language(model, two_pictures, LAYER)
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert [set(vars(module)) for module in model.modules()] == attributes
+    assert torch.equal(model(**two_pictures).logits, before)
+
+
+@torch.no_grad()
+def test_a_failed_recording_leaves_nothing_behind(pair, inputs):
+    model, _ = pair
+    model.set_attn_implementation("eager")
+    before = model(**inputs).logits
+    with pytest.raises((TypeError, ValueError), match="input_ids|None"):
+        record_language(model, inputs | {"input_ids": None}, LAYER)
+    assert torch.equal(model(**inputs).logits, before)
 
 
 # -- counterfactual maps -----------------------------------------------------------------------

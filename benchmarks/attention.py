@@ -16,24 +16,13 @@ import argparse
 import math
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import measure
 import table
-import torch
-from contenders import SDPA, Case, Shape, call, cases, map_bytes
-from measure import (
-    DTYPES,
-    Bar,
-    add_common_flags,
-    finish,
-    pick_device,
-    ratios,
-    repeats_for,
-    run_command,
-    spread,
-    take_turns,
-    timed,
-)
+from contenders import SDPA, Case, Inputs, call, cases, map_bytes
+from measure import Bar
 from memory import fresh_processes, peak_memory, settle_heap
 from tqdm import tqdm
 
@@ -48,14 +37,15 @@ MEMORY_LENGTH, TIME_LENGTH = 8192, 4096
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
-    return run_command(run, argv)
+    return measure.run_command(run, argv)
 
 
 def run(argv: list[str]) -> None:
     """Measure, write, draw and print. Raises RequestError for what cannot be measured."""
     args = parse_args(argv)
-    device, dtype = pick_device(args.device), DTYPES[args.dtype]
-    shape = Shape(args.batch, args.heads, args.kv_heads, args.head_size)
+    device = measure.pick_device(args.device)
+    sizes = (args.batch, args.heads, args.kv_heads, args.head_size)
+    inputs = Inputs(*sizes, measure.DTYPES[args.dtype], device)
     calls = [
         cases(tower, length, 1 if step == "decode" else length)
         for tower, step in KINDS
@@ -63,9 +53,9 @@ def run(argv: list[str]) -> None:
     ]
     rows: list[dict[str, Any]] = []
     for each in tqdm(calls, desc="time", unit="call"):
-        rows += times_of(each, args, shape, dtype, device)
-    add_memory(rows, shape, dtype, device)
-    out = finish("attention", argv, args, rows, bars_of(rows), f"attention-{device.type}")
+        rows += times_of(each, inputs, args)
+    add_memory(rows, inputs)
+    out = measure.finish("attention", argv, args, rows, bars_of(rows), f"attention-{device.type}")
     if not args.no_figure:
         from figure import draw  # without it there is no need of matplotlib
 
@@ -73,32 +63,27 @@ def run(argv: list[str]) -> None:
 
 
 def times_of(
-    contenders: Sequence[Case],
-    args: argparse.Namespace,
-    shape: Shape,
-    dtype: torch.dtype,
-    device: torch.device,
+    contenders: Sequence[Case], inputs: Inputs, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """One row a contender of the same call: its time, or why it was left out."""
     rows = {case.way: case._asdict() | {"step": case.step} for case in contenders}
     calls = {}
     for case in contenders:
-        if map_bytes(case, shape) > args.map_memory * 2**30:
+        if map_bytes(case, inputs) > args.map_memory * 2**30:
             rows[case.way]["left_out"] = f"maps of more than {args.map_memory:g} GB"
             continue
-        ready = call(case, shape, dtype, device)
-        repeats = repeats_for(ready, device)
-        calls[case.way] = lambda ready=ready, repeats=repeats: timed(ready, device, repeats)
+        ready = call(case, inputs)
+        repeats = measure.repeats_for(ready, inputs.device)
+        calls[case.way] = partial(measure.timed, ready, inputs.device, repeats)
     # The calls ran when their repeats were found.
-    times = take_turns(calls, args.rounds, warm_up=0, seconds=args.seconds)
+    times = measure.take_turns(calls, args.rounds, warm_up=0, seconds=args.seconds)
     for way, samples in times.items():
-        rows[way] |= {"time_s": spread(samples), "time_ratio": ratios(samples, times[SDPA])}
+        rows[way]["time_s"] = measure.spread(samples)
+        rows[way]["time_ratio"] = measure.ratios(samples, times[SDPA])
     return list(rows.values())
 
 
-def add_memory(
-    rows: Sequence[dict[str, Any]], shape: Shape, dtype: torch.dtype, device: torch.device
-) -> None:
+def add_memory(rows: Sequence[dict[str, Any]], inputs: Inputs) -> None:
     """To every row that was run: bytes that the call holds at most, and their ratio to SDPA's."""
     base = 0
     with fresh_processes() as processes:
@@ -106,21 +91,21 @@ def add_memory(
             if "left_out" in row:
                 continue
             case = Case(*(row[name] for name in Case._fields))
-            if device.type == "cpu":
-                found = processes.submit(extra_bytes, case, shape, dtype, device).result()
+            if inputs.device.type == "cpu":
+                found = processes.submit(extra_bytes, case, inputs).result()
             else:
-                found = extra_bytes(case, shape, dtype, device)
+                found = extra_bytes(case, inputs)
             base = found if case.way == SDPA else base  # the first of each call
             row |= {"extra_bytes": found, "extra_ratio": found / base if base else None}
 
 
-def extra_bytes(case: Case, shape: Shape, dtype: torch.dtype, device: torch.device) -> int:
+def extra_bytes(case: Case, inputs: Inputs) -> int:
     """Bytes that a call holds at most, in a process that has done little else."""
     settle_heap()
     keys = min(case.keys, MEMORY_LENGTH)
     smaller = case._replace(keys=keys, queries=min(case.queries, keys))
-    peak_memory(call(smaller, shape, dtype, device), device)  # libraries set themselves up
-    return peak_memory(call(case, shape, dtype, device), device).extra
+    peak_memory(call(smaller, inputs), inputs.device)  # libraries set themselves up
+    return peak_memory(call(case, inputs), inputs.device).extra
 
 
 def bars_of(rows: Sequence[dict[str, Any]]) -> list[Bar]:
@@ -156,9 +141,9 @@ def exponent(lengths: Sequence[int], sizes: Sequence[float]) -> float:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    defaults = Shape()
+    defaults = Inputs()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add_common_flags(parser, rounds=9)
+    measure.add_common_flags(parser, rounds=9)
     add = parser.add_argument
     add("--lengths", type=int, nargs="+", default=[2**n for n in range(10, 16)])
     add("--batch", type=int, default=defaults.batch)

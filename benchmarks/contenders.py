@@ -20,13 +20,15 @@ from causalmm.counterfactual.methods import find, names
 SDPA, DENSE = "sdpa", "dense "
 
 
-class Shape(NamedTuple):
-    """Of the inputs of a call, besides their lengths."""
+class Inputs(NamedTuple):
+    """Of a call, besides their lengths."""
 
     batch: int = 1
     heads: int = 8
     kv_heads: int = 8
     head_size: int = 64
+    dtype: torch.dtype = torch.bfloat16
+    device: torch.device = torch.device("cpu")
 
 
 class Case(NamedTuple):
@@ -54,65 +56,55 @@ def cases(tower: str, keys: int, queries: int) -> list[Case]:
     return [Case(tower, queries, keys, way) for way in (SDPA, *methods, *dense)]
 
 
-def map_bytes(case: Case, shape: Shape) -> int:
+def map_bytes(case: Case, inputs: Inputs) -> int:
     """About how much the maps take that exist at a time; 0 where no head's whole map does."""
     if case.way == SDPA:
         return 0
     formula = find(case.tower, case.method).visible
     permuted = formula.builds_a_map and not formula.random_weights
     dense = case.way.startswith(DENSE)
-    heads = shape.heads if dense else int(permuted)  # ours permutes one head at a time
+    heads = inputs.heads if dense else int(permuted)  # ours permutes one head at a time
     # Scores, weights and edited weights; permutations are sorted as int64.
-    return heads * case.queries * case.keys * (12 * shape.batch + 24 * permuted)
+    return heads * case.queries * case.keys * (12 * inputs.batch + 24 * permuted)
 
 
-def call(
-    case: Case, shape: Shape, dtype: torch.dtype, device: torch.device
-) -> Callable[[], Tensor]:
+def call(case: Case, inputs: Inputs) -> Callable[[], Tensor]:
     """The case on random inputs, ready to run."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(heads: int, length: int) -> Tensor:
-        size = (shape.batch, heads, length, shape.head_size)
-        return torch.randn(size, generator=generator).to(device, dtype)
+        size = (inputs.batch, heads, length, inputs.head_size)
+        return torch.randn(size, generator=generator).to(inputs.device, inputs.dtype)
 
-    query = drawn(shape.heads, case.queries)
-    key, value = (drawn(shape.kv_heads, case.keys) for _ in range(2))
-    scale = shape.head_size**-0.5
+    query = drawn(inputs.heads, case.queries)
+    key, value = (drawn(inputs.kv_heads, case.keys) for _ in range(2))
+    scale = inputs.head_size**-0.5
     causal = case.tower == "language"
     # One query that sees every key needs no mask.
     masked = causal and case.queries > 1
     if case.way == SDPA:
-        grouped = {"enable_gqa": True} if shape.heads != shape.kv_heads else {}
+        grouped = {"enable_gqa": True} if inputs.heads != inputs.kv_heads else {}
         return lambda: scaled_dot_product_attention(
             query, key, value, is_causal=masked, scale=scale, **grouped
         )
     if case.way.startswith(DENSE):
-        edit = _released(case.tower, case.method)
-        return lambda: _dense(edit, query, key, value, scale, masked)
+        edit, repeats = _released(case.tower, case.method), inputs.heads // inputs.kv_heads
+
+        def dense() -> Tensor:
+            keys, values = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
+            scores = query @ keys.mT * scale
+            if masked:
+                hidden = torch.ones(scores.shape[2:], dtype=torch.bool, device=inputs.device)
+                scores = scores.masked_fill_(hidden.triu(1), -torch.inf)
+            weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+            del scores
+            return edit(weights) @ values
+
+        return dense
     if causal:
         visible = AttentionMask(query_start=case.keys - case.queries)
         return lambda: language_attention(case.way, query, key, value, scale=scale, visible=visible)
     return lambda: vision_attention(case.way, query, key, value, scale=scale)
-
-
-def _dense(
-    edit: Callable[[Tensor], Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scale: float,
-    masked: bool,
-) -> Tensor:
-    if (repeats := query.shape[1] // key.shape[1]) > 1:
-        key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
-    scores = query @ key.mT * scale
-    if masked:
-        hidden = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill_(hidden, -torch.inf)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    del scores
-    return edit(weights) @ value
 
 
 def _released(tower: str, name: str) -> Callable[[Tensor], Any]:
@@ -121,12 +113,12 @@ def _released(tower: str, name: str) -> Callable[[Tensor], Any]:
     edit = getattr(released, method.released_map)
     if method.released.random_weights:
         return lambda weights: edit(weights, torch.rand_like(weights))
-    if method.stochastic:
-        return lambda weights: edit(weights, _permutations(weights))
-    return edit
+    if not method.stochastic:
+        return edit
 
+    def permute(weights: Tensor) -> Tensor:
+        entries, device = weights[0, 0].numel(), weights.device
+        orders = [torch.randperm(entries, device=device) for _ in range(weights.shape[1])]
+        return edit(weights, torch.stack(orders))
 
-def _permutations(weights: Tensor) -> Tensor:
-    entries = weights[0, 0].numel()
-    orders = [torch.randperm(entries, device=weights.device) for _ in range(weights.shape[1])]
-    return torch.stack(orders)
+    return permute

@@ -8,7 +8,7 @@ mode's branches in sequence (benchmarks/sequential.py), and the two branches of 
 is installed. Greedy, random weights, no end token. The time of a step runs from an answer's first
 token to its last. A prefill, from the call of `generate` to the first token, is short and once in
 an answer, so each takes turns with plain's alone: on a shared machine the speed changes within a
-round of all. Beside them stand the bounds of benchmarks/work.py.
+round of all. Beside them stand the ratios of FLOPs and bytes by benchmarks/work.py.
 `--compile`: a static cache, which transformers compiles the forward for, for plain and ours alike.
 Tests: tests/measuring/test_benchmarks.py.
 """
@@ -21,21 +21,12 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import measure
 import mitigv_vcd
 import models
 import torch
 import work
-from measure import (
-    DTYPES,
-    Bar,
-    add_common_flags,
-    finish,
-    pick_device,
-    ratios,
-    run_command,
-    spread,
-    take_turns,
-)
+from measure import Bar
 from memory import Peak, peak_memory
 from sequential import SequentialBranches
 from torch import Tensor
@@ -110,37 +101,33 @@ class Contenders:
     """The models that take turns, and what each does with a prompt."""
 
     def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
-        self.compile, self.with_sequential = args.compile, args.sequential
+        self.static = {"cache_implementation": "static"} if args.compile else {}
+        self.with_sequential = args.sequential
         self.ours, self.upstream = models.build_pair(
-            args.preset, dtype=DTYPES[args.dtype], device=device, image_tokens=args.image_tokens
+            args.preset, measure.DTYPES[args.dtype], device, args.image_tokens
         )
         self.sequential = SequentialBranches(models.twin(self.upstream))
         methods = {"language_method": args.language_method, "vision_method": args.vision_method}
-        self.plans: dict[str, BranchPlan | None] = {PLAIN: None} | {
+        self.plans: dict[str, BranchPlan] = {
             mode: self.ours.causalmm_plan(CausalMMConfig(**MODES[mode], **methods))
             for mode in args.modes
         }
 
     def calls(self, inputs: dict[str, Tensor], new: int) -> dict[str, Callable[[], Timing]]:
         """Each contender's answer of `new` tokens."""
-        static = {"cache_implementation": "static"} if self.compile else {}
         length = inputs["input_ids"].shape[1]
+        settings = {**inputs, **self.static, "do_sample": False, "max_new_tokens": new}
 
         def generate(model: Any, **extra: Any) -> Callable[[Clock], Tensor]:
-            return lambda clock: model.generate(
-                **inputs, **static, **extra, do_sample=False, max_new_tokens=new, streamer=clock
-            )[:, length:]
+            return lambda clock: model.generate(**settings, **extra, streamer=clock)[:, length:]
 
         runs = {PLAIN: generate(self.upstream)}
-        plans = {mode: plan for mode, plan in self.plans.items() if mode != PLAIN}
-        for mode, plan in plans.items():
+        for mode, plan in self.plans.items():
             runs[mode] = generate(self.ours, causalmm=plan)
-        for mode, plan in plans.items() if self.with_sequential else ():
-            runs[SEQUENTIAL + mode] = lambda clock, plan=plan: self.sequential.generate(
-                inputs, plan, new, clock
-            )
+        for mode, plan in self.plans.items() if self.with_sequential else ():
+            runs[SEQUENTIAL + mode] = partial(self.sequential.generate, inputs, plan, new)
         if mitigv_vcd.available(self.upstream.config.model_type):
-            runs[VCD] = lambda clock: mitigv_vcd.generate(self.upstream, inputs, new, clock)
+            runs[VCD] = partial(mitigv_vcd.generate, self.upstream, inputs, new)
 
         def timing(run: Callable[[Clock], Tensor]) -> Timing:
             clock = Clock()
@@ -148,31 +135,29 @@ class Contenders:
             steps = [later - stamp for stamp, later in pairwise(clock.stamps)]
             return Timing(clock.stamps[0] - clock.begun, steps, tokens.cpu())
 
-        return {name: lambda run=run: timing(run) for name, run in runs.items()}
+        return {name: partial(timing, run) for name, run in runs.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
-    return run_command(run, argv)
+    return measure.run_command(run, argv)
 
 
 def run(argv: list[str]) -> None:
     """Measure, write and print. Raises RequestError for what cannot be measured."""
     args = parse_args(argv)
-    device = pick_device(args.device)
+    device = measure.pick_device(args.device)
     if args.compile and device.type != "cuda":
         raise RequestError("--compile needs --device cuda: elsewhere transformers compiles nothing")
     contenders = Contenders(args, device)
     ours = contenders.ours
-    sizes = {"image_tokens": args.image_tokens, "text_tokens": args.text_tokens}
-    prompts = {batch: models.prompt(ours, batch=batch, **sizes) for batch in args.batch}
-    speed = work.measure_speed(ours, sum(sizes.values()))
-    timings = {
-        batch: take_timings(
-            contenders.calls(inputs, args.new_tokens), contenders.calls(inputs, 1), args
+    prompts = {
+        batch: models.prompt(
+            ours, batch=batch, image_tokens=args.image_tokens, text_tokens=args.text_tokens
         )
-        for batch, inputs in prompts.items()
+        for batch in args.batch
     }
+    timings = {batch: take_timings(contenders, each, args) for batch, each in prompts.items()}
     rows = []
     for batch, inputs in prompts.items():
         # Memory last: reading it changes the allocator's habits.
@@ -180,28 +165,25 @@ def run(argv: list[str]) -> None:
         peaks = {name: peak_memory(call, device) for name, call in calls.items()}
         prompt = work.Prompt.of(ours, inputs)
         for name in calls:
-            row = row_of(name, batch, timings[batch], peaks)
-            if name in contenders.plans:
-                plan = contenders.plans[name]
-                row |= bounds_of(ours, plan, prompt, speed, row, args.new_tokens)
+            row = {"batch": batch, "way": name} | row_of(name, batch, timings[batch], peaks)
+            if name == PLAIN or name in contenders.plans:
+                row |= work_of(ours, contenders.plans.get(name), prompt, args.new_tokens)
             rows.append(row)
-    weights = sum(part.nbytes for part in ours.parameters())
-    results = {"speed": speed._asdict(), "weights_bytes": weights, "rows": rows}
+    results = {"weights_bytes": sum(part.nbytes for part in ours.parameters()), "rows": rows}
     name = f"decode-{args.preset}-{device.type}{'-compiled' * args.compile}"
-    finish("decode", argv, args, results, bars_of(args, device, rows), name)
+    measure.finish("decode", argv, args, results, bars_of(args, device, rows), name)
 
 
 def take_timings(
-    calls: dict[str, Callable[[], Timing]],
-    first: dict[str, Callable[[], Timing]],
-    args: argparse.Namespace,
+    contenders: Contenders, inputs: dict[str, Tensor], args: argparse.Namespace
 ) -> dict[str, Timings]:
-    """Of whole answers (`calls`) and of first tokens (`first`); plain's are all of its rounds."""
-    answers = take_turns(calls, args.rounds, warm_up=3 if args.compile else 1)
+    """Of whole answers, and of first tokens; plain's first tokens are those of all its rounds."""
+    calls, first = (contenders.calls(inputs, new) for new in (args.new_tokens, 1))
+    answers = measure.take_turns(calls, args.rounds, warm_up=3 if args.compile else 1)
     found = {}
     for name in calls:
         if name != PLAIN:
-            pair = take_turns({PLAIN: first[PLAIN], name: first[name]}, args.prefills)
+            pair = measure.take_turns({PLAIN: first[PLAIN], name: first[name]}, args.prefills)
             mine, plain = ([each.prefill for each in pair[key]] for key in (name, PLAIN))
             found[name] = Timings(answers[name], mine, plain)
     plain = [seconds for each in found.values() for seconds in each.plain_prefills]
@@ -213,36 +195,29 @@ def row_of(
 ) -> dict[str, Any]:
     """What was measured of a contender, and its ratios to plain and to the same in sequence."""
     mine = timings[name]
-    step = spread(mine.steps)
+    step = measure.spread(mine.steps)
     row = {
-        "batch": batch,
-        "way": name,
         "peak_bytes": peaks[name].total,
         "peak_extra_bytes": peaks[name].extra,
-        "prefill_s": spread(mine.prefills),
+        "prefill_s": measure.spread(mine.prefills),
         "step_s": step,
         "tokens_per_s": batch / step["median"],
-        "prefill_ratio": ratios(mine.prefills, mine.plain_prefills),
-        "step_ratio": ratios(mine.steps, timings[PLAIN].steps),
+        "prefill_ratio": measure.ratios(mine.prefills, mine.plain_prefills),
+        "step_ratio": measure.ratios(mine.steps, timings[PLAIN].steps),
         "peak_ratio": peaks[name].total / peaks[PLAIN].total,
     }
     if (other := timings.get(SEQUENTIAL + name)) is not None:
-        row["step_to_sequential"] = ratios(mine.steps, other.steps)
+        row["step_to_sequential"] = measure.ratios(mine.steps, other.steps)
         same = mine.answers[0].tokens == other.answers[0].tokens
         # Rounding may turn a near tie, and everything after it.
         row["first_tokens_as_sequential"] = int(same.all(dim=0).cumprod(dim=0).sum())
     return row
 
 
-def bounds_of(
-    model: Any,
-    plan: BranchPlan | None,
-    prompt: work.Prompt,
-    speed: work.Speed,
-    row: dict[str, Any],
-    new_tokens: int,
-) -> dict[str, Any]:
-    """Work and bounds under a plan, and how far from them the measurement in `row` is."""
+def work_of(
+    model: Any, plan: BranchPlan | None, prompt: work.Prompt, new_tokens: int
+) -> dict[str, float]:
+    """FLOPs and bytes under a plan, and their ratios to plain's."""
     step = partial(work.decode, keys=prompt.length + new_tokens // 2)
     found = {}
     for what, count in (("prefill", work.prefill), ("step", step)):
@@ -252,8 +227,6 @@ def bounds_of(
             f"{what}_bytes": mine.read,
             f"{what}_flops_ratio": mine.flops / plain.flops,
             f"{what}_bytes_ratio": mine.read / plain.read,
-            f"{what}_bound_s": speed.bound(mine),
-            f"{what}_gap": row[f"{what}_s"]["median"] / speed.bound(mine),
         }
     return found
 
@@ -281,7 +254,7 @@ def bars_of(
 def parse_args(argv: list[str]) -> argparse.Namespace:
     defaults = CausalMMConfig()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add_common_flags(parser, rounds=7)
+    measure.add_common_flags(parser, rounds=7)
     add = parser.add_argument
     add("--preset", choices=models.PRESETS, default="cpu-small")
     add("--modes", nargs="+", choices=MODES, default=list(MODES))

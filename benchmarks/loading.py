@@ -19,18 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import measure
 import models
 import torch
-from measure import (
-    DTYPES,
-    Bar,
-    add_common_flags,
-    finish,
-    ratios,
-    run_command,
-    spread,
-    take_turns,
-)
+from measure import Bar
 from memory import fresh_processes, peak_memory
 
 from causalmm import CausalMMConfig
@@ -54,7 +46,7 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "config.json", "training.j
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
-    return run_command(run, argv)
+    return measure.run_command(run, argv)
 
 
 def run(argv: list[str]) -> None:
@@ -72,7 +64,7 @@ def run(argv: list[str]) -> None:
             "branches": processes.submit(branches, folder, args.dtype).result(),
             "imports": imports(args.rounds),
         }
-    finish("loading", argv, args, results, bars_of(results), "loading-cpu")
+    measure.finish("loading", argv, args, results, bars_of(results), "loading-cpu")
 
 
 def imports(rounds: int) -> dict[str, Any]:
@@ -93,9 +85,9 @@ def imports(rounds: int) -> dict[str, Any]:
 
         return call
 
-    seconds = take_turns({name: importing(text) for name, text in IMPORTS.items()}, rounds)
-    ratio = ratios(seconds["ours"], seconds["upstream"])
-    return {name: spread(samples) for name, samples in seconds.items()} | {"ratio": ratio}
+    seconds = measure.take_turns({name: importing(text) for name, text in IMPORTS.items()}, rounds)
+    ratio = measure.ratios(seconds["ours"], seconds["upstream"])
+    return {name: measure.spread(samples) for name, samples in seconds.items()} | {"ratio": ratio}
 
 
 def bars_of(results: dict[str, Any]) -> list[Bar]:
@@ -123,7 +115,7 @@ def save(folder: Path, preset: str, dtype: str) -> int:
     # The processor's image token; and no token that the model does not have.
     config.image_token_id = json.loads((demo / "config.json").read_text())["image_token_index"]
     upstream = models.class_of(config.model_type, ours=False)
-    model = models.build(upstream, config, DTYPES[dtype], CPU)
+    model = models.build(upstream, config, measure.DTYPES[dtype], CPU)
     models.fill(model)
     model.save_pretrained(folder, max_shard_size="200MB")
     shutil.copytree(demo, folder, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)
@@ -186,7 +178,7 @@ def _storage_bytes(model: Any) -> int:
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add_common_flags(parser, rounds=9)
+    measure.add_common_flags(parser, rounds=9)
     parser.add_argument("--preset", choices=("tiny", "cpu-small"), default="cpu-small")
     return parser.parse_args(argv)
 

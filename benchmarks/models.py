@@ -41,7 +41,7 @@ class Pair(NamedTuple):
 
 
 def build_pair(
-    name: str, *, dtype: torch.dtype, device: torch.device, image_tokens: int = 576
+    name: str, dtype: torch.dtype, device: torch.device, image_tokens: int = 576
 ) -> Pair:
     """Both models of a preset, ready to generate without an end token.
 

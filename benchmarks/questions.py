@@ -12,20 +12,10 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+import measure
 import models
 import torch
-from measure import (
-    DTYPES,
-    Bar,
-    add_common_flags,
-    finish,
-    pick_device,
-    ratios,
-    run_command,
-    spread,
-    take_turns,
-    timed,
-)
+from measure import Bar
 from torch import Tensor
 
 from causalmm import CausalMMConfig
@@ -38,15 +28,15 @@ PLAIN, OURS = "plain", "causalmm"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
-    return run_command(run, argv)
+    return measure.run_command(run, argv)
 
 
 def run(argv: list[str]) -> None:
     """Measure, write and print. Raises RequestError for what cannot be measured."""
     args = parse_args(argv)
-    device = pick_device(args.device)
+    device = measure.pick_device(args.device)
     ours, upstream = models.build_pair(
-        args.preset, dtype=DTYPES[args.dtype], device=device, image_tokens=args.image_tokens
+        args.preset, measure.DTYPES[args.dtype], device, args.image_tokens
     )
     prompts = [
         models.prompt(
@@ -76,27 +66,29 @@ def run(argv: list[str]) -> None:
         f"{OURS}, {TOGETHER}": together(plan),
     }
     tokens = {way: call().cpu() for way, call in ways.items()}
-    seconds = take_turns(
-        {way: lambda call=call: timed(call, device) for way, call in ways.items()},
+    seconds = measure.take_turns(
+        {way: lambda call=call: measure.timed(call, device) for way, call in ways.items()},
         args.rounds,
         warm_up=0,
     )
     rows = rows_of(seconds, tokens)
-    finish("questions", argv, args, rows, bars_of(rows), f"questions-{args.preset}-{device.type}")
+    measure.finish(
+        "questions", argv, args, rows, bars_of(rows), f"questions-{args.preset}-{device.type}"
+    )
 
 
 def rows_of(seconds: dict[str, list[float]], tokens: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """Each way's time, and its ratios to plain one by one and to CausalMM one by one."""
+    """Each way's time, and its measure.ratios to plain one by one and to CausalMM one by one."""
     rows = []
     for way, mine in seconds.items():
         one_by_one = tokens[f"{way.partition(',')[0]}, {ALONE}"]
         rows.append(
             {
                 "way": way,
-                "time_s": spread(mine),
-                "questions_per_s": len(tokens[way]) / spread(mine)["median"],
-                "speed_to_plain": ratios(seconds[f"{PLAIN}, {ALONE}"], mine),
-                "speed_to_causalmm": ratios(seconds[f"{OURS}, {ALONE}"], mine),
+                "time_s": measure.spread(mine),
+                "questions_per_s": len(tokens[way]) / measure.spread(mine)["median"],
+                "speed_to_plain": measure.ratios(seconds[f"{PLAIN}, {ALONE}"], mine),
+                "speed_to_causalmm": measure.ratios(seconds[f"{OURS}, {ALONE}"], mine),
                 # Rounding may turn a near tie.
                 "same_tokens": float((tokens[way] == one_by_one).float().mean()),
             }
@@ -115,7 +107,7 @@ def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add_common_flags(parser, rounds=7)
+    measure.add_common_flags(parser, rounds=7)
     add = parser.add_argument
     add("--preset", choices=models.PRESETS, default="cpu-small")
     add("--mode", choices=MODES, default=CausalMMConfig().mode)

@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from work import attention_modules
 
 from causalmm.counterfactual.attention import language_attention, vision_attention
 from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.plan import BranchPlan, Intervention
+from causalmm.figures.recording import attention_modules
 
 NAME = "causalmm_one_branch"
 

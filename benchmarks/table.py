@@ -76,20 +76,17 @@ def _memory_cell(row: Record) -> str:
 
 
 def decode(record: Record) -> list[str]:
-    """Prefill, step and memory, each as a ratio to plain; and how far the bounds are."""
+    """Prefill, step and memory, each as a ratio to plain, beside those of FLOPs and bytes."""
     results, settings = record["results"], record["settings"]
-    speed = results["speed"]
     tables = [
         f"{settings['preset']}, {settings['dtype']}, prompts of "
         f"{settings['image_tokens'] + settings['text_tokens']} tokens, "
-        f"{settings['new_tokens']} new tokens; weights {_size(results['weights_bytes'])}; measured "
-        f"here: {speed['flops'] / 1e9:,.0f} GFLOP/s in its linear layers, "
-        f"{speed['read'] / 1e9:,.1f} GB/s read, {speed['gemv'] / 1e9:,.1f} GB/s in its GEMV"
+        f"{settings['new_tokens']} new tokens; weights {_size(results['weights_bytes'])}"
     ]
     for batch in settings["batch"]:
         columns = [
-            f"batch {batch}", "prefill", "to plain", "FLOPs to plain", "over bound",
-            "a token", "to plain", "bytes to plain", "over bound", "tokens/s",
+            f"batch {batch}", "prefill", "to plain", "FLOPs to plain",
+            "a token", "to plain", "bytes to plain", "tokens/s",
             "to sequential", "peak memory", "to plain",
         ]  # fmt: skip
         rows = [
@@ -98,11 +95,9 @@ def decode(record: Record) -> list[str]:
                 _time(row["prefill_s"]),
                 _spread(row["prefill_ratio"]),
                 _times(row.get("prefill_flops_ratio")),
-                _times(row.get("prefill_gap")),
                 _time(row["step_s"]),
                 _spread(row["step_ratio"]),
                 _times(row.get("step_bytes_ratio")),
-                _times(row.get("step_gap")),
                 f"{row['tokens_per_s']:.1f}",
                 _times(row.get("step_to_sequential")),
                 _size(row["peak_bytes"]),

@@ -1,27 +1,21 @@
 """What a prefill or a decoding step cannot do without: FLOPs of matrix products, bytes read.
 
 Linear layers count by the rows that pass them in a plain forward and by a plan's row groups,
-attention by the pairs of a query and a key that it may see. A *bound* is that work at the measured
-speed of this machine. Hashing, softmax, norms and copies of caches are not counted: they are in the
-gap between bound and measurement. Text before the image counts for every branch, though large
-batches compute it once for all image branches (causalmm/decoding/shared_prefix.py).
+attention by the pairs of a query and a key that it may see. Hashing, softmax, norms and copies of
+caches are not counted. Text before the image counts for every branch, though large batches compute
+it once for all image branches (causalmm/decoding/shared_prefix.py).
 Tests: tests/measuring/test_benchmarks.py.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from measure import timed
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from causalmm.counterfactual.intervention import Intervention
 from causalmm.counterfactual.methods import Formula, find
 from causalmm.decoding.plan import BranchPlan
-
-_REPEATS = 3
-"""Times that a speed is measured: the best counts."""
+from causalmm.figures.recording import attention_modules
 
 
 class Work(NamedTuple):
@@ -30,21 +24,6 @@ class Work(NamedTuple):
     flops: float
     read: float
     """Bytes of weights and cache."""
-
-
-class Speed(NamedTuple):
-    """What a machine was measured to do in a second."""
-
-    flops: float
-    """In the model's own linear layers, as many rows as the prompt has tokens."""
-    read: float
-    """Bytes, summing up a large tensor."""
-    gemv: float
-    """Bytes, in the model's own linear layers with one row."""
-
-    def bound(self, work: Work) -> float:
-        """Seconds that the work takes at least."""
-        return max(work.flops / self.flops, work.read / max(self.read, self.gemv))
 
 
 class Prompt(NamedTuple):
@@ -98,47 +77,11 @@ def decode(model: Any, plan: BranchPlan | None, prompt: Prompt, keys: int) -> Wo
         for groups, formula in _language_groups(plan, number):
             flops += groups * _linear_flops(layer, one)
             flops += groups * prompt.batch * _attention_flops(attention, formula, keys)
-            parts = [attention.v_proj]
-            parts += [attention.k_proj] if formula is None or formula.scores else []
-            width = sum(part.out_features for part in parts)
+            width = attention.v_proj.out_features
+            if formula is None or formula.scores:
+                width += attention.k_proj.out_features
             read += groups * prompt.batch * keys * width * model.dtype.itemsize
     return Work(flops, read)
-
-
-def measure_speed(model: Any, tokens: int) -> Speed:
-    """What this machine does with this model's weights. Takes a few prefills' time."""
-    device, dtype = model.device, model.dtype
-    weights = [each.weight for each in _products(model.get_decoder())]
-    # Far beyond any cache, and on a GPU far beyond what starting a kernel takes.
-    size = 2**30 if device.type == "cuda" else 2**28
-    large = torch.ones(size // dtype.itemsize, dtype=dtype, device=device)
-
-    def best(call: Callable[[], Any]) -> float:
-        call()
-        return min(timed(call, device) for _ in range(_REPEATS))
-
-    def products(rows: int) -> Callable[[], None]:
-        widths = {weight.shape[1] for weight in weights}
-        inputs = {width: torch.ones(rows, width, dtype=dtype, device=device) for width in widths}
-
-        def call() -> None:
-            for weight in weights:
-                linear(inputs[weight.shape[1]], weight)
-
-        return call
-
-    with torch.no_grad():
-        count = sum(weight.numel() for weight in weights)
-        return Speed(
-            flops=2.0 * count * tokens / best(products(tokens)),
-            read=large.nbytes / best(large.sum),
-            gemv=count * dtype.itemsize / best(products(1)),
-        )
-
-
-def attention_modules(tower: nn.Module) -> list[nn.Module]:
-    """The attention of each layer of a tower."""
-    return [module for module in tower.modules() if hasattr(module, "is_causal")]
 
 
 def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
@@ -155,7 +98,7 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
         joined = copies if copies and number >= plan.vision_entry else 0
         edited = joined and plan.site == "attention" and plan.vision.edits(number)
         formula = _formula("vision", plan.vision) if edited else None
-        patches = prompt.rows[next(iter(_products(layer)))] // prompt.batch
+        patches = prompt.rows[_products(layer)[0]] // prompt.batch
         flops += (1 + joined) * _linear_flops(layer, prompt)
         for groups, edit in ((1, None), (joined, formula)):
             flops += groups * prompt.batch * _attention_flops(attention, edit, patches**2)

@@ -30,8 +30,8 @@ _SETTINGS_USED = "Of the CausalMM settings, this figure depends on --normalizati
 _FIGURES = {
     "attention-vision": (
         "a picture with its attention and each counterfactual one laid over it",
-        "A picture with the vision encoder's attention laid over it: the factual one, and what each "
-        "counterfactual method makes of it.",
+        "A picture with the vision encoder's attention laid over it: the factual one, and what "
+        "each counterfactual method makes of it.",
         f"{_SETTINGS_USED} The prompt changes nothing here and may be left out.",
     ),
     "attention-language": (

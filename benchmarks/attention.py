@@ -26,6 +26,7 @@ from measure import Bar
 from memory import fresh_processes, peak_memory, settle_heap
 from tqdm import tqdm
 
+from causalmm.cli.flags import at_least
 from causalmm.counterfactual.methods import METHODS
 
 KINDS = (("language", "prefill"), ("language", "decode"), ("vision", "prefill"))
@@ -33,11 +34,6 @@ LEAST_BYTES = 2**20
 """Less is not looked at: memory on a CPU is read to some pages."""
 MEMORY_LENGTH, TIME_LENGTH = 8192, 4096
 """Keys at which the bars look."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark and return its exit code."""
-    return measure.run_command(run, argv)
 
 
 def run(argv: list[str]) -> None:
@@ -55,7 +51,7 @@ def run(argv: list[str]) -> None:
     for each in tqdm(calls, desc="time", unit="call"):
         rows += times_of(each, inputs, args)
     add_memory(rows, inputs)
-    out = measure.finish("attention", argv, args, rows, bars_of(rows), f"attention-{device.type}")
+    out = measure.finish("attention", argv, args, rows, bars_of(rows))
     if not args.no_figure:
         from figure import draw  # without it there is no need of matplotlib
 
@@ -141,23 +137,21 @@ def exponent(lengths: Sequence[int], sizes: Sequence[float]) -> float:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    defaults = Inputs()
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    measure.add_common_flags(parser, rounds=9)
+    sizes = {"--rounds": 9, "--batch": 1, "--heads": 8, "--kv-heads": 8, "--head-size": 64}
+    parser = measure.make_parser(__doc__, sizes)
+    lengths = [2**n for n in range(10, 16)]
     add = parser.add_argument
-    add("--lengths", type=int, nargs="+", default=[2**n for n in range(10, 16)])
-    add("--batch", type=int, default=defaults.batch)
-    add("--heads", type=int, default=defaults.heads)
-    add("--kv-heads", type=int, default=defaults.kv_heads)
-    add("--head-size", type=int, default=defaults.head_size)
+    add("--lengths", type=at_least(1), nargs="+", default=lengths, metavar="N")
     add("--seconds", type=float, default=60, help="at a length: begin no further round after that")
     add("--map-memory", type=float, default=2, help="GB that maps may take")
     add("--no-figure", action="store_true")
     args = parser.parse_args(argv)
-    if args.heads % args.kv_heads or min(args.lengths) < 1 or args.rounds < 1:
-        parser.error("expected --kv-heads to divide --heads, positive lengths and rounds")
+    if args.heads % args.kv_heads:
+        parser.error(f"--heads {args.heads}: expected a multiple of --kv-heads {args.kv_heads}")
     return args
 
+
+main = measure.command(run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -23,10 +23,10 @@ SDPA, DENSE = "sdpa", "dense "
 class Inputs(NamedTuple):
     """Of a call, besides their lengths."""
 
-    batch: int = 1
-    heads: int = 8
-    kv_heads: int = 8
-    head_size: int = 64
+    batch: int
+    heads: int
+    kv_heads: int
+    head_size: int
     dtype: torch.dtype = torch.bfloat16
     device: torch.device = torch.device("cpu")
 

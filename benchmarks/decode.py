@@ -32,6 +32,7 @@ from sequential import SequentialBranches
 from torch import Tensor
 
 from causalmm import CausalMMConfig
+from causalmm.cli.flags import at_least
 from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.decoding.plan import BranchPlan
 from causalmm.errors import RequestError
@@ -138,11 +139,6 @@ class Contenders:
         return {name: partial(timing, run) for name, run in runs.items()}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark and return its exit code."""
-    return measure.run_command(run, argv)
-
-
 def run(argv: list[str]) -> None:
     """Measure, write and print. Raises RequestError for what cannot be measured."""
     args = parse_args(argv)
@@ -170,8 +166,7 @@ def run(argv: list[str]) -> None:
                 row |= work_of(ours, contenders.plans.get(name), prompt, args.new_tokens)
             rows.append(row)
     results = {"weights_bytes": sum(part.nbytes for part in ours.parameters()), "rows": rows}
-    name = f"decode-{args.preset}-{device.type}{'-compiled' * args.compile}"
-    measure.finish("decode", argv, args, results, bars_of(args, device, rows), name)
+    measure.finish("decode", argv, args, results, bars_of(args, device, rows))
 
 
 def take_timings(
@@ -253,27 +248,21 @@ def bars_of(
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     defaults = CausalMMConfig()
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    measure.add_common_flags(parser, rounds=7)
+    counts = {"--rounds": 7, "--prefills": 15, "--image-tokens": 576, "--text-tokens": 64}
+    parser = measure.make_parser(__doc__, counts)
     add = parser.add_argument
     add("--preset", choices=models.PRESETS, default="cpu-small")
     add("--modes", nargs="+", choices=MODES, default=list(MODES))
     add("--language-method", choices=LANGUAGE_METHODS, default=defaults.language_method)
     add("--vision-method", choices=VISION_METHODS, default=defaults.vision_method)
-    add("--batch", type=int, nargs="+", default=[1])
-    add("--image-tokens", type=int, default=576)
-    add("--text-tokens", type=int, default=64)
-    add("--new-tokens", type=int, default=32)
-    add("--prefills", type=int, default=15, help="rounds of each one's prefill and plain's")
+    add("--batch", type=at_least(1), nargs="+", default=[1], metavar="N")
+    add("--new-tokens", type=at_least(2), default=32, metavar="N")
     add("--compile", action="store_true", help="static cache and compiled forward (cuda)")
     add("--no-sequential", dest="sequential", action="store_false")
-    args = parser.parse_args(argv)
-    if args.new_tokens < 2 or min(args.rounds, args.prefills, *args.batch) < 1:
-        parser.error(
-            "expected --new-tokens of at least 2, --rounds, --prefills and --batch of at least 1"
-        )
-    return args
+    return parser.parse_args(argv)
 
+
+main = measure.command(run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -15,7 +15,7 @@ from typing import Any
 import models
 import table
 import torch
-from measure import DTYPES, run_command
+from measure import DTYPES, command
 
 from causalmm import CausalMMConfig
 from causalmm.errors import RequestError
@@ -27,11 +27,6 @@ MODES = {
     "multimodal": CausalMMConfig(mode="multimodal"),
 }
 """With the default layers and one draw; a joint branch has the rows of a vision branch."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Print the table and return the exit code."""
-    return run_command(run, argv)
 
 
 def run(argv: list[str]) -> None:
@@ -84,6 +79,8 @@ def cache_bytes(
         numbers += groups * (attention.k_proj.out_features + attention.v_proj.out_features)
     return numbers * batch * tokens * dtype.itemsize
 
+
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,21 +1,17 @@
-"""What loading costs: memory of a checkpoint, weights held once, time of imports.
+"""What loading costs: memory of a checkpoint, and weights held once whatever the branches.
 
 python benchmarks/loading.py
 
 A random LLaVA checkpoint with the packaged demonstration model's processor is written to a
 temporary folder and loaded by the command's own code in a fresh process. Another one answers with
-more and more branches: they may add their rows, but no weights. Imports of our packages and of the
-upstream modules that they patch take turns in fresh processes.
+more and more branches: they may add their rows, but no weights.
 Tests: tests/measuring/test_benchmarks.py.
 """
 
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +22,13 @@ from measure import Bar
 from memory import fresh_processes, peak_memory
 
 from causalmm import CausalMMConfig
-from causalmm.errors import FailureError, RequestError
+from causalmm.errors import RequestError
 from causalmm.families import checkpoints
 
 CPU = torch.device("cpu")
 DRAWS = (1, 2, 4)
 """Of both branches of mode "multimodal": 3, 5 and 9 rows for one."""
-IMPORTS = {
-    "upstream": "import causalmm, transformers.models.llava.modeling_llava, "
-    "transformers.models.clip.modeling_clip, transformers.models.llama.modeling_llama, "
-    "transformers.models.qwen2_vl.modeling_qwen2_vl",
-    "ours": "from llava_causalmm import LlavaForConditionalGeneration\n"
-    "from qwen2vl_causalmm import Qwen2VLForConditionalGeneration",
-}
-"""What a user of our models imports, and the modules that are patched for them. Those, too, need
-torchvision to be importable."""
 _WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "config.json", "training.json")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark and return its exit code."""
-    return measure.run_command(run, argv)
 
 
 def run(argv: list[str]) -> None:
@@ -62,46 +44,20 @@ def run(argv: list[str]) -> None:
             "checkpoint_bytes": size,
             "load": {dtype: processes.submit(load, folder, dtype).result() for dtype in dtypes},
             "branches": processes.submit(branches, folder, args.dtype).result(),
-            "imports": imports(args.rounds),
         }
-    measure.finish("loading", argv, args, results, bars_of(results), "loading-cpu")
-
-
-def imports(rounds: int) -> dict[str, Any]:
-    """Seconds to import our packages, and the modules that they patch, each in a new process."""
-
-    def importing(statements: str) -> Callable[[], float]:
-        text = (
-            f"import time; begun = time.perf_counter()\n{statements}\n"
-            "print(time.perf_counter() - begun)"
-        )
-
-        def call() -> float:
-            command = [sys.executable, "-c", text]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise FailureError(f"an import failed ({done.stderr.strip().splitlines()[-1]})")
-            return float(done.stdout)
-
-        return call
-
-    seconds = measure.take_turns({name: importing(text) for name, text in IMPORTS.items()}, rounds)
-    ratio = measure.ratios(seconds["ours"], seconds["upstream"])
-    return {name: measure.spread(samples) for name, samples in seconds.items()} | {"ratio": ratio}
+    measure.finish("loading", argv, args, results, bars_of(results))
 
 
 def bars_of(results: dict[str, Any]) -> list[Bar]:
-    """Those of memory and imports."""
+    """Those of memory."""
     branches, size = results["branches"], results["checkpoint_bytes"]
     load = next(iter(results["load"].values()))  # in the checkpoint's own precision
     first, *_, last = branches["peaks"]
     added = (last["extra_bytes"] - first["extra_bytes"]) / (last["rows"] - first["rows"])
-    ratio = results["imports"]["ratio"]["median"]
     return [
         Bar("loading: peak memory, to the checkpoint's size", load["extra_bytes"] / size, 1.2),
         Bar("weights held, to the checkpoint's size", branches["weights_bytes"] / size, 1.01),
         Bar("a further branch: memory, to the weights", added / branches["weights_bytes"], 0.1),
-        Bar("import, to upstream's modules", ratio, 1.1),
     ]
 
 
@@ -177,11 +133,12 @@ def _storage_bytes(model: Any) -> int:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    measure.add_common_flags(parser, rounds=9)
+    parser = measure.make_parser(__doc__, {})
     parser.add_argument("--preset", choices=("tiny", "cpu-small"), default="cpu-small")
     return parser.parse_args(argv)
 
+
+main = measure.command(run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

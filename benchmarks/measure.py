@@ -23,6 +23,7 @@ import table
 import torch
 from tqdm import tqdm
 
+from causalmm.cli.flags import Parser, at_least
 from causalmm.cli.terminal import exit_code
 from causalmm.errors import RequestError
 from causalmm.evaluation.run_record import git_commit
@@ -116,17 +117,27 @@ class Bar(NamedTuple):
 # -- commands and records ----------------------------------------------------------------------
 
 
-def run_command(run: Callable[[list[str]], None], argv: Sequence[str] | None) -> int:
-    """Run a benchmark and return its exit code."""
-    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
+def command(run: Callable[[list[str]], None]) -> Callable[..., int]:
+    """The `main` of a benchmark: runs it and returns its exit code."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
+
+    return main
 
 
-def add_common_flags(parser: argparse.ArgumentParser, rounds: int) -> None:
-    """The flags that all benchmarks have."""
+def make_parser(doc: str, counts: Mapping[str, int]) -> argparse.ArgumentParser:
+    """A parser with the flags of all benchmarks, and one for each count, with its default.
+
+    `doc` is the benchmark's docstring.
+    """
+    parser = Parser(description=doc.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--out", type=Path, help="JSON file; otherwise one in benchmarks/results")
+    for flag, default in counts.items():
+        parser.add_argument(flag, type=at_least(1), default=default, metavar="N")
+    return parser
 
 
 def pick_device(name: str) -> torch.device:
@@ -143,12 +154,8 @@ def finish(
     args: argparse.Namespace,
     results: Any,
     bars: Sequence[Bar],
-    name: str,
 ) -> Path:
-    """Write what was measured as JSON and print its tables; return the file.
-
-    The file is `args.out`, or `name` in benchmarks/results.
-    """
+    """Write what was measured as JSON and print its tables; return the file."""
     record = {
         "benchmark": benchmark,
         "command": ["python", f"benchmarks/{benchmark}.py", *argv],
@@ -161,7 +168,9 @@ def finish(
         "results": results,
         "bars": [bar._asdict() | {"met": bar.met} for bar in bars],
     }
-    out = args.out or table.RESULTS / f"{name}.json"
+    words = [benchmark, vars(args).get("preset"), torch.device(args.device).type]
+    words.append("compiled" if vars(args).get("compile") else None)
+    out = args.out or table.RESULTS / f"{'-'.join(filter(None, words))}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table.show(table.read(out)))

@@ -26,11 +26,6 @@ ALONE, TOGETHER = "one by one", "together"
 PLAIN, OURS = "plain", "causalmm"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark and return its exit code."""
-    return measure.run_command(run, argv)
-
-
 def run(argv: list[str]) -> None:
     """Measure, write and print. Raises RequestError for what cannot be measured."""
     args = parse_args(argv)
@@ -72,9 +67,7 @@ def run(argv: list[str]) -> None:
         warm_up=0,
     )
     rows = rows_of(seconds, tokens)
-    measure.finish(
-        "questions", argv, args, rows, bars_of(rows), f"questions-{args.preset}-{device.type}"
-    )
+    measure.finish("questions", argv, args, rows, bars_of(rows))
 
 
 def rows_of(seconds: dict[str, list[float]], tokens: dict[str, Tensor]) -> list[dict[str, Any]]:
@@ -106,20 +99,21 @@ def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    measure.add_common_flags(parser, rounds=7)
-    add = parser.add_argument
-    add("--preset", choices=models.PRESETS, default="cpu-small")
-    add("--mode", choices=MODES, default=CausalMMConfig().mode)
-    add("--questions", type=int, default=6)
-    add("--image-tokens", type=int, default=576)
-    add("--text-tokens", type=int, default=24, help="of the first question; each next has 2 more")
-    add("--new-tokens", type=int, default=16)
-    args = parser.parse_args(argv)
-    if min(args.questions, args.new_tokens, args.rounds) < 1:
-        parser.error("expected --questions, --new-tokens and --rounds of at least 1")
-    return args
+    # Of text: the first question; each next has 2 tokens more.
+    counts = {
+        "--rounds": 7,
+        "--questions": 6,
+        "--image-tokens": 576,
+        "--text-tokens": 24,
+        "--new-tokens": 16,
+    }
+    parser = measure.make_parser(__doc__, counts)
+    parser.add_argument("--preset", choices=models.PRESETS, default="cpu-small")
+    parser.add_argument("--mode", choices=MODES, default=CausalMMConfig().mode)
+    return parser.parse_args(argv)
 
+
+main = measure.command(run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

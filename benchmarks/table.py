@@ -133,9 +133,9 @@ def questions(record: Record) -> list[str]:
 
 
 def loading(record: Record) -> list[str]:
-    """Memory of loading and of branches, and imports."""
+    """Memory of loading and of branches."""
     results = record["results"]
-    size, times = results["checkpoint_bytes"], results["imports"]
+    size = results["checkpoint_bytes"]
     rows = [["checkpoint", _size(size)]]
     rows += [
         [
@@ -148,11 +148,7 @@ def loading(record: Record) -> list[str]:
         [f"answer of {each['rows']} rows, peak extra memory", _size(each["extra_bytes"])]
         for each in results["branches"]["peaks"]
     ]
-    rows += [
-        ["weights held meanwhile", _size(results["branches"]["weights_bytes"])],
-        ["import of the upstream modules", _time(times["upstream"])],
-        ["import of ours", f"{_time(times['ours'])}, {_spread(times['ratio'])}"],
-    ]
+    rows.append(["weights held meanwhile", _size(results["branches"]["weights_bytes"])])
     return [grid([f"{record['settings']['preset']}, {record['settings']['dtype']}", ""], rows)]
 
 

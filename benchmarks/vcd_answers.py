@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mitigv_vcd
-from measure import run_command
+from measure import command
 
 from causalmm.cli.answer import Reply
 from causalmm.cli.batch import Row
@@ -33,11 +33,6 @@ from causalmm.evaluation.runner import Run, answer_share, limited, open_runs, ta
 from causalmm.evaluation.variants import Variant
 from causalmm.families.loading import find_device
 from causalmm.inputs.messages import one_turn, open_messages
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Answer the questions and return the exit code."""
-    return run_command(run, argv)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -105,6 +100,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         own.set_defaults(mode="plain", greedy=True, config=None)
     return parser.parse_args(argv)
 
+
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

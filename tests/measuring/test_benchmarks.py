@@ -295,14 +295,14 @@ def test_dense_ways_and_ours_are_about_the_same_call(queries):
 
 
 def test_dense_vision_ways_and_ours_are_about_the_same_call():
-    inputs = Inputs(heads=2, kv_heads=2, head_size=8, dtype=torch.float32)
+    inputs = Inputs(batch=1, heads=2, kv_heads=2, head_size=8, dtype=torch.float32)
     found = {way.way: call(way, inputs)() for way in cases("vision", 9, 9)}
     assert_close(found["dense uniform"], found["uniform"], atol=1e-5, rtol=1e-5)
     assert len(found) == 9
 
 
 def test_maps_are_told_before_they_are_built():
-    inputs, case = Inputs(), Case("vision", 4096, 4096, "dense reversed")
+    inputs, case = Inputs(1, 8, 8, 64), Case("vision", 4096, 4096, "dense reversed")
     assert map_bytes(case, inputs) >= 8 * 4096**2 * 4
     assert map_bytes(case._replace(way="reversed"), inputs) == 0
     assert map_bytes(case._replace(way="sdpa"), inputs) == 0
@@ -458,10 +458,8 @@ def test_an_answer_imports_nothing_heavy():
 
 @pytest.mark.slow
 def test_loading(out, capsys):
-    assert loading.main(["--preset", "tiny", "--rounds", "2", "--out", str(out)]) == 0
-    record = finish(out, capsys)
-    assert record["results"]["imports"]["ours"]["rounds"] == 2
-    assert len(record["bars"]) == 4
+    assert loading.main(["--preset", "tiny", "--out", str(out)]) == 0
+    assert len(finish(out, capsys)["bars"]) == 3
 
 
 def test_scripts_run_as_files(out):

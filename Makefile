@@ -45,11 +45,15 @@ $(VENDORED): $(INSTALLED) patches/upstream.toml $(wildcard patches/*/*.patch)
 generate: setup
 	$(PY) scripts/generate.py --image "$(IMAGE)" --prompt "$(PROMPT)" --compare
 
+# Workers take over what others have left, in the order of the files, so that most models of a
+# module are made once.
+PYTEST = $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
 test: setup
-	$(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: setup
-	$(PY) -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: setup
 	$(PY) -m ruff check .

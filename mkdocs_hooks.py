@@ -7,23 +7,27 @@ Tests: tests/test_docs.py.
 """
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
-
+from causalmm.cli.flags import flag_name
+from causalmm.config import CausalMMConfig
 from causalmm.counterfactual.methods import METHODS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
+
+if TYPE_CHECKING:  # the tables need no mkdocs
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parent
 HOME = "README.md"
-TABLE = "<!-- table of methods -->"
 _DOCS = "docs/"
 # ](path) and ](path#anchor); an address has a colon, an anchor of the same page no path.
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
 
 
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: "Files", config: Any) -> "Files":
     """Add the first page and every file that a page links to, directly or through another page."""
     found = {file.src_uri for file in files}
     pages = [_DOCS + file.src_uri for file in files if file.is_documentation_page()]
@@ -35,7 +39,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The page with its relative links as the site needs them, and the table of methods."""
+    """The page with its relative links as the site needs them, and its tables."""
     uri = page.file.src_uri
     path = _DOCS + uri if (ROOT / _DOCS / uri).is_file() else uri
 
@@ -43,26 +47,62 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = _uri(normpath(join(dirname(path), match[0])))
         return relpath(target, dirname(uri) or ".")
 
-    return _LINK.sub(rewritten, markdown).replace(TABLE, methods_table())
+    markdown = _LINK.sub(rewritten, markdown)
+    for marker, table in TABLES.items():
+        markdown = markdown.replace(marker, table())
+    return markdown
+
+
+def settings_table() -> str:
+    """Every setting: a row each."""
+    rows = [("field", "flag", "default", "values", "meaning"), ("---",) * 5]
+    for each in fields(CausalMMConfig):
+        choices = each.metadata["flag"].get("choices", ())
+        values = ", ".join(f"`{choice}`" for choice in choices)
+        names = (each.name, flag_name(each.name), each.default)
+        rows.append((*(f"`{name}`" for name in names), values, each.metadata["help"]))
+    return _table(rows)
 
 
 def methods_table() -> str:
     """Every declared method: a row each."""
-    rows = ["| tower | method | weights on visible keys | draws | a map | released |"]
-    rows.append("|---|---|---|---|---|---|")
+    rows = [("tower", "method", "weights on visible keys", "draws", "a map", "released")]
+    rows.append(("---",) * 6)
     for method in METHODS:
         marks = (method.stochastic, method.visible.builds_a_map, method.released is not None)
         told = ("yes" if mark else "" for mark in marks)
-        cells = (method.tower, f"`{method.name}`", method.summary, *told)
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append((method.tower, f"`{method.name}`", method.summary, *told))
+    return _table(rows)
 
 
-def _add(path: str, files: Files, found: set[str], pages: list[str], config: Any) -> None:
+def benchmarks_table() -> str:
+    """Every registered benchmark: a row each."""
+    rows = [("name", "what is asked", "flags that say which questions"), ("---",) * 3]
+    for each in BENCHMARKS.values():
+        flags = " ".join(f"`--{name}`" for name in each.flags)
+        rows.append((f"`{each.name}`", each.title, flags))
+    return _table(rows)
+
+
+TABLES = {
+    "<!-- table of methods -->": methods_table,
+    "<!-- table of settings -->": settings_table,
+    "<!-- table of benchmarks -->": benchmarks_table,
+}
+"""By the marker that stands for it on a page."""
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _add(path: str, files: "Files", found: set[str], pages: list[str], config: Any) -> None:
     uri = _uri(path)
     # What is missing or outside the repository, mkdocs reports as a link that leads nowhere.
     if uri in found or path.startswith("..") or not (ROOT / path).is_file():
         return
+    from mkdocs.structure.files import File
+
     found.add(uri)
     files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
     if path.endswith(".md"):

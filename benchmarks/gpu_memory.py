@@ -5,7 +5,7 @@ python benchmarks/gpu_memory.py --batch 8 --tokens 2048
 
 Nothing is run and no weight is made. Weights are parameters times bytes of the dtype. A decoder
 layer caches, for each of its rows, 2 x KV heads x head size numbers a token; a branch has rows of
-its own in the layers that `BranchPlan.groups_in_layer` says. Activations come on top.
+its own in the layers that `BranchPlan.branches_in_layer` says. Activations come on top.
 Tests: tests/measuring/test_gpu_memory.py.
 """
 
@@ -74,9 +74,9 @@ def cache_bytes(
     plan = model.causalmm_plan(causalmm)
     numbers = 0
     for number, layer in enumerate(model.get_decoder().layers):
-        groups = 1 if plan is None else plan.groups_in_layer(number)
+        branches = 1 if plan is None else plan.branches_in_layer(number)
         attention = layer.self_attn
-        numbers += groups * (attention.k_proj.out_features + attention.v_proj.out_features)
+        numbers += branches * (attention.k_proj.out_features + attention.v_proj.out_features)
     return numbers * batch * tokens * dtype.itemsize
 
 

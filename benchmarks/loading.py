@@ -122,7 +122,7 @@ def branches(folder: Path, dtype: str) -> dict[str, Any]:
 
         answer()
         extra = peak_memory(answer, CPU).extra
-        peaks.append({"draws": draws, "rows": plan.groups, "extra_bytes": extra})
+        peaks.append({"draws": draws, "rows": plan.branches, "extra_bytes": extra})
     return {"weights_bytes": _storage_bytes(model), "peaks": peaks}
 
 

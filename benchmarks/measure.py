@@ -131,7 +131,7 @@ def make_parser(doc: str, counts: Mapping[str, int]) -> argparse.ArgumentParser:
 
     `doc` is the benchmark's docstring.
     """
-    parser = Parser(description=doc.partition("\n")[0], allow_abbrev=False)
+    parser = Parser(description=doc.partition("\n")[0])
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="JSON file; otherwise one in benchmarks/results")

@@ -18,20 +18,24 @@ import mitigv_vcd
 from measure import command
 
 from causalmm.cli.answer import Reply
-from causalmm.cli.batch import Row
 from causalmm.cli.flags import Parser, add_model, add_retry_failed, add_running, at_least
-from causalmm.cli.request import find_model, read_wanted
+from causalmm.cli.request import find_model
 from causalmm.cli.session import Session
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.errors import RequestError
 from causalmm.evaluation.answers_file import finish, part_file
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.processes import Processes
+from causalmm.evaluation.question_files import limited
 from causalmm.evaluation.question_flags import FIELD, add_question_flags, to_record
-from causalmm.evaluation.run_record import check_record, common_settings, surroundings, way_settings
-from causalmm.evaluation.runner import Run, answer_share, limited, open_runs, take_share
+from causalmm.evaluation.run_record import (
+    check_record,
+    common_settings,
+    decoding_settings,
+    surroundings,
+)
+from causalmm.evaluation.runner import Run, answer_share, open_runs, take_share
 from causalmm.evaluation.variants import Variant
-from causalmm.families.loading import find_device
 from causalmm.inputs.messages import one_turn, open_messages
 
 
@@ -39,13 +43,12 @@ def run(argv: Sequence[str]) -> None:
     """Answer what has no answer yet. Raises RequestError where VCD cannot be run."""
     args = parse_args(argv)
     benchmark = BENCHMARKS[args.benchmark]
-    questions = limited(benchmark.from_args(args), args.limit)
-    request = find_model(args, read_wanted(args))
+    questions = limited(benchmark.questions(args), args.limit)
+    request = find_model(args)
     if not mitigv_vcd.available(request.family):
         raise RequestError("VCD needs the package mitigv and a LLaVA checkpoint")
-    device = find_device(args.device).type
-    settings = common_settings(benchmark.name, questions, request, args, device)
-    settings |= way_settings(request, 1)
+    settings = common_settings(benchmark.name, questions, request, args)
+    settings |= decoding_settings(request, 1)
     settings["vcd"] = mitigv_vcd.SETTINGS | {"mitigv": metadata.version("mitigv")}
     check_record(args.out, settings)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +59,7 @@ def run(argv: Sequence[str]) -> None:
         share = take_share(vcd, 1, Processes())
         session = VcdSession.start(args, request)
         about = surroundings(benchmark.sources(args), session.model)
-        about |= {"name": variant.name, FIELD: to_record(args)}
+        about |= {"name": variant.name, FIELD: to_record(args, benchmark)}
         answer_share(session, share, {}, Processes(), about)
     finish(args.out, questions)
 
@@ -64,11 +67,11 @@ def run(argv: Sequence[str]) -> None:
 class VcdSession(Session):
     """A session that answers by VCD, one row at a time."""
 
-    def ask_rows(self, rows: Sequence[Row], seed: int, trace: Any = None) -> list[Reply | str]:
+    def ask_rows(self, rows: Sequence[Any], seed: int, trace: Any = None) -> list[Reply | str]:
         """The reply to each row, or a sentence on why it cannot be asked."""
         return [self._ask_row(row) for row in rows]
 
-    def _ask_row(self, row: Row) -> Reply | str:
+    def _ask_row(self, row: Any) -> Reply | str:
         try:
             inputs = self.inputs(open_messages(one_turn(row.images, row.prompt)))
         except RequestError as error:
@@ -88,7 +91,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="vcd_answers.py", description=__doc__.partition("\n")[0])
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for benchmark in BENCHMARKS.values():
-        own = benchmarks.add_parser(benchmark.name, help=benchmark.title, allow_abbrev=False)
+        own = benchmarks.add_parser(benchmark.name, help=benchmark.title)
         own.add_argument("--out", type=Path, required=True, metavar="FOLDER")
         own.add_argument(
             "--max-new-tokens", type=at_least(1), default=benchmark.max_new_tokens, metavar="N"

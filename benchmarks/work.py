@@ -1,9 +1,8 @@
 """What a prefill or a decoding step cannot do without: FLOPs of matrix products, bytes read.
 
-Linear layers count by the rows that pass them in a plain forward and by a plan's row groups,
+Linear layers count by the rows that pass them in a plain forward and by a plan's branches,
 attention by the pairs of a query and a key that it may see. Hashing, softmax, norms and copies of
-caches are not counted. Text before the image counts for every branch, though large batches compute
-it once for all image branches (causalmm/decoding/shared_prefix.py).
+caches are not counted.
 Tests: tests/measuring/test_benchmarks.py.
 """
 
@@ -59,64 +58,64 @@ def prefill(model: Any, plan: BranchPlan | None, prompt: Prompt) -> Work:
     flops = _vision_flops(model, plan, prompt)
     pairs = prompt.length * (prompt.length + 1) / 2
     for number, layer in enumerate(model.get_decoder().layers):
-        for groups, formula in _language_groups(plan, number):
-            flops += groups * _linear_flops(layer, prompt)
-            flops += groups * prompt.batch * _attention_flops(layer.self_attn, formula, pairs)
-    flops += _head_groups(plan) * _linear_flops(model.lm_head, prompt)
+        for branches, formula in _language_branches(plan, number):
+            flops += branches * _linear_flops(layer, prompt)
+            flops += branches * prompt.batch * _attention_flops(layer.self_attn, formula, pairs)
+    flops += _head_branches(plan) * _linear_flops(model.lm_head, prompt)
     return Work(flops, sum(_bytes(part) for part in (model.model, model.lm_head)))
 
 
 def decode(model: Any, plan: BranchPlan | None, prompt: Prompt, keys: int) -> Work:
     """One step whose queries see `keys` keys, their own included."""
     one = prompt._replace(rows=dict.fromkeys(prompt.rows, prompt.batch))
-    flops = _head_groups(plan) * _linear_flops(model.lm_head, one)
+    flops = _head_branches(plan) * _linear_flops(model.lm_head, one)
     read = float(_bytes(model.lm_head))
     for number, layer in enumerate(model.get_decoder().layers):
         attention = layer.self_attn
         read += _bytes(layer)
-        for groups, formula in _language_groups(plan, number):
-            flops += groups * _linear_flops(layer, one)
-            flops += groups * prompt.batch * _attention_flops(attention, formula, keys)
+        for branches, formula in _language_branches(plan, number):
+            flops += branches * _linear_flops(layer, one)
+            flops += branches * prompt.batch * _attention_flops(attention, formula, keys)
             width = attention.v_proj.out_features
             if formula is None or formula.scores:
                 width += attention.k_proj.out_features
-            read += groups * prompt.batch * keys * width * model.dtype.itemsize
+            read += branches * prompt.batch * keys * width * model.dtype.itemsize
     return Work(flops, read)
 
 
 def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
     tower = model.get_encoder("image")
     layers = next(part for part in tower.modules() if isinstance(part, nn.ModuleList))
-    copies = 0 if plan is None else plan.image_groups
+    copies = 0 if plan is None else plan.image_branches
     within = {*_products(layers), *_products(model.get_decoder()), model.lm_head}
     flops = 0.0
     for module in prompt.rows:
         if module not in within:  # patches are embedded once, and projected for every copy
-            groups = 1 + copies if isinstance(module, nn.Linear) else 1
-            flops += groups * _linear_flops(module, prompt)
+            branches = 1 + copies if isinstance(module, nn.Linear) else 1
+            flops += branches * _linear_flops(module, prompt)
     for number, (layer, attention) in enumerate(zip(layers, attention_modules(tower), strict=True)):
         joined = copies if copies and number >= plan.vision_entry else 0
         edited = joined and plan.site == "attention" and plan.vision.edits(number)
         formula = _formula("vision", plan.vision) if edited else None
         patches = prompt.rows[_products(layer)[0]] // prompt.batch
         flops += (1 + joined) * _linear_flops(layer, prompt)
-        for groups, edit in ((1, None), (joined, formula)):
-            flops += groups * prompt.batch * _attention_flops(attention, edit, patches**2)
+        for branches, edit in ((1, None), (joined, formula)):
+            flops += branches * prompt.batch * _attention_flops(attention, edit, patches**2)
     return flops
 
 
-def _language_groups(plan: BranchPlan | None, layer: int) -> list[tuple[int, Formula | None]]:
-    """Row groups of a decoder layer, and the formula that edits them."""
+def _language_branches(plan: BranchPlan | None, layer: int) -> list[tuple[int, Formula | None]]:
+    """How many branches a decoder layer computes with which formula (None: factual attention)."""
     if plan is None:
         return [(1, None)]
     edit = plan.language
     formula = _formula("language", edit) if edit is not None and edit.edits(layer) else None
-    plain = 1 if plan.joint else 1 + plan.image_groups
-    return [(plain, None), (plan.groups_in_layer(layer) - plain, formula)]
+    plain = 1 if plan.joint else 1 + plan.image_branches
+    return [(plain, None), (plan.branches_in_layer(layer) - plain, formula)]
 
 
-def _head_groups(plan: BranchPlan | None) -> int:
-    return 1 if plan is None else plan.groups
+def _head_branches(plan: BranchPlan | None) -> int:
+    return 1 if plan is None else plan.branches
 
 
 def _formula(tower: str, edit: Intervention) -> Formula:

@@ -1,12 +1,14 @@
-"""What to falsify, how hard to lean away from it, and how to repeat the run.
+"""The settings of CausalMM, each declared once.
 
-Every default of the method lives in `CausalMMConfig`; command lines read them from here.
-Held by tests/test_config.py.
+A field carries its default, what it may be, how a value is checked, its help and its flag. The
+command lines, lmms-eval's model arguments and the table in docs/settings.md derive from it.
+Tests: tests/test_config.py.
 """
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from causalmm.counterfactual.methods import (
     VISION_METHODS,
     find,
 )
-from causalmm.layers import LayerSpec, check_layers
+from causalmm.layers import EXPECTED, LayerSpec, check_layers
 
 CONFIG_NAME = "causalmm_config.json"
 MODES = ("vision", "language", "multimodal", "joint")
@@ -26,8 +28,58 @@ ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_atte
 """Attention code of transformers under which branches can be decoded."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Of a checkpoint's weights; "auto": the checkpoint's own, float32 on a CPU."""
-MAX_STRENGTH = 1e6
+MAX_STRENGTH = 10**6
 """Of a contrast: beyond it, float32 cannot hold the difference that is left of two logits."""
+_STRENGTH = {"kind": float, "least": 0, "most": MAX_STRENGTH, "metavar": "G"}
+
+
+def choice(
+    default: str, choices: tuple[str, ...], help: str, flag_choices: tuple[str, ...] | None = None
+) -> Any:
+    """A field that is one of `choices`; its flag may take others (`flag_choices`)."""
+
+    def check(name: str, value: object) -> object:
+        if value not in choices:
+            raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")
+        return value
+
+    return _setting(default, help, check, choices=flag_choices or choices)
+
+
+def number(
+    default: float | None,
+    help: str,
+    *,
+    kind: type[int] | type[float],
+    least: float = -math.inf,
+    most: float = math.inf,
+    metavar: str,
+) -> Any:
+    """A field that is a number from `least` to `most`; a whole one where `kind` is int."""
+    expected = {int: "an integer", float: "a number"}[kind]
+    if most < math.inf:
+        expected += f" from {least} to {most:,}"
+    elif least > -math.inf:
+        expected += f" >= {least}"
+    types = int if kind is int else int | float
+
+    def check(name: str, value: object) -> object:
+        if not isinstance(value, types) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"{name}={value!r}: expected {expected}")
+        return value
+
+    return _setting(default, f"{help}: {expected}", check, type=kind, metavar=metavar)
+
+
+def layers(default: str, help: str) -> Any:
+    """A field that says which layers of a tower are edited."""
+    return _setting(default, f"{help}: {EXPECTED}", check_layers, metavar="LAYERS")
+
+
+def _setting(default: Any, help: str, check: Any, **flag: Any) -> Any:
+    """`check` takes name and value, returns the value as it is stored and raises ValueError;
+    `flag` holds the options of argparse."""
+    return field(default=default, metadata={"help": help, "check": check, "flag": flag})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,56 +90,63 @@ class CausalMMConfig:
     value and what is allowed. Layer numbers are checked against the model when it is first used.
     """
 
-    mode: str = "multimodal"
-    """Branches decoded beside the factual one: "vision", "language", "multimodal" (one of each) or
-    "joint" (one branch that carries both interventions)."""
-    vision_method: str = "random"
-    language_method: str = "random"
-    vision_layers: LayerSpec = "all"
-    """Of the layers below the one whose features the model reads."""
-    language_layers: LayerSpec = "half:"
-    gamma: float = 1.0
-    """Contrast strength, up to `MAX_STRENGTH`; 0 leaves the branch out."""
-    gamma_vision: float | None = None
-    """Overrides `gamma` for the vision branch; None: `gamma`. Not for mode "joint"."""
-    gamma_language: float | None = None
-    epsilon: float = 0.1
-    """Adaptive plausibility: tokens below epsilon x p(best token) come after all others; 0 keeps
-    all in their order."""
-    draws: int = 1
-    """Counterfactual draws of a stochastic method (random, shuffle), averaged."""
-    normalization: str = "visible"
-    """"visible": weights share out the visible keys; "released": the released code's formulas."""
-    site: str = "attention"
-    """Vision: edit "attention" in the encoder, or weigh the selected "features" (LLaVA only)."""
-    seed: int = 0
+    mode: str = choice(
+        "multimodal",
+        MODES,
+        "branches decoded beside the factual one; multimodal: one of each tower, joint: one that "
+        "carries both interventions, plain (as a flag only): none",
+        flag_choices=("plain", *MODES),
+    )
+    vision_method: str = choice("random", VISION_METHODS, "counterfactual of the vision encoder")
+    language_method: str = choice("random", LANGUAGE_METHODS, "counterfactual of the decoder")
+    vision_layers: LayerSpec = layers(
+        "all", "of the vision layers below the one whose features the model reads"
+    )
+    language_layers: LayerSpec = layers("half:", "of the decoder's layers")
+    gamma: float = number(1.0, "contrast strength of every branch, 0 leaves them out", **_STRENGTH)
+    gamma_vision: float | None = number(
+        None, "of the vision branch, in the place of gamma; not in mode joint", **_STRENGTH
+    )
+    gamma_language: float | None = number(
+        None, "of the language branch, in the place of gamma; not in mode joint", **_STRENGTH
+    )
+    epsilon: float = number(
+        0.1,
+        "adaptive plausibility: tokens below E x p(best) come after all others, 0 keeps the order",
+        kind=float,
+        least=0,
+        most=1,
+        metavar="E",
+    )
+    draws: int = number(
+        1, "samples of a stochastic counterfactual, averaged", kind=int, least=1, metavar="S"
+    )
+    normalization: str = choice(
+        "visible",
+        NORMALIZATIONS,
+        "visible: weights are normalised over the visible keys; released: the released formulas",
+    )
+    site: str = choice(
+        "attention",
+        SITES,
+        "where vision is edited: attention in the encoder, or the selected features (LLaVA only)",
+    )
+    seed: int = number(
+        0, "of the counterfactuals and, as a flag, of sampling", kind=int, metavar="N"
+    )
 
     def __post_init__(self) -> None:
-        _check_choice("mode", self.mode, MODES)
-        _check_choice("vision_method", self.vision_method, VISION_METHODS)
-        _check_choice("language_method", self.language_method, LANGUAGE_METHODS)
-        _check_choice("normalization", self.normalization, NORMALIZATIONS)
-        _check_choice("site", self.site, SITES)
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None or each.default is not None:
+                object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
         for tower in TOWERS:
             find(tower, getattr(self, f"{tower}_method")).formula(self.normalization)
-        for name in ("vision_layers", "language_layers"):
-            object.__setattr__(self, name, check_layers(name, getattr(self, name)))
-        _check_strength("gamma", self.gamma)
         for name in ("gamma_vision", "gamma_language"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            _check_strength(name, value)
-            if self.mode == "joint":
+            if self.mode == "joint" and (value := getattr(self, name)) is not None:
                 raise ValueError(
                     f"{name}={value}: mode 'joint' has one branch and one strength, `gamma`"
                 )
-        if not _is_number(self.epsilon) or not 0 <= self.epsilon <= 1:
-            raise ValueError(f"epsilon={self.epsilon!r}: expected a number in [0, 1]")
-        if not _is_int(self.draws) or self.draws < 1:
-            raise ValueError(f"draws={self.draws!r}: expected an integer >= 1")
-        if not _is_int(self.seed):
-            raise ValueError(f"seed={self.seed!r}: expected an integer")
 
     @property
     def vision_strength(self) -> float:
@@ -146,21 +205,3 @@ class CausalMMConfig:
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
         return cls.from_dict(values)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
-
-
-def _check_strength(name: str, value: object) -> None:
-    if not _is_number(value) or not 0 <= value <= MAX_STRENGTH:
-        raise ValueError(f"{name}={value!r}: expected a number from 0 to {MAX_STRENGTH:,.0f}")

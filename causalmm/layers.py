@@ -2,7 +2,7 @@
 
 A specification is "all", a slice such as ":", "-8:", "10:20" or "half:", or a list of numbers.
 "half" and "third" stand for L//2 and L//3 of a tower with L layers and may carry a minus sign
-("-third:" is the last third). Held by tests/test_layers.py.
+("-third:" is the last third). Tests: tests/test_layers.py.
 """
 
 import re
@@ -12,7 +12,7 @@ LayerSpec = str | tuple[int, ...]
 
 _BOUND = r"-?(?:\d+|half|third)"
 _SLICE = re.compile(rf"({_BOUND})?:({_BOUND})?(?::(\d+))?")
-_ALLOWED = 'expected "all", a slice such as "-8:", "10:20" or "half:", or a list of layer numbers'
+EXPECTED = '"all", a slice such as "-8:", "10:20" or "half:", or layer numbers such as 3,5'
 
 
 def check_layers(name: str, spec: str | Sequence[int]) -> LayerSpec:
@@ -26,11 +26,11 @@ def check_layers(name: str, spec: str | Sequence[int]) -> LayerSpec:
             return text
         if re.fullmatch(r"-?\d+(\s*,\s*-?\d+)*", text):
             return tuple(int(part) for part in text.split(","))
-        raise ValueError(f"{name}={spec!r}: {_ALLOWED}")
+        raise ValueError(f"{name}={spec!r}: expected {EXPECTED}")
     if not isinstance(spec, Sequence) or not spec:
-        raise ValueError(f"{name}={spec!r}: {_ALLOWED}")
+        raise ValueError(f"{name}={spec!r}: expected {EXPECTED}")
     if any(isinstance(layer, bool) or not isinstance(layer, int) for layer in spec):
-        raise ValueError(f"{name}={spec!r}: {_ALLOWED}")
+        raise ValueError(f"{name}={spec!r}: expected {EXPECTED}")
     return tuple(spec)
 
 
@@ -51,7 +51,7 @@ def resolve_layers(name: str, spec: LayerSpec, count: int) -> tuple[int, ...]:
         return tuple(range(count))
     match = _SLICE.fullmatch(spec)
     if match is None:
-        raise ValueError(f"{name}={spec!r}: {_ALLOWED}")
+        raise ValueError(f"{name}={spec!r}: expected {EXPECTED}")
     start, stop, step = (_bound(text, count) for text in match.groups())
     for bound in (start, stop):
         if bound is not None and not -count <= bound <= count:

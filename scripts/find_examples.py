@@ -88,18 +88,17 @@ def open_demo(demo: str) -> tuple[Any, Any, Any]:
     """A demonstration model, its processor, and a function that answers plainly and adjusted."""
     from importlib import import_module
 
-    from causalmm.cli.answer import answer
+    from causalmm.inputs.questions import answer_questions
 
     package = {"demo-llava": "llava_causalmm", "demo-qwen2vl": "qwen2vl_causalmm"}[demo]
     model, processor = import_module(f"{package}.loading").load(str(CHECKPOINTS / demo))
-    build_inputs = import_module(f"{package}.prompt").build_inputs
 
     def ask(image: Any, prompt: str, config: CausalMMConfig) -> dict[str, str]:
-        inputs = build_inputs(processor, [image], prompt)
-        settings = {"max_new_tokens": 40, "sampling": {"do_sample": False}}
+        settings = {"max_new_tokens": 40, "do_sample": False}
+        ways = {"plain": None, "causalmm": config}
         return {
-            "plain": answer(model, processor, inputs, causalmm=None, **settings).text,
-            "causalmm": answer(model, processor, inputs, causalmm=config, **settings).text,
+            name: answer_questions(model, processor, image, [prompt], causalmm=way, **settings)[0]
+            for name, way in ways.items()
         }
 
     return model, processor, ask

@@ -1,3 +1,11 @@
-"""Tests import transformers directly, so torchvision must be importable before they do."""
+"""Before any test: one torch thread a worker, and torchvision importable.
 
-import causalmm  # noqa: F401
+Tests import transformers directly, so torchvision must be importable before they do.
+"""
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; read when torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import causalmm  # noqa: E402, F401

@@ -13,6 +13,7 @@ from typing import Any
 
 import dense_methods
 import torch
+from random_numbers import uniform
 from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
@@ -50,7 +51,7 @@ def _edit(
 
     def numbers() -> Tensor:
         places = torch.arange(keys)
-        drawn = random_weights.uniform(seed, (draw,), layer, heads, places[-queries:], places)
+        drawn = uniform(seed, (draw,), layer, heads, places[-queries:], places)
         return drawn.reshape(1, heads, queries, keys)
 
     def orders() -> Tensor:

@@ -24,7 +24,7 @@ from causalmm import CausalMMConfig
         ({"gamma_vision": -1.0}, "gamma_vision=-1.0"),
         ({"gamma_language": "1"}, "gamma_language='1'"),
         ({"mode": "joint", "gamma_vision": 1.0}, "mode 'joint' has one branch"),
-        ({"epsilon": 1.5}, r"epsilon=1.5: expected a number in \[0, 1\]"),
+        ({"epsilon": 1.5}, "epsilon=1.5: expected a number from 0 to 1"),
         ({"epsilon": -0.1}, "epsilon=-0.1"),
         ({"draws": 0}, "draws=0: expected an integer >= 1"),
         ({"draws": True}, "draws=True"),

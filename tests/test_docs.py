@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+import mkdocs_hooks
 from causalmm import CausalMMConfig
 from causalmm.counterfactual.methods import METHODS
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -94,47 +96,35 @@ def test_the_site_has_every_page_in_its_navigation():
 # -- settings ----------------------------------------------------------------------------------
 
 
-def settings_table() -> dict[str, list[str]]:
-    """By field: the other cells of its row."""
-    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", read("docs/settings.md"), re.M)
-    return {name: rest.split(" | ") for name, rest in rows}
-
-
-def test_the_table_of_settings_is_that_of_the_configuration():
-    table = settings_table()
-    assert list(table) == [field.name for field in fields(CausalMMConfig)]
-    for field in fields(CausalMMConfig):
-        flag, default, _ = table[field.name]
+def test_the_site_shows_every_setting():
+    assert read("docs/settings.md").count("<!-- table of settings -->") == 1
+    rows = mkdocs_hooks.settings_table().splitlines()[2:]
+    assert len(rows) == len(fields(CausalMMConfig))
+    for row, field in zip(rows, fields(CausalMMConfig), strict=True):
+        name, flag, default, values, meaning = row.strip("| ").split(" | ")
+        assert name == f"`{field.name}`"
         assert flag == f"`--{field.name.replace('_', '-')}`"
-        expected = "gamma" if field.default is None else field.default
-        assert default == f"`{expected}`"
-
-
-def test_the_table_of_settings_is_that_of_the_flags():
-    command = [sys.executable, ROOT / "scripts" / "generate.py", "--help"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    group = re.search(r"^CausalMM:$(.+?)^\S", said, re.M | re.S)[1]
-    described = {cells[0].strip("`") for cells in settings_table().values()}
-    assert {*re.findall(r"^  (--[a-z-]+)", group, re.M)} - {"--config"} == described
-
-
-def test_the_table_of_settings_names_every_choice():
-    for name, (_, _, meaning) in settings_table().items():
-        with pytest.raises(ValueError, match=name) as refused:
-            CausalMMConfig(**{name: "?"})
+        assert default == f"`{field.default}`"
+        assert len(meaning) > 10
+        with pytest.raises(ValueError, match=field.name) as refused:
+            CausalMMConfig(**{field.name: "?"})
         found = re.search(r"expected one of (.+)", str(refused.value))
         for choice in found[1].split(", ") if found else ():
-            # The methods are on a page of their own, in a table that the site makes.
-            assert f"`{choice}`" in meaning or "](methods.md)" in meaning, name
+            assert f"`{choice}`" in values
 
 
 def test_the_site_shows_every_declared_method():
-    hooks = pytest.importorskip("mkdocs_hooks", reason="mkdocs is not installed")
-    assert read("docs/methods.md").count(hooks.TABLE) == 1
-    rows = hooks.methods_table().splitlines()[2:]
+    assert read("docs/methods.md").count("<!-- table of methods -->") == 1
+    rows = mkdocs_hooks.methods_table().splitlines()[2:]
     assert len(rows) == len(METHODS)
     for row, method in zip(rows, METHODS, strict=True):
         assert row.startswith(f"| {method.tower} | `{method.name}` | {method.summary} |")
+
+
+def test_the_site_shows_every_registered_benchmark():
+    assert read("docs/evaluation.md").count("<!-- table of benchmarks -->") == 1
+    rows = mkdocs_hooks.benchmarks_table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(BENCHMARKS)
 
 
 # -- commands and numbers ----------------------------------------------------------------------

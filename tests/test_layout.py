@@ -23,6 +23,7 @@ LEVELS = (
     ("figures", "vendoring"),
     ("evaluation",),
     ("lmms_eval", "toyworld"),
+    ("__main__",),
 )
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 

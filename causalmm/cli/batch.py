@@ -1,36 +1,36 @@
 """Many questions from a JSON lines file, answered some at a time into another one.
 
-The answers stand in the order of the questions, so what is there already tells where to go on; a
-file beside them, `OUT.settings.json`, tells what they were made with. A question that cannot be
-asked gets an `error` in the place of an answer and stops no other. Who opens a batch and writes its
+Answers are appended, and put in the order of the questions when the last one is there; a file
+beside them, `OUT.settings.json`, tells what they were made with. A question that cannot be asked
+gets an `error` in the place of an answer and stops no other. Who opens a batch and writes its
 answers holds the file meanwhile (`sole_writer`).
-Held by tests/cli/test_batch_command.py.
+Tests: tests/cli/test_batch_command.py.
 """
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from causalmm.cli.json_lines import (
+from causalmm.errors import RequestError
+from causalmm.inputs.json_lines import (
+    cut_torn_line,
     difference,
     read_bytes,
+    read_records,
     to_line,
     to_object,
     whole_lines,
-    write_whole,
+    write_json,
+    write_lines,
 )
-from causalmm.errors import RequestError
 from causalmm.inputs.messages import check_prompt
 
 SUFFIX = ".settings.json"
-_SAVED_EVERY = 10.0
-"""Seconds between two writings of a whole file, whose lines are answered again."""
 
 
 class Row(NamedTuple):
@@ -49,30 +49,32 @@ class Row(NamedTuple):
         """Paths of the pictures."""
         return [self.image] if isinstance(self.image, str) else self.image
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What a line of the answers begins with."""
+        return {"id": self.id, "image": self.image, "prompt": self.prompt}
+
 
 class Batch(NamedTuple):
-    """Questions, and how far the file of their answers is."""
+    """Questions, and what of them is answered."""
 
     rows: list[Row]
     size: int
     """How many to ask at a time."""
     settings: dict[str, Any]
     out: Path
-    lines: tuple[bytes, ...] = ()
-    """What the file says of the first rows, without line ends; after them may come a line cut
-    short."""
-    again: frozenset[int] = frozenset()
-    """Those of them, counted from 0, that failed and are to be asked again."""
+    lines: Mapping[int, bytes] = {}
+    """The lines of the file, by the place of their row."""
 
     @property
     def left(self) -> int:
         """How many rows are to be asked."""
-        return len(self.rows) - len(self.lines) + len(self.again)
+        return len(self.rows) - len(self.lines)
 
     def outcome(self) -> str:
         """How many rows are answered, and how many failed."""
-        errors = [to_object(line).get("error") for line in self.lines]
-        failed = [number for number, error in enumerate(errors) if error is not None]
+        errors = {place: to_object(line).get("error") for place, line in self.lines.items()}
+        failed = sorted(place for place, error in errors.items() if error is not None)
         said = f"{self.out}: {outcome(len(self.lines) - len(failed), len(failed))}"
         if failed:
             said += f"; first: row {self.rows[failed[0]].id}, {errors[failed[0]]}"
@@ -82,7 +84,7 @@ class Batch(NamedTuple):
 def open_batch(
     questions: str, out: str, size: int, settings: dict[str, Any], retry_failed: bool = False
 ) -> Batch:
-    """The rows of a file and what of them is still to be answered; failed ones too, if wanted.
+    """The rows of a file and what of them is answered; what failed is not, if it is retried.
 
     Raises RequestError where a file cannot be read, or `out` holds anything but answers to these
     rows under these settings.
@@ -91,24 +93,25 @@ def open_batch(
     if settings["sampling"]["do_sample"]:
         settings = settings | {"batch_size": size}
     batch = Batch(rows, size, settings, Path(out))
-    written = read_bytes(batch.out) if batch.out.exists() else b""
-    if not written:
+    if not batch.out.exists() or not read_bytes(batch.out):
         return batch
     _check_settings(batch)
-    lines = whole_lines(written)
-    again = set()
-    for number, (row, line) in enumerate(zip(rows, lines, strict=False)):
+    # Bad lines may be alike: the first line of a question is that of its first row.
+    places: dict[str, list[int]] = {}
+    for place, row in reversed(list(enumerate(rows))):
+        places.setdefault(_key(row.asked), []).append(place)
+    lines = {}
+    for line in whole_lines(batch.out):
         record = to_object(line)
         if retry_failed and "error" in record:
-            again.add(number)  # also where what was wrong with the row is mended
-        elif _key(record) != _key(_asked(row)):
+            continue  # also where what was wrong with the row is mended
+        if not (open_places := places.get(_key(record))):
             raise RequestError(
-                f"--out {out} holds answers to other rows than {questions} (first: row {row.id}): "
-                "give another file"
+                f"--out {out} holds answers to other rows than {questions} (first: row "
+                f"{record.get('id')}): give another file"
             )
-    if len(lines) > len(rows):
-        raise RequestError(f"--out {out} holds more rows than {questions}: give another file")
-    return batch._replace(lines=tuple(lines), again=frozenset(again))
+        lines[open_places.pop()] = line
+    return batch._replace(lines=lines)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -117,9 +120,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises RequestError for a file that cannot be read or has no rows, or where two questions were
     given one id.
     """
-    # Of bytes: str.splitlines ends a line at other characters too.
-    lines = enumerate(read_bytes(path).splitlines(), 1)
-    rows = [_row(number, line) for number, line in lines if line.strip()]
+    rows = [_row(number, record) for number, record in read_records(read_bytes(path))]
     if not rows:
         raise RequestError(f"{path} holds no rows")
     seen = set()
@@ -138,60 +139,36 @@ def write_answers(
 ) -> Batch:
     """Answer what is left; returns the batch with nothing left.
 
-    `ask` gets rows and the number of the first, and returns for each {"answer"} or {"error"}. A
-    group of rows is always asked whole, even where some were answered before: what is sampled for
-    one depends on the others.
+    `ask` gets rows and the number of the first, and returns for each {"answer"} or {"error"}. Rows
+    that are asked together are always asked together, even where some were answered before: what is
+    sampled for one depends on the others.
     """
     if not batch.lines:
-        settings = json.dumps(batch.settings, indent=2) + "\n"
-        _settings_file(batch.out).write_text(settings, encoding="utf-8")
-    with tqdm(
-        total=len(batch.rows), initial=len(batch.rows) - batch.left, unit="row", file=sys.stderr
-    ) as progress:
-        lines = _ask_again(batch, ask, progress)
-        with open(batch.out, "ab") as file:
-            file.truncate(len(_whole(lines)))
-            for start, rows in groups(batch.rows, batch.size):
-                if start + len(rows) <= len(lines):
-                    continue
-                said = ask(rows, start)
-                new = list(zip(rows, said, strict=True))[max(0, len(lines) - start) :]
-                new = [to_line(_asked(row) | answer) for row, answer in new]
-                file.write(b"".join(new))
-                file.flush()
-                lines += [line.removesuffix(b"\n") for line in new]
-                progress.update(len(new))
-    return batch._replace(lines=tuple(lines), again=frozenset())
-
-
-def _ask_again(batch: Batch, ask: Callable[..., Any], progress: tqdm) -> list[bytes]:
-    """The lines with new ones in the place of `batch.again`, in the file too.
-
-    A new line is of another length, so the file is written whole: not for every group, but a killed
-    process loses no more than the work of some seconds.
-    """
-    lines, saved = list(batch.lines), time.monotonic()
-    try:
+        write_json(_settings_file(batch.out), batch.settings)
+    lines = dict(batch.lines)
+    if batch.out.exists():
+        cut_torn_line(batch.out)
+        if len(whole_lines(batch.out)) > len(lines):  # without those that are retried
+            write_lines(batch.out, _in_order(lines))
+    with (
+        open(batch.out, "ab") as file,
+        tqdm(total=len(batch.rows), initial=len(lines), unit="row", file=sys.stderr) as progress,
+    ):
         for start, rows in groups(batch.rows, batch.size):
-            numbers = [each for each in range(start, start + len(rows)) if each in batch.again]
-            if not numbers:
+            places = range(start, start + len(rows))
+            if all(place in lines for place in places):
                 continue
-            said = ask(rows, start)
-            for number in numbers:
-                answered = _asked(batch.rows[number]) | said[number - start]
-                lines[number] = to_line(answered).removesuffix(b"\n")
-            progress.update(len(numbers))
-            if time.monotonic() - saved > _SAVED_EVERY:
-                write_whole(batch.out.resolve(), _whole(lines))
-                saved = time.monotonic()
-    finally:
-        if tuple(lines) != batch.lines:
-            write_whole(batch.out.resolve(), _whole(lines))
-    return lines
-
-
-def _whole(lines: Sequence[bytes]) -> bytes:
-    return b"".join(line + b"\n" for line in lines)
+            new = {
+                place: to_line(row.asked | said)
+                for place, row, said in zip(places, rows, ask(rows, start), strict=True)
+                if place not in lines
+            }
+            file.write(b"".join(new.values()))
+            file.flush()
+            lines |= new
+            progress.update(len(new))
+    write_lines(batch.out, _in_order(lines))
+    return batch._replace(lines=lines)
 
 
 def outcome(answered: int, failed: int) -> str:
@@ -201,10 +178,10 @@ def outcome(answered: int, failed: int) -> str:
 
 
 def groups(rows: Sequence[Row], size: int) -> Iterator[tuple[int, Sequence[Row]]]:
-    """Up to `size` rows at a time, and the number of the first.
+    """Up to `size` rows that are asked together, and the number of the first.
 
-    Questions in a row about the same pictures make groups of their own: they can share the work on
-    those.
+    Questions in a row about the same pictures are asked apart from others: they can share the work
+    on those.
     """
     runs = [len(list(run)) for _, run in groupby(rows, key=lambda row: json.dumps(row.image))]
     start = 0
@@ -218,13 +195,9 @@ def groups(rows: Sequence[Row], size: int) -> Iterator[tuple[int, Sequence[Row]]
         start += length
 
 
-def _row(number: int, line: bytes) -> Row:
-    try:
-        given = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return Row(number, None, None, f"line {number} is not JSON ({error})", named=False)
-    if not isinstance(given, dict):
-        return Row(number, None, None, f"line {number} is not a JSON object", named=False)
+def _row(number: int, given: dict[str, Any] | str) -> Row:
+    if isinstance(given, str):
+        return Row(number, None, None, f"line {number} {given}", named=False)
     row = Row(given.get("id"), given.get("image"), given.get("prompt"))
     if row.id is None:
         row = row._replace(id=number, named=False)
@@ -244,13 +217,13 @@ def _row(number: int, line: bytes) -> Row:
     return row
 
 
-def _asked(row: Row) -> dict[str, Any]:
-    return {"id": row.id, "image": row.image, "prompt": row.prompt}
-
-
-def _key(record: dict[str, Any]) -> str:
+def _key(record: Mapping[str, Any]) -> str:
     # As text, because a NaN equals nothing.
     return json.dumps([record.get(name) for name in ("id", "image", "prompt")])
+
+
+def _in_order(lines: Mapping[int, bytes]) -> list[bytes]:
+    return [lines[place] for place in sorted(lines)]
 
 
 def _check_settings(batch: Batch) -> None:

@@ -1,30 +1,46 @@
-"""The flags of the `generate` command; what a CausalMM setting defaults to is read from its class.
+"""Groups of flags that the commands share, and those of the `generate` command.
 
-Held by tests/cli/test_generate_command.py.
+A flag for a CausalMM setting is made from the field's declaration in `CausalMMConfig`.
+Tests: tests/cli/test_generate_command.py, tests/cli/test_settings.py.
 """
 
 import argparse
 import contextlib
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
 from typing import Any, NoReturn
 
-from causalmm.config import (
-    ATTENTION,
-    CONFIG_NAME,
-    DTYPES,
-    MODES,
-    SITES,
-    CausalMMConfig,
-)
-from causalmm.counterfactual.methods import LANGUAGE_METHODS, NORMALIZATIONS, VISION_METHODS
+from causalmm.config import ATTENTION, CONFIG_NAME, DTYPES, CausalMMConfig
 from causalmm.errors import RequestError
 from causalmm.families.checkpoints import DEFAULT, DEMOS, FAMILIES
 from causalmm.inputs.messages import LIMITS
 
 MAX_NEW_TOKENS = 128
 BATCH_SIZE = 4
+RUNNING: dict[str, dict[str, Any]] = {
+    "dtype": {
+        "choices": DTYPES,
+        "default": "auto",
+        "help": "auto: float32 on a CPU, the checkpoint's own elsewhere (default: %(default)s)",
+    },
+    "device": {
+        "default": "auto",
+        "help": "auto, cpu, cuda, cuda:N or mps; auto: cuda where there is one (default: auto)",
+    },
+    "attn": {
+        "choices": ATTENTION,
+        "default": "sdpa",
+        "help": "attention code (default: %(default)s)",
+    },
+}
+"""Flags for where and in which precision a model runs, with their options of argparse."""
+SETTINGS_EPILOG = (
+    "CausalMM settings that are not given come from --config, or else from the "
+    f"{CONFIG_NAME} beside the checkpoint, or else from the defaults shown."
+)
 RESET = "/reset"
 """What forgets the conversation of --chat."""
 
@@ -35,29 +51,36 @@ _EXCLUDED = {
 }
 _NEEDED = {"batch": "out", "out": "batch", "batch_size": "batch", "retry_failed": "batch"}
 
-_LAYER_FLAGS = ("--vision-layers", "--language-layers", "--windows")
 _NEGATIVE_LAYERS = re.compile(r"-(\d|half|third)")
 
 
-def parse_args(argv: Sequence[str], family: str | None = None) -> argparse.Namespace:
+def parse_args(
+    argv: Sequence[str],
+    family: str | None = None,
+    *,
+    prog: str | None = None,
+    way: str | None = None,
+) -> argparse.Namespace:
     """Flags as given: a setting that is not on the command line is not in the result.
 
+    `way` "chat" stands for --chat; with "batch", the file of --batch is a positional argument.
     Raises RequestError for flags that cannot be read.
     """
+    if prog is None and family is not None:
+        prog = f"python -m {FAMILIES[family].package}.generate"
     parser = Parser(
-        prog=None if family is None else f"python -m {FAMILIES[family].package}.generate",
+        prog=prog,
         description="Ask a vision-language model about images or a video, with CausalMM decoding.",
-        epilog="CausalMM settings that are not given come from --config, or else from the "
-        f"{CONFIG_NAME} beside the checkpoint, or else from the defaults shown.",
-        allow_abbrev=False,
+        epilog=SETTINGS_EPILOG,
     )
     add_question(parser, family)
     _add_ways_to_ask(parser)
-    _add_batch(parser)
+    _add_batch(parser, "batch" if way == "batch" else "--batch")
     add_settings(parser)
     add_decoding(parser)
     add_running(parser)
-    args = parser.parse_args(join_negative_layers(argv))
+    args = parser.parse_args(argv)
+    args.chat = args.chat or way == "chat"
     check_together(args)
     return args
 
@@ -80,20 +103,25 @@ def add_question(parser: argparse.ArgumentParser, family: str | None = None) -> 
         help="a whole conversation as JSON, in the form of qwen_vl_utils, in the place of --image, "
         "--video and --prompt",
     )
-    for name, most in zip(LIMITS, ("least", "most"), strict=True):
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=at_least(1),
-            metavar="N",
-            help=f"Qwen2-VL: the {most} pixels of each image or frame, where --messages does not "
-            "say anything of its size (default: the checkpoint's)",
-        )
+    add_pixel_limits(parser)
     parser.add_argument(
         "--allow-network",
         action="store_true",
         help="fetch images and videos that are given as http(s) addresses",
     )
     add_model(parser, family)
+
+
+def add_pixel_limits(parser: argparse.ArgumentParser) -> None:
+    """How large pictures are when the model sees them."""
+    for name, most in zip(LIMITS, ("least", "most"), strict=True):
+        parser.add_argument(
+            flag_name(name),
+            type=at_least(1),
+            metavar="N",
+            help=f"Qwen2-VL: the {most} pixels of each image or frame, where --messages does not "
+            "say anything of its size (default: the checkpoint's)",
+        )
 
 
 def add_model(parser: argparse.ArgumentParser, family: str | None = None) -> None:
@@ -121,7 +149,7 @@ def _add_ways_to_ask(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_batch(parser: argparse.ArgumentParser) -> None:
+def _add_batch(parser: argparse.ArgumentParser, flag: str) -> None:
     group = parser.add_argument_group(
         "batch",
         "Greedy answers are those that each row gets alone. Sampled ones depend on --seed, on the "
@@ -129,7 +157,7 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         "also after an interruption.",
     )
     group.add_argument(
-        "--batch",
+        flag,
         metavar="FILE",
         help="ask many questions: JSON lines with image (a path, or a list of paths, relative to "
         "the current folder as --image is), prompt and, if wanted, id (default: the line's number)",
@@ -140,13 +168,16 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         help="JSON lines with id, image, prompt, and answer or error, in the order of the rows; "
         "what is there already is continued, if it is of the same --batch and settings",
     )
-    group.add_argument(
-        "--batch-size",
-        type=at_least(1),
-        metavar="N",
-        help=f"rows at a time (default: {BATCH_SIZE})",
-    )
+    # Without a default here: it needs --batch.
+    add_batch_size(group, None, f"rows at a time (default: {BATCH_SIZE})")
     add_retry_failed(group)
+
+
+def add_batch_size(
+    parser: argparse.ArgumentParser, default: int | None, help: str | None = None
+) -> None:
+    """How many are decoded together."""
+    parser.add_argument("--batch-size", type=at_least(1), default=default, metavar="N", help=help)
 
 
 def add_retry_failed(parser: argparse.ArgumentParser) -> None:
@@ -160,35 +191,13 @@ def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ())
     """A flag for each field of `CausalMMConfig`, those `without` left out, and --config."""
     group = parser.add_argument_group("CausalMM", argument_default=argparse.SUPPRESS)
 
-    def setting(name: str, **options: Any) -> None:
-        if name in without:
-            return
-        text = options.pop("help", "")
-        default = getattr(CausalMMConfig, name)
-        if default is not None:
-            text = f"{text} (default: {default})".strip()
-        group.add_argument(f"--{name.replace('_', '-')}", help=text, **options)
-
-    setting(
-        "mode",
-        choices=("plain", *MODES),
-        help="branches decoded beside the factual one; plain: none",
-    )
-    setting("vision_method", choices=VISION_METHODS)
-    setting("language_method", choices=LANGUAGE_METHODS)
-    layers = '"all", a slice such as -8:, 10:20 or half:, or numbers such as 3,5'
-    setting("vision_layers", metavar="LAYERS", help=layers)
-    setting("language_layers", metavar="LAYERS", help="likewise")
-    setting("gamma", type=float, metavar="G", help="contrast strength of every branch")
-    setting("gamma_vision", type=float, metavar="G", help="of the vision branch only")
-    setting("gamma_language", type=float, metavar="G", help="of the language branch only")
-    setting(
-        "epsilon", type=float, metavar="E", help="drop tokens below E x p(best); 0 keeps every one"
-    )
-    setting("draws", type=int, metavar="S", help="counterfactual draws that are averaged")
-    setting("normalization", choices=NORMALIZATIONS)
-    setting("site", choices=SITES, help="where vision is edited; features: LLaVA only")
-    setting("seed", type=int, metavar="N", help="of the counterfactuals and of sampling")
+    for each in fields(CausalMMConfig):
+        if each.name in without:
+            continue
+        default = "" if each.default is None else f" (default: {each.default})"
+        group.add_argument(
+            flag_name(each.name), help=each.metadata["help"] + default, **each.metadata["flag"]
+        )
     group.add_argument("--config", default=None, metavar="FILE", help="settings as a JSON file")
 
 
@@ -215,20 +224,8 @@ def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int = MAX_NEW_
 def add_running(parser: argparse.ArgumentParser) -> None:
     """Where and in which precision the model runs."""
     group = parser.add_argument_group("running")
-    group.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="auto",
-        help="auto: float32 on a CPU, the checkpoint's own elsewhere (default: %(default)s)",
-    )
-    group.add_argument(
-        "--device",
-        default="auto",
-        help="auto, cpu, cuda, cuda:N or mps; auto: cuda where there is one (default: %(default)s)",
-    )
-    group.add_argument(
-        "--attn", choices=ATTENTION, default="sdpa", help="attention code (default: %(default)s)"
-    )
+    for name, options in RUNNING.items():
+        group.add_argument(flag_name(name), **options)
 
 
 def check_together(args: argparse.Namespace) -> None:
@@ -237,15 +234,10 @@ def check_together(args: argparse.Namespace) -> None:
     for name, excluded in _EXCLUDED.items():
         for other in excluded:
             if {name, other} <= given:
-                flag = other.replace("_", "-")
-                raise RequestError(f"--{name} and --{flag} exclude each other")
+                raise RequestError(f"--{name} and {flag_name(other)} exclude each other")
     for name, needed in _NEEDED.items():
         if name in given and needed not in given:
-            raise RequestError(f"--{name.replace('_', '-')} needs --{needed}")
-    if set(LIMITS) <= given and args.min_pixels > args.max_pixels:
-        raise RequestError(
-            f"--min-pixels {args.min_pixels} is more than --max-pixels {args.max_pixels}"
-        )
+            raise RequestError(f"{flag_name(name)} needs --{needed}")
     if given & {"messages", "batch"}:
         return
     missing = [] if given & {"image", "video"} else ["--image"]
@@ -255,10 +247,24 @@ def check_together(args: argparse.Namespace) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without the usage in front."""
+    """Takes no abbreviated flags, and says what is wrong in one sentence without the usage."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False} | options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but `--vision-layers -8:` is a flag and its value."""
+        return super().parse_known_args(
+            _join_negative(sys.argv[1:] if args is None else args), namespace
+        )
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(message)
+
+
+def flag_name(name: str) -> str:
+    """The flag of a setting or another name."""
+    return f"--{name.replace('_', '-')}"
 
 
 def number(
@@ -281,11 +287,12 @@ def at_least(least: int) -> Callable[[str], Any]:
     return number(f">= {least}", lambda value: value >= least, int)
 
 
-def join_negative_layers(argv: Sequence[str]) -> list[str]:
+def _join_negative(argv: Sequence[str]) -> list[str]:
     """`--vision-layers -8:` as one argument: argparse takes -8: for an option."""
     joined: list[str] = []
     for text in argv:
-        if joined and joined[-1] in _LAYER_FLAGS and _NEGATIVE_LAYERS.match(text):
+        follows_flag = joined and joined[-1].startswith("--") and "=" not in joined[-1]
+        if follows_flag and _NEGATIVE_LAYERS.match(text):
             joined[-1] += f"={text}"
         else:
             joined.append(text)

@@ -1,7 +1,7 @@
 """The `generate` command: a checked request to a streamed answer, a conversation or a batch.
 
 The answer goes to standard output and everything else to standard error. Exit codes: 0, 2 for a
-wrong request, 1 for a failure. Held by tests/cli/test_generate_command.py.
+wrong request, 1 for a failure. Tests: tests/cli/test_generate_command.py.
 """
 
 import argparse
@@ -27,11 +27,20 @@ from causalmm.inputs.messages import LIMITS
 _SMALLER = "fewer --draws, --dtype bfloat16 or another --device"
 
 
-def main(argv: list[str] | None = None, family: str | None = None) -> int:
-    """Run the command and return its exit code; a per-model command gives its `family`."""
+def main(
+    argv: list[str] | None = None,
+    family: str | None = None,
+    *,
+    prog: str | None = None,
+    way: str | None = None,
+) -> int:
+    """Run the command and return its exit code; a per-model command gives its `family`.
+
+    `prog` is the command's name in messages, `way` that of `flags.parse_args`.
+    """
 
     def act() -> None:
-        args = parse_args(sys.argv[1:] if argv is None else argv, family)
+        args = parse_args(sys.argv[1:] if argv is None else argv, family, prog=prog, way=way)
         # From before it is read how far it is.
         with contextlib.nullcontext() if args.out is None else sole_writer(Path(args.out)):
             run(args, check(args, family))

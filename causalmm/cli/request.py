@@ -1,17 +1,18 @@
 """From flags to a checked request: what can be found wrong before torch is loaded is found here.
 
-Held by tests/cli/test_generate_command.py and tests/cli/test_batch_command.py.
+Tests: tests/cli/test_generate_command.py and tests/cli/test_batch_command.py.
 """
 
 import argparse
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from causalmm.cli.batch import Batch, open_batch
-from causalmm.cli.flags import BATCH_SIZE
+from causalmm.cli.flags import BATCH_SIZE, flag_name
 from causalmm.cli.terminal import quiet_hub, tell
 from causalmm.config import CausalMMConfig
 from causalmm.errors import RequestError
@@ -39,28 +40,17 @@ class Request(NamedTuple):
     family: str
     config: CausalMMConfig | None
     """None in mode "plain"."""
-    messages: list[dict[str, Any]]
-    """The conversation to be answered, pictures opened; of --chat its pictures with no prompt yet,
-    of --batch none."""
-    batch: Batch | None
     sampling: dict[str, Any]
     seed: int
     max_new_tokens: int
+    messages: Sequence[dict[str, Any]] = ()
+    """The conversation to be answered, pictures opened; of --chat its pictures with no prompt yet,
+    of --batch none."""
+    batch: Batch | None = None
     limits: Mapping[str, int] = MappingProxyType({})
-    """Of the pictures of --batch, see `messages.limit_sizes`."""
+    """Of the pictures, see `messages.limit_sizes`."""
     allow_network: bool = False
-    """Whether pictures of --batch may be fetched."""
-
-
-class Wanted(NamedTuple):
-    """What the flags say of how to answer, before any checkpoint is looked at."""
-
-    plain: bool
-    given: dict[str, Any]
-    """CausalMM settings that are on the command line."""
-    base: CausalMMConfig | None
-    """What --config holds."""
-    sampling: dict[str, Any]
+    """Whether pictures may be fetched."""
 
 
 def check(args: argparse.Namespace, family: str | None = None) -> Request:
@@ -70,32 +60,34 @@ def check(args: argparse.Namespace, family: str | None = None) -> Request:
     """
     if args.prompt is not None:
         check_prompt(args.prompt)
-    wanted = read_wanted(args)
-    if wanted.plain and args.compare:
+    request = find_model(args, family)
+    if request.config is None and args.compare:
         raise RequestError("--compare needs a mode other than plain to compare with")
     messages = _messages(args)
-    request = find_model(args, wanted, family)
-    limits = {name: value for name in LIMITS if (value := getattr(args, name)) is not None}
-    if request.family == "llava" and limits:
-        flag = next(iter(limits)).replace("_", "-")
-        raise RequestError(
-            f"--{flag} is for Qwen2-VL: {args.model} is a LLaVA checkpoint, which has one size"
-        )
-    request = request._replace(messages=limit_sizes(messages, limits))
+    request = request._replace(
+        messages=limit_sizes(messages, request.limits), allow_network=args.allow_network
+    )
     if request.family == "llava" and any(parts_of(messages, "video")):
         raise RequestError(f"{args.model} is a LLaVA checkpoint, which reads images and no video")
     if args.batch is None:
         return request
-    request = request._replace(limits=limits, allow_network=args.allow_network)
     size = args.batch_size or BATCH_SIZE
     settings = _settings(args, request)
     batch = open_batch(args.batch, args.out, size, settings, args.retry_failed)
     return request._replace(batch=batch)
 
 
-def read_wanted(args: argparse.Namespace) -> Wanted:
-    """Of the flags of settings and decoding. Raises RequestError for a wrong one."""
+def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
+    """A request with no messages yet: the flags of settings and decoding, and the checkpoint.
+
+    Raises as `check` does.
+    """
     sampling = _sampling(args)
+    limits = {name: value for name in LIMITS if (value := getattr(args, name, None)) is not None}
+    if limits.get("min_pixels", 0) > limits.get("max_pixels", math.inf):
+        raise RequestError(
+            f"--min-pixels {args.min_pixels} is more than --max-pixels {args.max_pixels}"
+        )
     given = {name: getattr(args, name) for name in SETTINGS if name in args}
     plain = given.get("mode") == "plain"
     if plain:
@@ -103,11 +95,6 @@ def read_wanted(args: argparse.Namespace) -> Wanted:
     # Over the defaults first, so that a wrong value is told before a hub is asked for anything.
     override(CausalMMConfig(), given)
     base = None if args.config is None else checkpoints.read_configuration(args.config)
-    return Wanted(plain, given, base, sampling)
-
-
-def find_model(args: argparse.Namespace, wanted: Wanted, family: str | None = None) -> Request:
-    """A request with no messages yet. Raises as `check` does."""
     source = checkpoints.resolve(args.model)
     if not os.path.isdir(source):
         quiet_hub()
@@ -118,17 +105,21 @@ def find_model(args: argparse.Namespace, wanted: Wanted, family: str | None = No
         raise RequestError(
             f"{args.model} is a {known.title} checkpoint: use python -m {known.package}.generate"
         )
-    config = override(wanted.base or checkpoints.configuration(source), wanted.given)
+    if kind == "llava" and limits:
+        raise RequestError(
+            f"{flag_name(next(iter(limits)))} is for Qwen2-VL: {args.model} is a LLaVA checkpoint, "
+            "which has one size"
+        )
+    config = override(base or checkpoints.configuration(source), given)
     return Request(
         model=args.model,
         source=source,
         family=kind,
-        config=None if wanted.plain else config,
-        messages=[],
-        batch=None,
-        sampling=wanted.sampling,
+        config=None if plain else config,
+        sampling=sampling,
         seed=config.seed,
         max_new_tokens=args.max_new_tokens,
+        limits=limits,
     )
 
 
@@ -165,8 +156,7 @@ def _sampling(args: argparse.Namespace) -> dict[str, Any]:
     if not given:
         return {"do_sample": False}
     if args.greedy:
-        flag = next(iter(given)).replace("_", "-")
-        raise RequestError(f"--greedy and --{flag} exclude each other")
+        raise RequestError(f"--greedy and {flag_name(next(iter(given)))} exclude each other")
     # All three, because a checkpoint's own may leave one token to choose from (Qwen2-VL: top-k 1).
     return {"do_sample": True, **SAMPLING_OFF, **given}
 

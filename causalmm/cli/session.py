@@ -1,12 +1,13 @@
 """A request's model, loaded, and the ways to ask it.
 
-Held by tests/cli/test_generate_command.py and tests/cli/test_batch_command.py.
+Tests: tests/cli/test_generate_command.py and tests/cli/test_batch_command.py.
 """
 
 import argparse
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -21,7 +22,7 @@ from causalmm.families import checkpoints
 from causalmm.inputs.messages import limit_sizes, one_turn, open_messages, text_part
 
 if TYPE_CHECKING:  # they load torch
-    from causalmm.cli.answer import Reply
+    from causalmm.cli.answer import Answer, Reply
     from causalmm.decoding.trace import BranchTrace
 
 
@@ -67,21 +68,36 @@ class Session(NamedTuple):
         *,
         probabilities: bool = False,
         out: TextIO | None = None,
-    ) -> Any:
-        """An `answer.Answer`, printed to `out` as it comes if given."""
-        from causalmm.cli.answer import answer
+    ) -> "Answer":
+        """The answer to one row of inputs, printed to `out` as it comes if given."""
+        from causalmm.cli.answer import Answer, AnswerStreamer, Token, probability
+        from causalmm.decoding.trace import BranchTrace
 
-        return answer(
-            self.model,
-            self.processor,
+        tokenizer = self.processor.tokenizer
+        trace = BranchTrace() if probabilities and causalmm is not None else None
+        streamer = AnswerStreamer(tokenizer, out, trace)
+        begun = time.perf_counter()
+        output = self._generate(
             inputs,
+            self.request.seed,
             causalmm=causalmm,
-            max_new_tokens=self.request.max_new_tokens,
-            sampling=self.request.sampling,
-            seed=self.request.seed,
-            probabilities=probabilities,
-            out=out,
+            causalmm_trace=trace,
+            streamer=streamer,
+            return_dict_in_generate=True,
+            output_logits=probabilities and causalmm is None,
         )
+        ended = time.perf_counter()
+        ids = output.sequences[0, inputs["input_ids"].shape[1] :]
+        found = streamer.probabilities
+        if output.logits is not None:
+            plain = [probability(*each) for each in zip(output.logits, ids, strict=True)]
+            found = [(each, each) for each in plain]
+        tokens = [
+            Token(tokenizer.decode([token]), token, *pair)
+            for token, pair in zip(ids.tolist(), found, strict=False)
+        ]
+        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return Answer(text, tokens, streamer.first_token_at - begun, ended - begun)
 
     def answer_rows(self, rows: Sequence[Row], first: int) -> list[dict[str, str]]:
         """{"answer"} or {"error"} of each row. `first` is the number of the first in its file."""
@@ -131,7 +147,7 @@ class Session(NamedTuple):
         one batch, and are the rows that `trace` sees. They are `shared` where all begin alike up to
         and with their last picture: what they share is then found and computed once.
         """
-        from causalmm.cli.answer import answer_batch
+        from causalmm.cli.answer import Reply
 
         said: list[Any] = [each if isinstance(each, str) else None for each in conversations]
         prepared = {}
@@ -153,19 +169,31 @@ class Session(NamedTuple):
                     said[index], inputs = error, None
                     del prepared[index]
         if inputs is not None:
-            replies = answer_batch(
-                self.model,
-                self.processor,
-                inputs if shared else inputs[0],
-                causalmm=self.request.config,
-                max_new_tokens=self.request.max_new_tokens,
-                sampling=self.request.sampling,
-                seed=seed,
-                trace=trace,
-            )
-            for index, reply in zip(prepared, replies, strict=True):
-                said[index] = reply
+            settings = {"causalmm": self.request.config, "causalmm_trace": trace}
+            if shared:
+                answers = self._generate(inputs, seed, **settings)
+            else:
+                [batch] = inputs
+                answers = self._generate(batch, seed, **settings)
+                answers = answers[:, batch["input_ids"].shape[1] :]
+            texts = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
+            for index, text, ids in zip(prepared, texts, answers.tolist(), strict=True):
+                said[index] = Reply(text.strip(), ids)
         return said
+
+    def _generate(self, inputs: Any, seed: int, **settings: Any) -> Any:
+        """What `generate`, or `generate_together` for a list of inputs, returns."""
+        import torch
+
+        from causalmm.decoding.shared_image import generate_together
+
+        torch.manual_seed(seed % 2**63)
+        model, request = self.model, self.request
+        settings |= request.sampling | {"max_new_tokens": request.max_new_tokens}
+        if isinstance(inputs, list):
+            rows = [row.to(model.device, model.dtype) for row in inputs]
+            return generate_together(model, rows, **settings)
+        return model.generate(**inputs.to(model.device, model.dtype), **settings, num_beams=1)
 
     def _too_long(self, inputs: Any) -> list[str | None]:
         """A sentence for each row that leaves no room for an answer, None for the others."""

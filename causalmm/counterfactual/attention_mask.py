@@ -1,7 +1,7 @@
 """Which keys each query may see, without a map of it.
 
 n samples, Q queries, K keys; the Q queries follow one another among the K keys.
-Held by tests/counterfactual/test_attention.py.
+Tests: tests/counterfactual/test_attention.py.
 """
 
 from dataclasses import dataclass, replace
@@ -104,38 +104,21 @@ class AttentionMask:
         """Where the queries stand among the keys: [Q]."""
         return self.query_start + torch.arange(query_count, device=device)
 
-    def count(self, query_count: int, key_count: int, device: torch.device | None = None) -> Tensor:
-        """How many keys each query sees where `keys` and `mask` hide none: [Q], or [1] for all."""
-        if not self.causal:
-            return torch.full((1,), key_count, device=device)
-        return self.index(query_count, device) + 1
-
     def key_limit(self, queries: range, key_count: int) -> int:
         """How many leading keys hold all that these queries see."""
         if self.causal and self.mask is None and isinstance(self.query_start, int):
             return max(0, min(self.query_start + queries.stop, key_count))
         return key_count
 
-    def block(self, queries: range, keys: int) -> "AttentionMask":
-        """The same for some of the queries and the leading `keys` keys."""
-        mask = self.mask
+    def block(self, queries: range, keys: range) -> "AttentionMask":
+        """The same for some of the queries, where these are all the keys there are."""
+        mask, some = self.mask, slice(keys.start, keys.stop)
         return replace(
             self,
-            keys=None if self.keys is None else self.keys[:, :keys],
-            query_start=self.query_start + queries.start,
-            mask=None if mask is None else mask[:, :, queries.start : queries.stop, :keys],
-            positions=None if self.positions is None else self.positions[:, :keys],
-        )
-
-    def slice_keys(self, keys: range) -> "AttentionMask":
-        """The same where these are all the keys there are."""
-        mask = self.mask
-        return replace(
-            self,
-            keys=None if self.keys is None else self.keys[:, keys.start : keys.stop],
-            query_start=self.query_start - keys.start,
-            mask=None if mask is None else mask[..., keys.start : keys.stop],
-            positions=None if self.positions is None else self.positions[:, keys.start : keys.stop],
+            keys=None if self.keys is None else self.keys[:, some],
+            query_start=self.query_start + (queries.start - keys.start),
+            mask=None if mask is None else mask[:, :, queries.start : queries.stop, some],
+            positions=None if self.positions is None else self.positions[:, some],
         )
 
     def repeat(self, draws: int) -> "AttentionMask":
@@ -147,11 +130,6 @@ class AttentionMask:
             for part in (self.keys, self.mask, self.positions)
         )
         return replace(self, keys=keys, mask=mask, positions=positions)
-
-    def rows(self, count: int) -> "AttentionMask":
-        """The same for `count` rows, which hold the samples one or more times."""
-        lengths = [len(part) for part in (self.keys, self.mask) if part is not None]
-        return self.repeat(count // max(lengths, default=count))
 
     def to(self, device: torch.device) -> "AttentionMask":
         """The same on another device, for a layer that lives there."""

@@ -18,21 +18,15 @@ class Formula:
     """How a method's output is computed, and what it needs at a time."""
 
     compute: str
-    """The function, taking an `Attention` and returning outputs [B, H, Q, D]."""
+    """The function, taking an `AttentionCall` and returning outputs [B, H, Q, D]."""
     softmax_stats: bool = False
     """Whether it looks at the factual output and largest weights."""
     random_weights: bool = False
     """Whether it looks at a random number for every pair of a query and a key."""
     whole_map: bool = False
     """Whether it needs all queries of a head at once; with `softmax_stats`, M as every m_i."""
-    every_key: bool = False
-    """Whether it looks at keys too that no query may see."""
     counts_every_key: bool = False
-    """Whether how many keys there are counts, those included that no query may see."""
-    flex: bool = False
-    """Whether flex_attention can compute it."""
-    random_step: bool = False
-    """Whether backends/random_step.py computes it in a decoding step."""
+    """Whether keys count that no query may see."""
 
     @property
     def scores(self) -> bool:
@@ -88,10 +82,10 @@ class Method:
         return NORMALIZATIONS if self.released is not None else ("visible",)
 
 
-_UNIFORM = Formula(compute="uniform", flex=True)
-_REVERSE = Formula(compute="reverse", softmax_stats=True, flex=True)
-_REVERSE_AND_NORMALIZE = Formula(compute="reverse_and_normalize", softmax_stats=True, flex=True)
-_RANDOM = Formula(compute="random", random_weights=True, flex=True, random_step=True)
+_UNIFORM = Formula(compute="uniform")
+_REVERSE = Formula(compute="reverse", softmax_stats=True)
+_REVERSE_AND_NORMALIZE = Formula(compute="reverse_and_normalize", softmax_stats=True)
+_RANDOM = Formula(compute="random", random_weights=True)
 _SHUFFLE = Formula(compute="shuffle", whole_map=True)
 
 METHODS = (
@@ -100,7 +94,7 @@ METHODS = (
         name="uniform",
         summary="every visible key the same, 1/n",
         visible=_UNIFORM,
-        released=Formula(compute="uniform_over_all_keys", counts_every_key=True, flex=True),
+        released=Formula(compute="uniform_over_all_keys", counts_every_key=True),
     ),
     Method(
         tower="language",
@@ -124,9 +118,7 @@ METHODS = (
         released=Formula(
             compute="random_over_all_keys",
             random_weights=True,
-            every_key=True,
             counts_every_key=True,
-            random_step=True,
         ),
         stochastic=True,
     ),
@@ -141,10 +133,8 @@ METHODS = (
         tower="vision",
         name="reversed",
         summary="the map's largest weight minus the weight, normalised to sum to 1",
-        visible=Formula(
-            compute="reverse_and_normalize", softmax_stats=True, whole_map=True, flex=True
-        ),
-        released=Formula(compute="reverse", softmax_stats=True, whole_map=True, flex=True),
+        visible=Formula(compute="reverse_and_normalize", softmax_stats=True, whole_map=True),
+        released=Formula(compute="reverse", softmax_stats=True, whole_map=True),
     ),
     Method(
         tower="vision",

@@ -1,29 +1,75 @@
-"""Randomness as a function: the random number of a place instead of the next one of a stream.
+"""Random numbers as a function of their place, not as the next ones of a stream.
 
-S draws, H heads, Q queries, K keys. A number depends on (seed, draw, layer, head, query position,
-key position) and nothing else: not on batch, padding, chunking, cache, device or order of calls.
-Words are unsigned 32-bit numbers: Python's integers; in NumPy uint32; in tensors int64, so that
-products do not overflow. Halves of a number have the same bits and a sign.
-Held by tests/counterfactual/test_random_weights.py.
+A number depends on (seed, draw, layer, head, query position, key position) and on nothing else: not
+on batch, padding, chunking, cache, device or order of calls. It is made of two hashes, one of the
+query and one of the key. B rows, H heads, Q queries, K keys, S draws.
+Words are unsigned 32-bit numbers, held in Python's int or in int64 tensors, so that products do not
+overflow. Hashes are odd words with a sign, int32.
+Tests: tests/counterfactual/test_random_weights.py.
 """
 
 import operator
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-Word = TypeVar("Word", int, Tensor, np.ndarray)
+from causalmm.counterfactual.attention_mask import AttentionMask
+
+Word = TypeVar("Word", int, Tensor)
 
 WORD = 2**32 - 1
 # Without an offset word 0 would be a fixed point: mix(0) == 0.
 OFFSET = 0x9E3779B9
 # Below 2^31, so that products of words stay below 2^63.
 FIRST, SECOND = 0x21F0AAAD, 0x735A2D97
-# Words with a sign to numbers: no rounding makes one of them 0.
-SCALE, MIDDLE = 2.0**-32, 0.5 + 2.0**-24
+
+
+class RandomHashes(NamedTuple):
+    """What the random numbers of one attention call are made of."""
+
+    queries: Tensor
+    """int32 [B, H, Q]."""
+    keys: Tensor
+    """int32 [B or 1, K]."""
+
+    def block(
+        self, heads: slice = slice(None), queries: slice = slice(None), keys: slice = slice(None)
+    ) -> "RandomHashes":
+        """Those of some heads, queries and keys."""
+        return RandomHashes(self.queries[:, heads, queries], self.keys[:, keys])
+
+    def to(self, device: torch.device) -> "RandomHashes":
+        """The same on another device."""
+        return RandomHashes(self.queries.to(device), self.keys.to(device))
+
+    def numbers(self) -> Tensor:
+        """r_ij in the interval (0, 1]: float32 [B, H, Q, K]."""
+        return number(self.queries.unsqueeze(-1), self.keys[:, None, None, :])
+
+
+def random_hashes(
+    mask: AttentionMask,
+    shape: tuple[int, int, int, int],
+    device: torch.device,
+    *,
+    seed: int,
+    draws: Sequence[int],
+    layers: Sequence[int],
+) -> list[RandomHashes]:
+    """The hashes of an attention call in each of the layers, computed together.
+
+    `mask` describes the samples that each draw repeats, `shape` [B, H, Q, K] the weights. Raises
+    ValueError for a mask that gives one key several positions.
+    """
+    rows, heads, queries, keys = shape
+    mask = mask.repeat(len(draws)).numbered()
+    states = as_words([stream(seed, draw, layer) for layer in layers for draw in draws], device)
+    states = states.view(len(layers), -1).repeat_interleave(rows // len(draws), dim=1)
+    found = query_hashes(states, heads, mask.query_positions(queries, keys, device))
+    others = key_hashes(mask.key_positions(keys, device)).view(-1, keys)
+    return [RandomHashes(layer, others) for layer in found]
 
 
 def mix(word: Word) -> Word:
@@ -35,7 +81,7 @@ def mix(word: Word) -> Word:
     return word ^ (word >> 15)
 
 
-def fold(state: int | Tensor | np.ndarray, value: Word) -> Word:
+def fold(state: int | Tensor, value: Word) -> Word:
     """The state after taking in one more coordinate; the coordinate may be negative."""
     # Hashing the coordinate first keeps neighbours apart: rows whose states differ in low bits
     # only would otherwise hold the same numbers in another order.
@@ -43,7 +89,7 @@ def fold(state: int | Tensor | np.ndarray, value: Word) -> Word:
 
 
 def stream(seed: int, draw: int, layer: int) -> int:
-    """The 32-bit state that a layer's numbers in one draw start from. Any integer is a seed."""
+    """The word that a layer's numbers in one draw start from. Any integer is a seed."""
     # A compiler that was handed the seed as a symbol takes its value here: of symbols, the words
     # would become expressions without end.
     seed = operator.index(seed)
@@ -56,89 +102,43 @@ def stream(seed: int, draw: int, layer: int) -> int:
     return state
 
 
-def uniform(
-    seed: int,
-    draws: Sequence[int] | Tensor,
-    layer: int,
-    heads: int | range,
-    query_position: Tensor,
-    key_position: Tensor,
-) -> Tensor:
-    """Numbers in the interval (0, 1], float32 [S, ..., H, Q, K]; `heads`: how many, or which.
-
-    Positions are integers [..., Q] and [..., K], on the device of the result; the dimensions before
-    them (the samples, where each has its own left padding) are those of the result.
-    """
-    device = query_position.device
-    drawn = streams(seed, draws, layer, device)
-    return of_streams(drawn, numbered(heads, device), query_position, key_position)
-
-
-def of_streams(
-    streams: Tensor, heads: Tensor, query_position: Tensor, key_position: Tensor
-) -> Tensor:
-    """`uniform` for any `streams` [S], of other layers too, and for the numbers of heads [H]."""
-    rows = query_halves(streams, heads, query_position)
-    keys = key_halves(key_position)
-    if rows.ndim - 3 < keys.ndim - 1:  # only the keys have samples
-        rows = rows.unsqueeze(1)
-    return numbers(rows.unsqueeze(-1), keys[..., None, None, :])
-
-
-def streams(seed: int, draws: Sequence[int] | Tensor, layer: int, device: torch.device) -> Tensor:
-    """The `stream` of each draw: [S], int64."""
-    found = [stream(seed, int(draw), layer) for draw in draws]
+def as_words(words: Sequence[int], device: torch.device) -> Tensor:
+    """The words as a tensor, int64."""
     if device.type == "cpu":
-        return torch.tensor(found)
+        return torch.tensor(words)
     # A list would have to travel to the device, which would wait for it.
-    return torch.cat([torch.full((1,), word, device=device) for word in found])
+    return torch.cat([torch.full((1,), word, device=device) for word in words])
 
 
-def query_halves(streams: Tensor, heads: Tensor, query_position: Tensor) -> Tensor:
-    """One half of `uniform`, odd words with a sign: [S, ..., H, Q], int32 on a CPU, else int64.
-
-    `streams` [S]: what the function of that name gives; `heads` [H]: their numbers.
-    """
-    head = fold(_words(streams)[:, None], _words(heads))
-    samples = [1] * (query_position.ndim - 1)
-    head = head.reshape(-1, *samples, len(heads), 1)
-    return _half(fold(head, _words(query_position)[..., None, :]))
+def query_hashes(states: Tensor, heads: int, query_position: Tensor) -> Tensor:
+    """Hashes of queries, int32 [..., H, Q], of words [...] and positions [..., Q]."""
+    head = fold(states.unsqueeze(-1), torch.arange(heads, device=states.device))
+    return _signed(fold(head.unsqueeze(-1), query_position.unsqueeze(-2)) | 1).int()
 
 
-def key_halves(key_position: Tensor) -> Tensor:
-    """The other half: [..., K], int32 on a CPU, else int64."""
-    return _half(mix((_words(key_position) + OFFSET) & WORD))
+def key_hashes(key_position: Tensor) -> Tensor:
+    """Hashes of keys: int32, the shape of the positions."""
+    return _signed(mix((key_position + OFFSET) & WORD) | 1).int()
 
 
-def number(queries: Tensor, keys: Tensor) -> Tensor:
-    """The numbers, float32, of halves that broadcast.
+def number(query: Tensor, key: Tensor) -> Tensor:
+    """The numbers in the interval (0, 1], float32, of hashes that broadcast.
 
-    The halves are scrambled already, so that little is left to do for each pair: their product,
+    The hashes are scrambled already, so that little is left to do for each pair: their product,
     whose high bits depend on all of theirs, is folded into its low ones and spread again.
     """
-    word = _signed(queries.long() * keys.long())
-    word = _signed((word ^ (word >> 15)) * SECOND)
-    # SCALE and MIDDLE, written out: a compiler of changing lengths takes named floats for inputs.
-    return word.float() * 2.0**-32 + (0.5 + 2.0**-24)
-
-
-def numbers(queries: Tensor, keys: Tensor, space: Tensor | None = None) -> Tensor:
-    """`number`, in place and in 32 bits, where products wrap: a sixth of the time.
-
-    `space`: int32 [2, at least as many as there are numbers], to hold them and their scratch.
-    """
-    if torch.compiler.is_compiling():  # to generated code, wrapping may be undefined
-        return number(queries, keys)
-    shape = torch.broadcast_shapes(queries.shape, keys.shape)
-    if space is None:
-        space = torch.empty(2, shape.numel(), dtype=torch.int32, device=queries.device)
-    words, scratch = space[:, : shape.numel()].view(2, *shape)
-    torch.mul(queries.int(), keys.int(), out=words)
-    torch.bitwise_right_shift(words, 15, out=scratch)
-    words ^= scratch
-    words *= SECOND
-    found = scratch.view(torch.float32).copy_(words)
-    return torch.add(torch.tensor(MIDDLE), found, alpha=SCALE, out=found)
+    if torch.compiler.is_compiling():
+        # In generated code the overflow of 32 bits may be undefined.
+        word = _signed(query.long() * key.long())
+        word = _signed((word ^ (word >> 15)) * SECOND)
+        # Written out: a compiler of changing lengths takes named floats for inputs.
+        return word.float() * 2.0**-32 + (0.5 + 2.0**-24)
+    # In 32 bits products wrap, and take a sixth of the time.
+    word = query * key
+    word ^= word >> 15
+    word *= SECOND
+    # The addend keeps 0 out: no rounding gives it.
+    return word.float().mul_(2.0**-32).add_(0.5 + 2.0**-24)
 
 
 def permutation(
@@ -154,26 +154,6 @@ def permutation(
     position = torch.arange(n, device=device)
     row = fold(state, position)
     return fold(row.unsqueeze(-1), position).flatten().argsort(stable=True)
-
-
-def numbered(heads: int | range, device: torch.device) -> Tensor:
-    """The numbers of heads, given how many or which: [H]."""
-    heads = range(heads) if isinstance(heads, int) else heads
-    return torch.arange(heads.start, heads.stop, device=device)
-
-
-def _words(values: Tensor) -> Word:
-    """Integers as words to compute with, a CPU's in NumPy: of few, a tensor's operation takes ten
-    times as long."""
-    if values.device.type != "cpu" or torch.compiler.is_compiling():
-        return values & WORD
-    return values.numpy().astype(np.uint32)
-
-
-def _half(words: Word) -> Tensor:
-    """Odd, so that a product with it loses nothing, and with a sign."""
-    words = words | 1
-    return _signed(words) if isinstance(words, Tensor) else torch.from_numpy(words.view(np.int32))
 
 
 def _signed(words: Tensor) -> Tensor:

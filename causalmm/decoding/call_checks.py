@@ -1,7 +1,7 @@
 """What a call of the model brings with it, checked before any work: a cache, encoded pictures.
 
-Rows: B samples a group (causalmm/decoding/plan.py). A plan of None stands for the plain model,
-which cannot go on with what branches left behind either. Held by tests/decoding/test_contracts.py.
+Rows: B samples a branch (causalmm/decoding/plan.py). A plan of None stands for the plain model,
+which cannot go on with what branches left behind either. Tests: tests/decoding/test_contracts.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ def check_cache(cache: Any, plan: BranchPlan | None, batch: int) -> None:
         for layer in getattr(cache, "layers", [cache]):
             _check_kind(cache, layer)
     for number, held in _held_rows(cache):
-        needed = batch * (1 if plan is None else plan.groups_in_layer(number))
+        needed = batch * (1 if plan is None else plan.branches_in_layer(number))
         if held != needed:
             raise ValueError(
                 f"past_key_values hold {held} rows in layer {number}, this call needs {needed} "
@@ -35,14 +35,14 @@ def check_cache(cache: Any, plan: BranchPlan | None, batch: int) -> None:
 
 def check_encoded(encoded: Mapping[str, Any] | None, plan: BranchPlan | None, width: int) -> None:
     """Raise ValueError unless features that were encoded before, `mm_encoder_outputs`, are those
-    of the plan's groups side by side: `width` channels, the decoder's, a group."""
-    groups = 1 if plan is None else 1 + plan.image_groups
+    of the plan's branches side by side: `width` channels, the decoder's, a branch."""
+    branches = 1 if plan is None else 1 + plan.image_branches
     for name, output in (encoded or {}).items():
         for features in getattr(output, "pooler_output", None) or ():
-            if features.shape[-1] != groups * width:
+            if features.shape[-1] != branches * width:
                 raise ValueError(
                     f"mm_encoder_outputs[{name!r}] have {features.shape[-1]} channels, this call "
-                    f"needs {groups * width} ({groups} x {width}): encode pictures with the "
+                    f"needs {branches * width} ({branches} x {width}): encode pictures with the "
                     "CausalMM configuration that they are used with, "
                     "get_image_features(..., causalmm=model.causalmm_plan(config))"
                 )

@@ -5,7 +5,7 @@
 
 `l` are the factual logits, float32, [..., vocab]; each branch's come from a counterfactual
 attention (CausalMM, arXiv 2410.04780, and the plausibility constraint of contrastive decoding,
-arXiv 2210.15097). Pure functions of tensors. Held by tests/decoding/test_contrast.py.
+arXiv 2210.15097). Pure functions of tensors. Tests: tests/decoding/test_contrast.py.
 """
 
 import math

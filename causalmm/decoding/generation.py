@@ -2,7 +2,7 @@
 
 Transformers' own `generate` does everything; this only turns a configuration into a plan, keeps the
 plan beside the other model keywords and refuses what a plan cannot follow.
-Held by tests/decoding/test_generation.py.
+Tests: tests/decoding/test_generation.py.
 """
 
 import copy
@@ -149,8 +149,8 @@ class CounterfactualGeneration:
     def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
         """Called by beam search, [B] beams: every branch's rows follow their factual row."""
         for layer in past_key_values.layers:
-            groups = layer.keys.shape[0] // len(beam_idx)
-            rows = [beam_idx + group * len(beam_idx) for group in range(groups)]
+            branches = layer.keys.shape[0] // len(beam_idx)
+            rows = [beam_idx + branch * len(beam_idx) for branch in range(branches)]
             layer.reorder_cache(torch.cat(rows))
         return past_key_values
 

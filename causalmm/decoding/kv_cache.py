@@ -2,7 +2,7 @@
 
 The DynamicCache of transformers copies all keys and values at every step; with many rows behind a
 long prompt that takes longer than the rest of the step. Everything else, what `generate` returns
-included, is as with that one. Held by tests/decoding/test_kv_cache.py.
+included, is as with that one. Tests: tests/decoding/test_kv_cache.py.
 """
 
 from typing import Any, NamedTuple

@@ -1,11 +1,12 @@
 """The plan at work in one forward of the language model.
 
-Rows: B samples a group. The vision (or joint) groups carry their own image features and so run from
-the first decoder layer; a language group equals the factual one below its first edited layer, for
-every token, and so joins only there, with a cache only from there on. The patched modeling files
-call, in this order: `start`, `take` and `place` once an image or video tensor, `expand`,
-`read_mask` once the decoder has made its attention mask, then `join_rows` and `attention` once a
-layer. Held by tests/decoding/test_equivalence.py and tests/decoding/test_contracts.py.
+Rows: B samples a branch. The vision (or joint) branches carry their own image features and so run
+from the first decoder layer; a language branch equals the factual one below its first edited layer,
+for every token, and so joins only there, with keys in the KV cache only from there on. The patched
+modeling files call, in this order: `start`, `split_features` and `set_image_positions` once an
+image or video tensor, `expand`, `read_mask` once the decoder has made its attention mask, then
+`join_rows` and `attention` once a layer.
+Tests: tests/decoding/test_equivalence.py and tests/decoding/test_contracts.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,18 +21,15 @@ from transformers.masking_utils import find_packed_sequence_indices
 
 from causalmm.counterfactual.attention import language_attention
 from causalmm.counterfactual.attention_mask import AttentionMask, visible_keys
-from causalmm.counterfactual.backends import amx
-from causalmm.counterfactual.backends.random_step import StepRandomWeights
 from causalmm.counterfactual.methods import find
-from causalmm.counterfactual.softmax_stats import one_query_attention
-from causalmm.decoding import shared_prefix
+from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
 from causalmm.decoding.call_checks import check_cache, check_encoded
 from causalmm.decoding.plan import BranchPlan
-from causalmm.decoding.rows import append_groups, leading_rows, repeat_groups, split_groups
+from causalmm.decoding.rows import append_branches, leading_rows, repeat_branches, split_branches
 
 
 class DecoderInputs(NamedTuple):
-    """What the decoder stack is called with, every row group included."""
+    """What the decoder stack is called with, the rows of every branch included."""
 
     inputs_embeds: Tensor
     attention_mask: Tensor | dict | None
@@ -56,8 +54,8 @@ class LanguagePass:
     visible: AttentionMask | None = None
     features: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
-    beginning: shared_prefix.Beginning | None = None
-    random: StepRandomWeights | None = None
+    hashes: Mapping[int, RandomHashes] = field(default_factory=dict)
+    """Of each edited layer, where the language method takes random weights."""
 
     @classmethod
     def start(
@@ -79,10 +77,10 @@ class LanguagePass:
     def split_features(self, features: Tensor) -> Tensor:
         """Keep the counterfactual part of image features, return the factual one.
 
-        Features [tokens, groups x D] carry every group side by side (see `VisionPass.fold`);
+        Features [tokens, branches x D] carry every branch side by side (see `VisionPass.fold`);
         the result is [tokens, D].
         """
-        factual, *counterfactual = split_groups(features, 1 + self.plan.image_groups)
+        factual, *counterfactual = split_branches(features, 1 + self.plan.image_branches)
         self.features.append(torch.cat(counterfactual) if counterfactual else features[:0])
         return factual
 
@@ -95,48 +93,25 @@ class LanguagePass:
         inputs_embeds: Tensor,
         attention_mask: Tensor | dict | None,
         position_ids: Tensor | None,
-        past_key_values: Any,
-        decoder: Callable[..., Any],
-        **options: Any,
     ) -> DecoderInputs:
-        """Lay the vision (or joint) groups behind the factual rows.
+        """Lay the vision (or joint) branches behind the factual rows.
 
-        `inputs_embeds` [B, L, D] already holds the factual image features; each group receives its
-        own in their place. A text long enough before the pictures is run by itself and left out of
-        the result: `decoder` and `options` are what the rest will be run with.
+        `inputs_embeds` [B, L, D] already holds the factual image features; each branch receives its
+        own in their place.
         """
         batch = inputs_embeds.shape[0]
-        masks, beginning = self.masks, None
-        if columns := shared_prefix.shared_columns(
-            self.plan, masks, past_key_values, attention_mask
-        ):
-            beginning = shared_prefix.prefill(
-                self.plan,
-                columns,
-                decoder,
-                inputs_embeds,
-                attention_mask,
-                position_ids,
-                past_key_values,
-                options,
-                LanguagePass,
-            )
-        if beginning is not None:
-            inputs_embeds = inputs_embeds[:, columns:]
-            position_ids = None if position_ids is None else position_ids[..., columns:]
-            masks = [mask[:, columns:] for mask in masks]
-        groups = 1 + self.plan.image_groups
-        counterfactual = inputs_embeds.repeat(groups - 1, 1, 1)
-        for mask, features in zip(masks, self.features, strict=True):
+        branches = 1 + self.plan.image_branches
+        counterfactual = inputs_embeds.repeat(branches - 1, 1, 1)
+        for mask, features in zip(self.masks, self.features, strict=True):
             counterfactual = counterfactual.masked_scatter(
-                mask.repeat(groups - 1, 1, 1), features.to(counterfactual)
+                mask.repeat(branches - 1, 1, 1), features.to(counterfactual)
             )
         batch_axis = 1 if position_ids is not None and position_ids.ndim == 3 else 0
         return DecoderInputs(
             torch.cat([inputs_embeds, counterfactual]),
-            repeat_groups(attention_mask, batch, groups),
-            repeat_groups(position_ids, batch, groups, axis=batch_axis),
-            replace(self, beginning=beginning),
+            repeat_branches(attention_mask, batch, branches),
+            repeat_branches(position_ids, batch, branches, axis=batch_axis),
+            self,
         )
 
     def read_mask(
@@ -170,24 +145,19 @@ class LanguagePass:
                     "causalmm follows that with attn_implementation 'sdpa' or 'eager', got "
                     f"{config._attn_implementation!r}; or give an attention_mask"
                 )
-        batch = inputs_embeds.shape[0] // (1 + self.plan.image_groups)
+        batch = inputs_embeds.shape[0] // (1 + self.plan.image_branches)
         visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
-        edit, random = self.plan.language, None
-        if edit is not None:
-            formula = find("language", edit.method).formula(edit.normalization)
-            if formula.random_weights:
-                visible = visible.numbered()  # once for all layers
-            if formula.random_step:
-                random = StepRandomWeights(edit, visible)
-        return replace(self, visible=visible, random=random)
-
-    def prepend_prefix(self, outputs: Any) -> Any:
-        """The decoder's outputs for all columns, those that were run by themselves included."""
-        if self.beginning is not None:
-            outputs.last_hidden_state = torch.cat(
-                [self.beginning.hidden_states, outputs.last_hidden_state], dim=1
-            )
-        return outputs
+        edit, hashes = self.plan.language, {}
+        if edit and find("language", edit.method).formula(edit.normalization).random_weights:
+            visible = visible.to(inputs_embeds.device).numbered()
+            # Once for all layers: in each they would take some 80 small operations.
+            shape = (edit.draws * batch, config.num_attention_heads, length, keys)
+            found = random_hashes(
+                visible, shape, inputs_embeds.device,
+                seed=edit.seed, draws=range(edit.draws), layers=edit.layers,
+            )  # fmt: skip
+            hashes = dict(zip(edit.layers, found, strict=True))
+        return replace(self, visible=visible, hashes=hashes)
 
     def join_rows(
         self,
@@ -197,14 +167,14 @@ class LanguagePass:
         position_embeddings: tuple[Tensor, Tensor],
         position_ids: Tensor | None,
     ) -> LayerInputs:
-        """Let the language groups join, copies of the factual rows, at their first edited layer."""
+        """Let the language branches join at their first edited layer, as copies of the factual."""
         inputs = LayerInputs(hidden_states, attention_mask, position_embeddings, position_ids)
-        joining = self.plan.language_groups
+        joining = self.plan.language_branches
         if not joining or layer != self.plan.language.first_layer:
             return inputs
         rows = hidden_states.shape[0]
-        batch = rows // (1 + self.plan.image_groups)
-        return LayerInputs(*(append_groups(part, rows, batch, joining) for part in inputs))
+        batch = rows // (1 + self.plan.image_branches)
+        return LayerInputs(*(append_branches(part, rows, batch, joining) for part in inputs))
 
     def attention(self, interface: Callable) -> Callable:
         """The attention function that a decoder layer calls instead of `interface`."""
@@ -222,14 +192,12 @@ class LanguagePass:
         scaling: float,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if self._is_quick_step(module, query):
-            interface = self._one_query
         edit = self.plan.language
         if edit is None or not edit.edits(module.layer_idx):
             return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         # The edited groups are the last ones: the language groups, or all joint groups.
         rows = query.shape[0]
-        first = rows - edit.draws * (rows // self.plan.groups)
+        first = rows - edit.draws * (rows // self.plan.branches)
         mask = leading_rows(attention_mask, rows, first)
         # Flash attention looks there for several sequences packed into one row.
         if "position_ids" in kwargs:
@@ -244,9 +212,8 @@ class LanguagePass:
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         """Counterfactual attention output of the edited groups' rows."""
-        if self.random is not None and self.random.serves(query, value):
-            return self.random.attention(module.layer_idx, query, value)
-        edit = self.plan.language
+        edit, layer = self.plan.language, module.layer_idx
+        hashes = self.hashes.get(layer)
         return language_attention(
             edit.method,
             query,
@@ -257,33 +224,9 @@ class LanguagePass:
             normalization=edit.normalization,
             seed=edit.seed,
             draws=tuple(range(edit.draws)),
-            layer=module.layer_idx,
+            layer=layer,
+            hashes=None if hashes is None else hashes.to(query.device),
         )
-
-    def _is_quick_step(self, module: torch.nn.Module, query: Tensor) -> bool:
-        """Whether `_one_query` may stand in for the layer's own attention function.
-
-        Without branches nothing may differ from upstream by a bit, so that is not touched.
-        """
-        return not (
-            self.plan.groups == 1
-            or query.shape[2] > 1
-            or query.device.type != "cpu"
-            or amx.supports(query)
-            or module.config._attn_implementation != "sdpa"
-            or module.training
-            or query.requires_grad
-            or torch.compiler.is_compiling()
-        )
-
-    def _one_query(
-        self, _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any,
-        *, scaling: float, **_kwargs: Any,
-    ) -> tuple[Tensor, None]:  # fmt: skip
-        """An attention function for a decoding step on a CPU."""
-        rows = self.visible.rows(query.shape[0])
-        output = one_query_attention(query, key, value, scale=scaling, visible=rows)
-        return output.transpose(1, 2), None
 
 
 def _is_packed(config: PreTrainedConfig, position_ids: Tensor | None, cache: Any) -> bool:

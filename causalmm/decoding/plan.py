@@ -1,12 +1,12 @@
 """The branch plan of one call: which rows are decoded beside the factual ones and what is edited.
 
-Branches are groups of B rows in one batch, in this order:
+A branch is B rows of one batch, one a sample. The branches lie in this order, a draw each:
 
-    [ factual | vision draws (or joint draws) | language draws ]
+    [ factual | vision (or joint) branches | language branches ]
 
 The plan is immutable and knows nothing of tensors' sizes, so one plan serves every step and thread.
 It travels as the forward keyword argument `causalmm`; `VisionPass` and `LanguagePass` are the plan
-at work in one forward. Held by tests/decoding/test_plan.py and tests/decoding/test_equivalence.py.
+at work in one forward. Tests: tests/decoding/test_plan.py and tests/decoding/test_equivalence.py.
 """
 
 from dataclasses import dataclass, field, replace
@@ -37,7 +37,7 @@ class Towers:
 
 @dataclass(frozen=True, kw_only=True)
 class BranchPlan:
-    """Row groups, interventions and strengths of one call. Built by `build_plan`."""
+    """Branches, interventions and strengths of one call. Built by `build_plan`."""
 
     vision: Intervention | None
     language: Intervention | None
@@ -51,52 +51,52 @@ class BranchPlan:
     trace: BranchTrace | None = field(default=None, compare=False)
 
     @property
-    def image_groups(self) -> int:
-        """Counterfactual image features that are encoded: one group a vision (or joint) draw."""
+    def image_branches(self) -> int:
+        """Branches with counterfactual image features of their own: vision or joint draws."""
         return self.vision.draws if self.vision else 0
 
     @property
-    def language_groups(self) -> int:
-        """Groups that join the decoder at its first edited layer; none in joint mode."""
+    def language_branches(self) -> int:
+        """Branches that join the decoder at its first edited layer; none in joint mode."""
         return self.language.draws if self.language and not self.joint else 0
 
     @property
-    def groups(self) -> int:
-        """Row groups that reach the head, the factual one included."""
-        return 1 + self.image_groups + self.language_groups
+    def branches(self) -> int:
+        """Branches that reach the head, the factual one included."""
+        return 1 + self.image_branches + self.language_branches
 
-    def groups_in_layer(self, layer: int) -> int:
-        """Row groups in a decoder layer: language groups are there from their first edited on."""
-        joined = self.language_groups and layer >= self.language.first_layer
-        return self.groups if joined else 1 + self.image_groups
+    def branches_in_layer(self, layer: int) -> int:
+        """Branches in a decoder layer: language branches are there from their first edited on."""
+        joined = self.language_branches and layer >= self.language.first_layer
+        return self.branches if joined else 1 + self.image_branches
 
     def contrast(self, logits: Tensor) -> Tensor:
-        """Adjusted logits [B, T, vocab], float32, of all groups' logits [groups x B, T, vocab]."""
-        grouped = logits.unflatten(0, (self.groups, -1))
-        factual = grouped[0].float()
-        branches: dict[str, Tensor] = {}
-        if self.image_groups:
+        """Adjusted logits [B, T, vocab], float32, of all branches' [branches x B, T, vocab]."""
+        per_branch = logits.unflatten(0, (self.branches, -1))
+        factual = per_branch[0].float()
+        counterfactual: dict[str, Tensor] = {}
+        if self.image_branches:
             name = "joint" if self.joint else "vision"
-            branches[name] = expected_logits(grouped[1 : 1 + self.image_groups])
-        if self.language_groups:
-            branches["language"] = expected_logits(grouped[1 + self.image_groups :])
+            counterfactual[name] = expected_logits(per_branch[1 : 1 + self.image_branches])
+        if self.language_branches:
+            counterfactual["language"] = expected_logits(per_branch[1 + self.image_branches :])
         strengths = {
             "vision": self.gamma_vision,
             "language": self.gamma_language,
             "joint": self.gamma_joint,
         }
-        contrasts = [Contrast(strengths[name], branch) for name, branch in branches.items()]
+        contrasts = [Contrast(strengths[name], branch) for name, branch in counterfactual.items()]
         adjusted = adjust(factual, contrasts, self.epsilon)
         if self.trace is not None:
-            last = {name: branch[:, -1] for name, branch in branches.items()}
+            last = {name: branch[:, -1] for name, branch in counterfactual.items()}
             self.trace.record(StepLogits(factual=factual[:, -1], adjusted=adjusted[:, -1], **last))
         return adjusted
 
     def factual_outputs(self, outputs):
         """The model outputs without the branches' rows, as a caller of batch B expects them."""
-        if self.groups == 1:
+        if self.branches == 1:
             return outputs
-        batch = outputs.last_hidden_state.shape[0] // self.groups
+        batch = outputs.last_hidden_state.shape[0] // self.branches
         for name in ("hidden_states", "attentions"):
             if (layers := getattr(outputs, name)) is not None:
                 outputs[name] = tuple(layer if layer is None else layer[:batch] for layer in layers)

@@ -1,7 +1,7 @@
-"""Row groups of a batch: repeat what every group shares, split what each has of its own.
+"""Rows of branches: repeat what all branches share, split what each has of its own.
 
 A part is a tensor, flex_attention's BlockMask, None, or a tuple or dict of parts. What holds a
-single row broadcasts and stays as it is. Held by tests/decoding/test_rows.py.
+single row broadcasts and stays as it is. Tests: tests/decoding/test_rows.py.
 """
 
 from collections.abc import Callable
@@ -12,36 +12,36 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 
-def repeat_groups(part: Any, batch: int, groups: int, axis: int = 0) -> Any:
-    """`part` for `groups` groups: repeated along `axis` where that holds `batch` rows.
+def repeat_branches(part: Any, batch: int, branches: int, axis: int = 0) -> Any:
+    """`part` for `branches` branches: repeated along `axis` where that holds `batch` rows.
 
     None, and tensors with a single row that broadcasts, are returned as they are; dicts by value.
     """
-    if part is None or groups == 1:
+    if part is None or branches == 1:
         return part
     if isinstance(part, dict):
-        return {name: repeat_groups(value, batch, groups, axis) for name, value in part.items()}
+        return {name: repeat_branches(value, batch, branches, axis) for name, value in part.items()}
     if part.shape[axis] == batch:
         repeats = [1] * part.ndim
-        repeats[axis] = groups
+        repeats[axis] = branches
         return part.repeat(repeats)
     if part.shape[axis] == 1:
         return part
     raise ValueError(f"expected {batch} rows or 1 along axis {axis}, got {tuple(part.shape)}")
 
 
-def append_groups(part: Any, rows: int, batch: int, groups: int) -> Any:
-    """`groups` copies of the first `batch` rows behind whatever has `rows` rows along axis 0."""
+def append_branches(part: Any, rows: int, batch: int, branches: int) -> Any:
+    """`branches` copies of the first `batch` rows behind whatever has `rows` rows along axis 0."""
     if isinstance(part, dict):
-        return {name: append_groups(value, rows, batch, groups) for name, value in part.items()}
+        return {name: append_branches(value, rows, batch, branches) for name, value in part.items()}
     if isinstance(part, tuple):
-        return tuple(append_groups(value, rows, batch, groups) for value in part)
+        return tuple(append_branches(value, rows, batch, branches) for value in part)
     if part is None or part.shape[0] != rows:
         return part
     if isinstance(part, BlockMask):
-        order = torch.arange(rows + groups * batch, device=part.kv_indices.device)
+        order = torch.arange(rows + branches * batch, device=part.kv_indices.device)
         return _block_mask_rows(part, torch.where(order < rows, order, (order - rows) % batch))
-    return torch.cat([part, *[part[:batch]] * groups])
+    return torch.cat([part, *[part[:batch]] * branches])
 
 
 def leading_rows(part: Any, rows: int, first: int) -> Any:
@@ -53,18 +53,18 @@ def leading_rows(part: Any, rows: int, first: int) -> Any:
     return part[:first]
 
 
-def fold_groups(features: Tensor, groups: int) -> Tensor:
-    """[groups x N, ..., D] -> [N, ..., groups x D]: groups side by side in the last dimension.
+def fold_branches(features: Tensor, branches: int) -> Tensor:
+    """[branches x N, ..., D] -> [N, ..., branches x D]: side by side in the last dimension.
 
     So a feature row keeps its counterfactual twins wherever transformers slices or repeats it.
     """
-    grouped = features.unflatten(0, (groups, -1))
-    return grouped.movedim(0, -2).flatten(-2)
+    per_branch = features.unflatten(0, (branches, -1))
+    return per_branch.movedim(0, -2).flatten(-2)
 
 
-def split_groups(features: Tensor, groups: int) -> tuple[Tensor, ...]:
-    """[..., groups x D] -> `groups` tensors [..., D]; undoes `fold_groups`."""
-    return features.chunk(groups, dim=-1)
+def split_branches(features: Tensor, branches: int) -> tuple[Tensor, ...]:
+    """[..., branches x D] -> `branches` tensors [..., D]; undoes `fold_branches`."""
+    return features.chunk(branches, dim=-1)
 
 
 def _block_mask_rows(mask: BlockMask, order: Tensor) -> BlockMask:

@@ -1,6 +1,6 @@
 """The only module of this package that patched modeling files import.
 
-So everything behind it can move without touching a patch. Held by tests/test_layout.py.
+So everything behind it can move without touching a patch. Tests: tests/test_layout.py.
 """
 
 from causalmm.decoding.language_pass import LanguagePass

@@ -3,7 +3,7 @@
 The pictures are encoded, and the tokens that all prompts begin with prefilled, once for every
 branch; the cache is then copied for each prompt. Padding lies between the shared beginning and each
 prompt's own tokens: positions count real tokens, so an answer is the one its prompt gets alone.
-Held by tests/decoding/test_shared_image.py.
+Tests: tests/decoding/test_shared_image.py.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def generate_together(
     }
     cache = preallocated_cache(model.config.get_text_config())
     model(**first, **untraced, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    # Every group holds one row: its copies stay beside it, as groups of many rows lie.
+    # A branch has one row here: its copies lie side by side, as the rows of a branch do.
     cache.batch_repeat_interleave(len(rows))
     batch = _padded_after(rows, shared, _pad_token(model))
     output = model.generate(**batch, **extra, past_key_values=cache, **settings)

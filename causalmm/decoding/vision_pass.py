@@ -1,10 +1,10 @@
 """The plan at work in one run of the vision encoder.
 
-Rows: N images a group, [ factual | draw 0 | draw 1 ... ]. The counterfactual groups equal the
-factual one below the first edited layer and so join only there. CLIP lays groups along the batch
-axis; Qwen2-VL packs all images along one patch axis, so there a group is a copy of every image
+Rows: N images a branch, [ factual | draw 0 | draw 1 ... ]. The counterfactual branches equal the
+factual one below the first edited layer and so join only there. CLIP lays branches along the batch
+axis; Qwen2-VL packs all images along one patch axis, so there a branch is a copy of every image
 segment and an edit acts within one segment (image or frame) at a time.
-Held by tests/decoding/test_equivalence.py.
+Tests: tests/decoding/test_equivalence.py.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from causalmm.counterfactual.attention import edited_map, vision_attention
 from causalmm.decoding.plan import BranchPlan
-from causalmm.decoding.rows import fold_groups
+from causalmm.decoding.rows import fold_branches
 
 
 class PackedInputs(NamedTuple):
@@ -34,9 +34,9 @@ class VisionPass:
     def __init__(self, plan: BranchPlan) -> None:
         self.plan = plan
         self.edit = plan.vision
-        self.groups = 1 + plan.image_groups
-        # Weight of each patch under site "features" [groups - 1, N, T]: found by the feature layer,
-        # used once the features are selected.
+        self.branches = 1 + plan.image_branches
+        # Weight of each patch under site "features", [branches - 1, N, T]: found by the feature
+        # layer, used once the features are selected.
         self.patch_weights: Tensor | None = None
 
     @classmethod
@@ -45,26 +45,26 @@ class VisionPass:
         return None if plan is None or plan.vision is None else cls(plan)
 
     def join_rows(self, layer: int, hidden_states: Tensor) -> Tensor:
-        """Let the counterfactual groups join at their layer: [N, T, C] -> [groups x N, T, C]."""
+        """Let the counterfactual branches join: [N, T, C] -> [branches x N, T, C]."""
         if layer != self.plan.vision_entry or self.plan.site == "features":
             return hidden_states
-        return hidden_states.repeat(self.groups, 1, 1)
+        return hidden_states.repeat(self.branches, 1, 1)
 
     def join_packed_rows(self, layer: int, inputs: PackedInputs) -> PackedInputs:
-        """The same for packed patches, their bounds and positions: [P, C] -> [groups x P, C]."""
+        """The same for packed patches, their bounds and positions: [P, C] -> [branches x P, C]."""
         if layer != self.plan.vision_entry:
             return inputs
         hidden_states, bounds, positions = inputs
         patches = hidden_states.shape[0]
-        further = [bounds[1:] + group * patches for group in range(1, self.groups)]
+        further = [bounds[1:] + branch * patches for branch in range(1, self.branches)]
         return PackedInputs(
-            hidden_states.repeat(self.groups, 1),
+            hidden_states.repeat(self.branches, 1),
             torch.cat([bounds, *further]),
-            tuple(part.repeat(self.groups, 1) for part in positions),
+            tuple(part.repeat(self.branches, 1) for part in positions),
         )
 
     def edits(self, layer: int) -> bool:
-        """Whether attention in `layer` is edited in the counterfactual groups."""
+        """Whether attention in `layer` is edited in the counterfactual branches."""
         return self.plan.site == "attention" and self.edit.edits(layer)
 
     def attention(self, interface: Callable) -> Callable:
@@ -80,18 +80,18 @@ class VisionPass:
         value: Tensor,
         cu_seqlens: Tensor,
     ) -> Tensor:
-        """Attention of an edited Qwen2-VL block: [1, H, groups x P, D] -> [groups x P, H x D].
+        """Attention of an edited Qwen2-VL block: [1, H, branches x P, D] -> [branches x P, H x D].
 
-        Each segment sees itself only: the factual group's through `interface`, the others' edited.
+        Each segment sees itself only: the factual branch's through `interface`, the others' edited.
         """
         lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).tolist()
-        segments = len(lengths) // self.groups
+        segments = len(lengths) // self.branches
         outputs = []
         for index, parts in enumerate(
             zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
         ):
-            group = index // segments
-            if group == 0:
+            branch = index // segments
+            if branch == 0:
                 output, _ = interface(
                     module,
                     *parts,
@@ -101,12 +101,12 @@ class VisionPass:
                     is_causal=False,
                 )
             else:
-                output = self._edited(module, *parts, module.scaling, draws=(group - 1,))
+                output = self._edited(module, *parts, module.scaling, draws=(branch - 1,))
             outputs.append(output)
         return torch.cat(outputs, dim=1).flatten(2).squeeze(0)
 
     def weigh(self, features: Tensor) -> Tensor:
-        """Under site "features", [N, T, C] -> [groups x N, T, C]: the counterfactual groups are the
+        """Under site "features", [N, T, C] -> [branches x N, T, C]: counterfactual branches are the
         selected features weighed by the feature layer's edited map. Else unchanged."""
         if self.plan.site != "features":
             return features
@@ -114,8 +114,8 @@ class VisionPass:
         return torch.cat([features, (features * weights).flatten(0, 1)])
 
     def fold(self, features: Tensor) -> Tensor:
-        """Put each row's groups side by side: [groups x N, ..., D] -> [N, ..., groups x D]."""
-        return fold_groups(features, self.groups)
+        """Put a row's branches side by side: [branches x N, ..., D] -> [N, ..., branches x D]."""
+        return fold_branches(features, self.branches)
 
     def _attend(
         self,
@@ -133,7 +133,7 @@ class VisionPass:
             self.patch_weights = self._patch_weights(query, key, scaling, module.layer_idx)
         if not self.edits(module.layer_idx):
             return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        images = query.shape[0] // self.groups
+        images = query.shape[0] // self.branches
         factual, weights = interface(
             module,
             query[:images],
@@ -162,7 +162,7 @@ class VisionPass:
         scaling: float,
         draws: tuple[int, ...],
     ) -> Tensor:
-        """Counterfactual attention output [rows, T, H, D], rows laid out one group a draw."""
+        """Counterfactual attention output [rows, T, H, D], rows a branch a draw."""
         output = vision_attention(
             self.edit.method,
             query,

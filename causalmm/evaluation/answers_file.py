@@ -1,26 +1,36 @@
 """The answers file: a line an answer, written as it comes, by processes that may be killed.
 
 The first process appends to answers.jsonl, process k to answers.jsonl.k, and each holds the lock of
-its file until it ends. Once every question has an answer, whoever sees it puts the parts together
-in the order of the questions: the file is then the same however many wrote it. A question counts
-once, by its first line; a line cut short does not count. Held by
-tests/evaluation/test_answers_file.py.
+its file until it ends. Once every question has an answer, whoever sees it joins the parts in the
+order of the questions: the file is then the same however many wrote it. A question counts once, by
+its first line; a line cut short does not count. Tests: tests/evaluation/test_answers_file.py.
 """
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from causalmm.cli.json_lines import to_line, to_object, whole_lines, write_whole
 from causalmm.cli.sole_writer import SUFFIX, sole_writer
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Answer, Question
+from causalmm.inputs.json_lines import to_line, to_object, whole_lines, write_lines
 
 ANSWERS = "answers.jsonl"
 CONTROLS = ("greedy", "sample", "sample+mask", "causalmm", "causalmm+sample")
 """Folders of the runs of --controls, in the order of their table."""
+_FIELDS = {
+    "question_id": str,
+    "image": str,
+    "prompt": str,
+    "answer": str | None,
+    "error": str | None,
+    "seconds": int | float,
+    "scores": dict | None,
+}
+_Lines = dict[str, tuple[Answer, bytes]]
+"""Each question's first answer and its line, by the question's id."""
 
 
 def read_answers(path: str | Path) -> dict[str, Answer]:
@@ -33,7 +43,7 @@ def read_answers(path: str | Path) -> dict[str, Answer]:
     if not any(file.is_file() for file in files):
         where = path / ANSWERS if path.is_dir() else path
         raise RequestError(f"there are no answers at {where}")
-    return {name: answer for name, (answer, _) in _read(files).items()}
+    return _answers(_read(files))
 
 
 def find_runs(path: str | Path) -> dict[str, Path]:
@@ -54,12 +64,11 @@ def find_runs(path: str | Path) -> dict[str, Path]:
 
 def parts(folder: Path) -> list[Path]:
     """The files of answers in a folder, the first process's first."""
-    numbered = []
+    numbered = [(0, folder / ANSWERS)] if (folder / ANSWERS).exists() else []
     for file in folder.glob(f"{ANSWERS}.*"):
         if number := re.fullmatch(r"\.([1-9][0-9]*)", file.name.removeprefix(ANSWERS)):
             numbered.append((int(number[1]), file))
-    first = folder / ANSWERS
-    return [first] * first.exists() + [file for _, file in sorted(numbered)]
+    return [file for _, file in sorted(numbered)]
 
 
 def part_file(folder: Path, process: int) -> Path:
@@ -79,18 +88,8 @@ def check_unwritten(folder: Path) -> None:
             pass
 
 
-def cut_torn_line(file: Path) -> None:
-    """Remove what a killed writer left after the last whole line."""
-    if file.exists():
-        written = file.read_bytes()
-        length = written.rfind(b"\n") + 1
-        if length < len(written):
-            with open(file, "r+b") as open_file:
-                open_file.truncate(length)
-
-
 def gather(folder: Path, questions: Sequence[Question]) -> dict[str, Answer]:
-    """What is answered, by id. Puts parts together first where there are several.
+    """What is answered, by id. Joins the parts first where there are several.
 
     For one process at a time, while no other appends. Raises RequestError where a file holds
     anything but answers to these questions.
@@ -105,103 +104,71 @@ def gather(folder: Path, questions: Sequence[Question]) -> dict[str, Answer]:
                 f"{folder} holds an answer to another question ({name}): give another folder"
             )
     if files not in ([], [folder / ANSWERS]) or len(lines) == len(known):
-        _put_together(folder, files, lines, known)
-    return {name: answer for name, (answer, _) in lines.items()}
+        _join(folder, files, lines, known)
+    return _answers(lines)
 
 
 def finish(folder: Path, questions: Sequence[Question]) -> dict[str, Answer] | None:
-    """Put the parts together if every question is answered; None where one is not.
+    """Join the parts if every question is answered; None where one is not.
 
-    Any number of processes may call this when their own share is done: a file that another one has
-    just put together and removed is missed, so that the count falls short, or not needed.
+    Any number of processes may call this when their own part is done: a file that another one has
+    just joined and removed is missed, so that the count falls short, or not needed.
     """
     files = parts(folder)
     lines = _read(files)
     wanted = {question.id: question for question in questions}
     if lines.keys() != wanted.keys():
         return None
-    _put_together(folder, files, lines, wanted)
-    return {name: lines[name][0] for name in wanted}
+    _join(folder, files, lines, wanted)
+    return _answers({name: lines[name] for name in wanted})
 
 
 def drop_failed(folder: Path) -> None:
-    """Forget the answers that failed, so that they are asked for again. Leaves one part."""
+    """Forget the answers that failed, so that their questions are asked again. Leaves one part."""
     files = parts(folder)
     lines = _read(files)
     kept = {name: each for name, each in lines.items() if each[0].error is None}
     if len(kept) < len(lines):
-        _put_together(folder, files, kept, kept)
+        _join(folder, files, kept, kept)
 
 
 def answer_line(answer: Answer) -> bytes:
-    """As it stands in the file."""
-    scores = answer.scores and {name: list(pair) for name, pair in answer.scores.items()}
-    return to_line(
-        {
-            "question_id": answer.question_id,
-            "image": answer.image,
-            "prompt": answer.prompt,
-            "answer": answer.answer,
-            "error": answer.error,
-            "seconds": answer.seconds,
-            "scores": scores,
-        }
-    )
+    """As it stands in the file, the line's end included."""
+    return to_line(asdict(answer))
 
 
-def _put_together(
-    folder: Path,
-    files: Sequence[Path],
-    lines: Mapping[str, tuple[Answer, bytes]],
-    order: Mapping[str, Any],
-) -> None:
-    target = folder / ANSWERS
-    whole = b"".join(lines[name][1] + b"\n" for name in order if name in lines)
-    if files != [target] or target.read_bytes() != whole:
-        write_whole(target, whole)
+def _answers(lines: _Lines) -> dict[str, Answer]:
+    return {name: answer for name, (answer, _) in lines.items()}
+
+
+def _join(folder: Path, files: Sequence[Path], lines: _Lines, order: Mapping[str, Any]) -> None:
+    write_lines(folder / ANSWERS, (lines[name][1] for name in order if name in lines), files)
+
+
+def _read(files: Sequence[Path]) -> _Lines:
+    found: _Lines = {}
     for file in files:
-        if file != target:
-            file.unlink(missing_ok=True)
-
-
-def _read(files: Sequence[Path]) -> dict[str, tuple[Answer, bytes]]:
-    """Each question's first answer and its line."""
-    found: dict[str, tuple[Answer, bytes]] = {}
-    for file in files:
-        written = b""
-        # Between listing and reading, another process may have put the parts together.
-        with contextlib.suppress(FileNotFoundError):
-            written = file.read_bytes()
-        for number, line in enumerate(whole_lines(written), 1):
+        for number, line in enumerate(whole_lines(file), 1):
             answer = _answer(to_object(line), f"{file} line {number}")
             found.setdefault(answer.question_id, (answer, line))
     return found
 
 
-_FIELDS = {
-    "question_id": str,
-    "image": str,
-    "prompt": str,
-    "answer": str | None,
-    "error": str | None,
-    "seconds": int | float,
-    "scores": dict | None,
-}
-
-
 def _answer(record: dict[str, Any], where: str) -> Answer:
+    fields = {name: record.get(name) for name in _FIELDS}
     for name, kind in _FIELDS.items():
-        if not isinstance(record.get(name), kind):
-            raise RequestError(f"{where} is no answer ({name}: {record.get(name)!r})")
-    if (record["answer"] is None) == (record["error"] is None):
+        if not isinstance(fields[name], kind):
+            raise RequestError(f"{where} is no answer ({name}: {fields[name]!r})")
+    if (fields["answer"] is None) == (fields["error"] is None):
         raise RequestError(f"{where} is no answer (expected either an answer or an error)")
-    fields = {name: record[name] for name in _FIELDS}
-    if fields["scores"] is not None:
-        fields["scores"] = {name: _pair(pair, where) for name, pair in fields["scores"].items()}
+    pairs = fields["scores"] or {}
+    for pair in pairs.values():
+        if not (isinstance(pair, list) and len(pair) == 2 and _are_numbers(pair)):
+            raise RequestError(f"{where} is no answer (scores: expected pairs of numbers)")
+    if pairs:
+        fields["scores"] = {name: tuple(pair) for name, pair in pairs.items()}
     return Answer(**fields)
 
 
-def _pair(pair: Any, where: str) -> tuple[float, float]:
-    if isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, int | float) for x in pair):
-        return pair[0], pair[1]
-    raise RequestError(f"{where} is no answer (scores: expected pairs of numbers)")
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(each, int | float) for each in values)

@@ -1,77 +1,69 @@
 """The `evaluate` command: run a benchmark's questions, score the answers, compare runs.
 
 Exit codes: 0, 2 for a wrong request, 1 for a failure, 130 when interrupted. A run goes on when its
-command is given again. Held by tests/evaluation/test_evaluation_run.py and
+command is given again. Tests: tests/evaluation/test_evaluation_run.py and
 tests/evaluation/test_scoring.py.
 """
 
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from causalmm.cli.batch import outcome
 from causalmm.cli.flags import (
+    SETTINGS_EPILOG,
     Parser,
+    add_batch_size,
     add_decoding,
     add_model,
+    add_pixel_limits,
     add_retry_failed,
     add_running,
     add_settings,
-    join_negative_layers,
 )
-from causalmm.cli.request import find_model, read_wanted
+from causalmm.cli.request import find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
-from causalmm.config import CONFIG_NAME
 from causalmm.evaluation.answers_file import finish, part_file, parts
-from causalmm.evaluation.benchmarks.registry import BENCHMARKS, Benchmark
-from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images
+from causalmm.evaluation.benchmarks.benchmark import Benchmark
+from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.processes import Processes, meeting
-from causalmm.evaluation.question_flags import FIELD, add_question_flags, to_record
-from causalmm.evaluation.records import Question
+from causalmm.evaluation.question_files import check_images, limited
+from causalmm.evaluation.question_flags import (
+    BATCH_SIZE,
+    FIELD,
+    SMALLER,
+    add_question_flags,
+    to_record,
+)
 from causalmm.evaluation.run_record import (
     check_record,
     common_settings,
+    decoding_settings,
     surroundings,
-    way_settings,
 )
-from causalmm.evaluation.runner import (
-    Run,
-    Share,
-    answer_share,
-    check_plans,
-    limited,
-    open_runs,
-    take_share,
-)
-from causalmm.evaluation.scoring import (
-    add_compare_flags,
-    add_score_flags,
-    compare_command,
-    score_command,
-)
+from causalmm.evaluation.runner import Run, Share, answer_share, check_plans, open_runs, take_share
+from causalmm.evaluation.scoring import CONTROL_BASES, compare_command, score_command
 from causalmm.evaluation.variants import Variant, controls, grid
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the command and return its exit code; `prog` is its name in messages."""
 
     def act() -> None:
-        args = parse_args(sys.argv[1:] if argv is None else argv)
+        args = parse_args(sys.argv[1:] if argv is None else argv, prog)
         args.act(args)
 
     return exit_code(act)
 
 
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given, and in `act` what to do with them. Raises RequestError."""
-    parser = Parser(
-        prog="evaluate.py", description="Ask a benchmark's questions and count the answers."
-    )
+    parser = Parser(prog=prog, description="Ask a benchmark's questions and count the answers.")
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for benchmark in BENCHMARKS.values():
         of_benchmark = benchmarks.add_parser(
@@ -79,13 +71,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         )
         actions = of_benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
         _add_run(actions, benchmark)
-        _add_reading(
-            actions, benchmark, "score", "count its answers", add_score_flags, score_command
-        )
-        _add_reading(
-            actions, benchmark, "compare", "compare runs", add_compare_flags, compare_command
-        )
-    return parser.parse_args(join_negative_layers(argv))
+        _add_score(actions, benchmark)
+        _add_compare(actions, benchmark)
+    return parser.parse_args(argv)
 
 
 def _add_run(actions: Any, benchmark: Benchmark) -> None:
@@ -93,11 +81,9 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         "run",
         help="ask a model, into a folder",
         description=f"Ask a model the questions of {benchmark.title}",
-        epilog="CausalMM settings that are not given come from --config, or else from the "
-        f"{CONFIG_NAME} beside the checkpoint, or else from the defaults shown. Under `accelerate "
-        "launch` the images are shared out over the processes. What is in --out already is "
+        epilog=f"{SETTINGS_EPILOG} Under `accelerate launch` the images are distributed over the "
+        "processes. What is in --out already is "
         "continued, if it is of the same questions and settings.",
-        allow_abbrev=False,
     )
     parser.set_defaults(act=run)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
@@ -115,28 +101,47 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         help="a run for every combination of the settings in a YAML file, such as "
         "{gamma: [0.5, 1], language_layers: ['half:', all]}, in folders of their own",
     )
-    add_batch_size(parser)
+    add_batch_size(parser, **BATCH_SIZE)
     add_retry_failed(parser)
     add_model(parser)
+    add_pixel_limits(parser)
     add_question_flags(parser, benchmark, "ask about the first N images only")
     add_settings(parser)
     add_decoding(parser, benchmark.max_new_tokens)
     add_running(parser)
 
 
+def _add_score(actions: Any, benchmark: Benchmark) -> None:
+    runs = (
+        "the folder of a run or of several, or the answers file of one, which may be of the form "
+        "that LLaVA's and VCD's scripts write: JSON lines with question_id and text"
+    )
+    parser = _add_reading(actions, benchmark, "score", "count its answers", runs)
+    parser.set_defaults(act=score_command)
+
+
+def _add_compare(actions: Any, benchmark: Benchmark) -> None:
+    runs = "two runs or more over the same questions, or a folder of such"
+    parser = _add_reading(actions, benchmark, "compare", "compare runs", runs)
+    parser.set_defaults(act=compare_command)
+    parser.add_argument(
+        "--base",
+        action="append",
+        metavar="NAME",
+        help="the run that the others are compared with, by the name of its folder; may be given "
+        f"several times (default: the first; of --controls {' and '.join(CONTROL_BASES)})",
+    )
+
+
 def _add_reading(
-    actions: Any,
-    benchmark: Benchmark,
-    name: str,
-    what: str,
-    add_flags: Callable[[argparse.ArgumentParser], None],
-    command: Callable[[argparse.Namespace], None],
-) -> None:
-    parser = actions.add_parser(name, help=what, description=benchmark.title, allow_abbrev=False)
-    parser.set_defaults(act=command)
-    add_flags(parser)
-    of_run = "the first N images only, as the run; answers in a file of their own may be of more"
-    add_question_flags(parser, benchmark, of_run, optional=True)
+    actions: Any, benchmark: Benchmark, name: str, what: str, runs: str
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=what, description=benchmark.title)
+    parser.add_argument("answers", nargs="+", type=Path, metavar="RUN", help=runs)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON, too")
+    limit = "the first N images only, as the run; answers in a file of their own may be of more"
+    add_question_flags(parser, benchmark, limit, optional=True)
+    return parser
 
 
 def run(args: argparse.Namespace) -> None:
@@ -173,68 +178,48 @@ def _hold(held: contextlib.ExitStack, runs: Sequence[Run], processes: Processes)
 
 
 def _runs(args: argparse.Namespace) -> list[Run]:
-    questions = _questions(args)
-    wanted = read_wanted(args)
-    request = find_model(args, wanted)
+    questions = limited(BENCHMARKS[args.benchmark].questions(args), args.limit)
+    check_images(questions)
+    request = find_model(args)
     if args.controls:
         variants = controls(request)
     elif args.grid is not None:
         variants = grid(request, args.grid)
     else:
         variants = [Variant("", request)]
-    device = _device_kind(args.device)
-    common = common_settings(args.benchmark, questions, request, args, device)
+    common = common_settings(args.benchmark, questions, request, args)
     return [
         Run(
             variant=variant,
             folder=args.out / variant.name,
             questions=questions,
-            settings=common | way_settings(variant.request, args.batch_size),
+            settings=common | decoding_settings(variant.request, args.batch_size),
         )
         for variant in variants
     ]
 
 
-def _device_kind(name: str) -> str:
-    from causalmm.families.loading import find_device  # loads torch
-
-    return find_device(name).type
-
-
-def _questions(args: argparse.Namespace) -> list[Question]:
-    """Those to be asked. Raises RequestError where not one of their images is there."""
-    questions = limited(BENCHMARKS[args.benchmark].from_args(args), args.limit)
-    check_images(questions)
-    return questions
-
-
 def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Processes) -> None:
+    from causalmm.evaluation.probabilities import choice_tokens
+
+    benchmark, runs = BENCHMARKS[args.benchmark], [share.run for share in shares]
     device = args.device
-    if processes.count > 1 and device in ("auto", "cuda") and _device_kind(device) == "cuda":
+    if processes.count > 1 and device in ("auto", "cuda") and runs[0].settings["device"] == "cuda":
         device = f"cuda:{processes.local}"
-    runs = [share.run for share in shares]
     # One with a configuration, since that is checked before the weights are read.
     requests = sorted((run.variant.request for run in runs), key=lambda each: each.config is None)
     session = Session.start(argparse.Namespace(**{**vars(args), "device": device}), requests[0])
     check_plans(session, runs)
-    words = _word_tokens(session, runs[0].questions)
-    about = surroundings(BENCHMARKS[args.benchmark].sources(args), session.model)
-    about[FIELD] = to_record(args)
+    words = choice_tokens(session.processor.tokenizer, runs[0].questions)
+    if missing := [word for word, tokens in words.items() if not tokens]:
+        tell(f"the tokenizer has no token {missing[0]!r}: answers come without probabilities")
+    about = surroundings(benchmark.question_files(args), session.model)
+    about[FIELD] = to_record(args, benchmark)
     for share in shares:
         if share.units:
             named = {"name": share.run.variant.name or None, **about}
             answer_share(session, share, words, processes, named)
         _report(share.run, processes)
-
-
-def _word_tokens(session: Session, questions: Sequence[Question]) -> dict[str, list[int]]:
-    """The tokens of all choices; told where there are none of one."""
-    from causalmm.evaluation.probabilities import choice_tokens
-
-    words = choice_tokens(session.processor.tokenizer, questions)
-    if missing := [word for word, tokens in words.items() if not tokens]:
-        tell(f"the tokenizer has no token {missing[0]!r}: answers come without probabilities")
-    return words
 
 
 def _report(run: Run, processes: Processes) -> None:

@@ -3,28 +3,22 @@
 Every metric's difference has a bootstrap interval from resamples of images that both runs share.
 McNemar's exact test asks whether, where only one run is right, it is as often the one as the other;
 unlike the intervals, it takes the questions about one image for independent.
-Held by tests/evaluation/test_compare.py.
+Tests: tests/evaluation/test_compare.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report, text_table
-from causalmm.evaluation.statistics import (
-    LEVEL,
-    RESAMPLES,
-    Estimate,
-    differences,
-    mcnemar,
-)
+from causalmm.evaluation.statistics import LEVEL, Estimate, differences, mcnemar
 from causalmm.evaluation.tally import Pair, Tally, join
 from causalmm.evaluation.two_way import DECIDING, auc_difference
 
 _SIGNALS = ("yes ratio", "AUC", "bias gain")
 _COUNTS = ("unreadable", "failed")
+_Tally = Callable[[Sequence[Pair]], list[Tally]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +32,11 @@ class Difference:
     questions: int
     """That both runs have an answer to."""
     metrics: Mapping[str, Estimate]
-    only_run: int
+    only_run_right: int
     """Questions that only the run answers right."""
-    only_base: int
-    p: float
-    """McNemar's, exact and two-sided."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "name": self.name,
-            "run": self.run,
-            "base": self.base,
-            "questions": self.questions,
-            "metrics": {name: each.to_dict() for name, each in self.metrics.items()},
-            "only_run_right": self.only_run,
-            "only_base_right": self.only_base,
-            "mcnemar_p": self.p,
-        }
+    only_base_right: int
+    mcnemar_p: float
+    """Exact and two-sided."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,82 +48,53 @@ class Comparison:
     reports: Mapping[str, Report]
     differences: tuple[Difference, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "benchmark": self.benchmark,
-            "bases": list(self.bases),
-            "reports": {name: each.to_dict() for name, each in self.reports.items()},
-            "differences": [each.to_dict() for each in self.differences],
-        }
-
     def table(self) -> str:
         """For reading: all runs side by side, then what each adds to each base, in points."""
         first = next(iter(self.reports.values()))
         blocks = [
             f"{self.benchmark}: {first.questions} questions about {first.images} images, read by "
             f"the rule: {first.scores[0].rule}; [{LEVEL} % bootstrap intervals over images]",
-            self._levels(),
+            self._levels(first),
         ]
         for base in self.bases:
             blocks += [f"differences to {base} (paired):", self._differences(base)]
         return "\n\n".join(blocks)
 
-    def _levels(self) -> str:
-        reports = self.reports
-        first = next(iter(reports.values()))
-        signals = {name: _signals(report) for name, report in reports.items()}
+    def _levels(self, first: Report) -> str:
+        signals = {name: _signals(report) for name, report in self.reports.items()}
         metrics = first.scores[0].metrics
         # POPE's own yes ratio, that of the answers as read, goes before that of P(yes).
         shown = [name for name in _SIGNALS if any(signals.values()) and name not in metrics]
         rows = []
         for at, score in enumerate(first.scores):
-            for name, report in reports.items():
+            for name, report in self.reports.items():
                 ours, signal = report.scores[at], signals[name].get(score.name, {})
-                rows.append(
-                    [
-                        score.name,
-                        name,
-                        *map(str, ours.metrics.values()),
-                        *(str(signal[each]) if each in signal else "-" for each in shown),
-                        *(str(ours.counts.get(each, 0)) for each in _COUNTS),
-                    ]
-                )
-        header = ["", "run", *metrics, *shown, *_COUNTS]
-        return text_table(header, rows, left=2)
+                counts = [ours.counts.get(each, 0) for each in _COUNTS]
+                known = [signal.get(each, "-") for each in shown]
+                rows.append([score.name, name, *ours.metrics.values(), *known, *counts])
+        return text_table(["", "run", *metrics, *shown, *_COUNTS], rows, left=2)
 
     def _differences(self, base: str) -> str:
         found = [each for each in self.differences if each.base == base]
         # AUC is there only where both runs have probabilities.
-        metrics = list(dict.fromkeys(name for each in found for name in each.metrics))
-        rows = [
-            [
-                each.name,
-                each.run,
-                *(
-                    each.metrics[name].text("+") if name in each.metrics else "-"
-                    for name in metrics
-                ),
-                str(each.only_run),
-                str(each.only_base),
-                f"{each.p:.3g}",
-                str(each.questions),
-            ]
-            for each in found
-        ]
+        metrics = dict.fromkeys(name for each in found for name in each.metrics)
+        rows = []
+        for each in found:
+            known = each.metrics
+            gains = [known[name].text("+") if name in known else "-" for name in metrics]
+            counts = [each.only_run_right, each.only_base_right, f"{each.mcnemar_p:.3g}"]
+            rows.append([each.name, each.run, *gains, *counts, each.questions])
         header = ["", "run", *metrics, "only run", f"only {base}", "McNemar p", "questions"]
         return text_table(header, rows, left=2)
 
 
 def compare(
     benchmark: str,
-    tally: Callable[[Sequence[Pair]], list[Tally]],
+    tally: _Tally,
     questions: Sequence[Question],
     runs: Mapping[str, Mapping[str, Answer]],
     *,
     bases: Sequence[str] = (),
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Comparison:
     """Every run against each of the bases, or against the first run.
 
@@ -159,11 +111,10 @@ def compare(
     for name in others:
         _check_same(first, runs[first], name, runs[name])
     pairs = {name: join(questions, answers) for name, answers in runs.items()}
-    tallies = {name: _headlines(tally, each) for name, each in pairs.items()}
     found = []
     for base in bases:
         rows = [
-            _differences(name, base, tally, pairs, tallies, resamples, seed)
+            _differences(name, base, tally, pairs[name], pairs[base])
             for name in runs
             if name != base
         ]
@@ -173,7 +124,7 @@ def compare(
         benchmark=benchmark,
         bases=bases,
         reports={
-            name: make_report(benchmark, each, tallies[name], resamples=resamples, seed=seed)
+            name: make_report(benchmark, each, _headlines(tally, each))
             for name, each in pairs.items()
         },
         differences=tuple(found),
@@ -196,63 +147,40 @@ def _check_same(
 
 
 def _differences(
-    run: str,
-    base: str,
-    tally: Callable[[Sequence[Pair]], list[Tally]],
-    pairs: Mapping[str, Sequence[Pair]],
-    tallies: Mapping[str, list[Tally]],
-    resamples: int,
-    seed: int,
+    run: str, base: str, tally: _Tally, pairs: Sequence[Pair], base_pairs: Sequence[Pair]
 ) -> list[Difference]:
     """A run less a base, on all sets of questions."""
-    ours, theirs = tallies[run], tallies[base]
-    both = _counted(ours) & _counted(theirs)
-    kept = {
-        name: {pair.question.id: pair for pair in pairs[name] if pair.question.id in both}
-        for name in (run, base)
-    }
-    if len(both) < len(pairs[base]):
-        # A caption that failed is left out of its run's measures: leave it out of both.
-        ours, theirs = (_headlines(tally, list(kept[name].values())) for name in (run, base))
-    return [
-        _difference(run, base, mine, other, kept, resamples, seed)
-        for mine, other in zip(ours, theirs, strict=True)
-    ]
+    ours, theirs = ({pair.question.id: pair for pair in part} for part in (pairs, base_pairs))
+    counted = (_counted(_headlines(tally, part)) for part in (pairs, base_pairs))
+    # A caption that failed is left out of its run's measures: leave it out of both.
+    both = set.intersection(*counted)
+    found = []
+    for mine, other in zip(
+        _headlines(tally, [ours[id] for id in ours if id in both]),
+        _headlines(tally, [theirs[id] for id in theirs if id in both]),
+        strict=True,
+    ):
+        asked = list(other.right)
+        metrics = differences(mine.table, other.table, other.metrics)
+        auc = auc_difference([ours[id] for id in asked], [theirs[id] for id in asked])
+        only_run = sum(mine.right[id] and not other.right[id] for id in asked)
+        only_base = sum(other.right[id] and not mine.right[id] for id in asked)
+        found.append(
+            Difference(
+                name=other.name,
+                run=run,
+                base=base,
+                questions=len(asked),
+                metrics=metrics if auc is None else metrics | {"AUC": auc},
+                only_run_right=only_run,
+                only_base_right=only_base,
+                mcnemar_p=mcnemar(only_run, only_base),
+            )
+        )
+    return found
 
 
-def _difference(
-    run: str,
-    base: str,
-    ours: Tally,
-    theirs: Tally,
-    pairs: Mapping[str, Mapping[str, Pair]],
-    resamples: int,
-    seed: int,
-) -> Difference:
-    metrics = differences(ours.table, theirs.table, theirs.metrics, resamples, seed)
-    asked = list(theirs.right)
-    gain = auc_difference(
-        *([pairs[name][id] for id in asked] for name in (run, base)), resamples, seed
-    )
-    if gain is not None:
-        metrics["AUC"] = gain
-    only_run = sum(ours.right[id] and not theirs.right[id] for id in asked)
-    only_base = sum(theirs.right[id] and not ours.right[id] for id in asked)
-    return Difference(
-        name=theirs.name,
-        run=run,
-        base=base,
-        questions=len(asked),
-        metrics=metrics,
-        only_run=only_run,
-        only_base=only_base,
-        p=mcnemar(only_run, only_base),
-    )
-
-
-def _headlines(
-    tally: Callable[[Sequence[Pair]], list[Tally]], pairs: Sequence[Pair]
-) -> list[Tally]:
+def _headlines(tally: _Tally, pairs: Sequence[Pair]) -> list[Tally]:
     return [each for each in tally(pairs) if each.headline]
 
 

@@ -2,7 +2,7 @@
 
 `question_id` is that of the benchmark's question file. Lines may have `prompt` and `image`, too,
 which are compared with the question's, since ids alone do not tell one file of questions from
-another. Held by tests/evaluation/test_foreign_answers.py.
+another. Tests: tests/evaluation/test_foreign_answers.py.
 """
 
 from collections import Counter
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from causalmm.cli.json_lines import to_object
 from causalmm.errors import RequestError
-from causalmm.evaluation.question_files import identifier, read_json_lines, read_lines
+from causalmm.evaluation.question_files import identifier
 from causalmm.evaluation.records import Answer, Question
+from causalmm.inputs.json_lines import read_json_lines, read_lines, to_object
 
 
 def is_foreign(file: Path) -> bool:
     """Whether the first line of a file has a `text` in the place of an `answer`."""
     _, first = next(read_lines(file), (0, ""))
-    record = to_object(first.encode())
+    record = to_object(first)
     return "text" in record and "answer" not in record
 
 
@@ -31,30 +31,29 @@ def read_foreign(file: Path, questions: Sequence[Question]) -> dict[str, Answer]
     """
     known: dict[str, list[Question]] = {}
     for question in questions:
-        for name in {question.id, file_id(question)}:
+        # In the benchmark's own file, the id may be another one.
+        for name in {question.id, str(question.facts.get("question_id", question.id))}:
             known.setdefault(name, []).append(question)
-    answers, seen, unknown = {}, Counter(), []
+    answers, seen = {}, Counter()
     for number, row in read_json_lines(file):
         where = f"{file} line {number}"
-        name = identifier(row, "question_id", where)
-        text = row.get("text")
+        name, text = identifier(row, "question_id", where), row.get("text")
         if not isinstance(text, str):
             raise RequestError(f"{where} has text {text!r}: expected the answer")
         seen[name] += 1
-        if name not in known:
-            unknown.append(name)
-            continue
-        question, *others = known[name]
+        question, *others = known.get(name, [None])
         if others:
             raise RequestError(
                 f"{where}: question_id {name} is that of {question.id} and {others[0].id}: give "
                 "the one question file that these are answers to"
             )
-        _check(row, question, where)
-        answers[question.id] = Answer(
-            question_id=question.id, image=question.image, prompt=question.prompt, answer=text
-        )
+        if question is not None:
+            _check(row, question, where)
+            answers[question.id] = Answer(
+                question_id=question.id, image=question.image, prompt=question.prompt, answer=text
+            )
     twice = [name for name, count in seen.items() if count > 1]
+    unknown = [name for name in seen if name not in known]
     for names, what in ((twice, "there more than once"), (unknown, "of no question")):
         if names:
             raise RequestError(
@@ -63,28 +62,21 @@ def read_foreign(file: Path, questions: Sequence[Question]) -> dict[str, Answer]
     return answers
 
 
-def file_id(question: Question) -> str:
-    """A question's id in the benchmark's own file."""
-    return str(question.facts.get("question_id", question.id))
-
-
 def _check(row: dict[str, Any], question: Question, where: str) -> None:
     """Raise RequestError where the answer is about something else than the question."""
     image, prompt = row.get("image"), row.get("prompt")
-    if image is not None and _name(image) != _name(question.image):
-        raise _other(where, question, "image", image, question.image)
-    # A script records a prompt with or without what it puts around the question.
-    asked = str(question.facts.get("text", question.prompt))
-    if prompt is not None and " ".join(asked.split()) not in " ".join(str(prompt).split()):
-        raise _other(where, question, "prompt", prompt, asked)
+    text = str(question.facts.get("text", question.prompt))
+    for what, given, expected, same in (
+        ("image", image, question.image, _file_name(image) == _file_name(question.image)),
+        # A script records a prompt with or without what it puts around the question.
+        ("prompt", prompt, text, " ".join(text.split()) in " ".join(str(prompt).split())),
+    ):
+        if given is not None and not same:
+            raise RequestError(
+                f"{where}: the answer to {question.id} is about another {what} ({given!r}, "
+                f"expected {expected!r}): is this the right question file?"
+            )
 
 
-def _name(image: Any) -> str:
+def _file_name(image: Any) -> str:
     return PurePosixPath(str(image)).name
-
-
-def _other(where: str, question: Question, what: str, given: Any, asked: str) -> RequestError:
-    return RequestError(
-        f"{where}: the answer to {question.id} is about another {what} ({given!r}, expected "
-        f"{asked!r}): is this the right question file?"
-    )

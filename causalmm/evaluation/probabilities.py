@@ -4,7 +4,7 @@ That is the generated step at which the first of the two words begins, or the fi
 answer holds neither. A word's probability is the sum over all tokens that are this word, capitals
 and blanks aside ("Yes", " yes", "YES"), under the raw logits: temperature, top-p and top-k come
 after. Only those tokens' probabilities are kept of a step.
-Held by tests/evaluation/test_evaluation_probabilities.py.
+Tests: tests/evaluation/test_evaluation_probabilities.py.
 """
 
 from collections.abc import Mapping, Sequence

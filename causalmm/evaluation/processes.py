@@ -1,8 +1,9 @@
-"""Several processes on one run: who this one is and which share is its own.
+"""Several processes on one run: which this one is and which units it answers.
 
 Under `accelerate launch` or `torchrun` the environment says how many there are. They meet only
-before the work begins, so that one which dies later takes no other with it.
-Held by tests/evaluation/test_evaluation_processes.py.
+before the work begins, so that one which dies later takes no other with it. The group is torch's
+own and ends there; `accelerate.PartialState` would keep it, and a device, until the process ends.
+Tests: tests/evaluation/test_evaluation_processes.py.
 """
 
 import contextlib
@@ -24,11 +25,11 @@ class Processes(NamedTuple):
     """Among those of this machine: the number of its GPU."""
 
     def share(self, units: Sequence[T]) -> list[T]:
-        """Every count-th unit: what is slow often lies together."""
+        """Every count-th unit: slow ones often lie together."""
         return list(units[self.index :: self.count])
 
     def wait(self) -> None:
-        """Until all have come here. Only within `meeting`.
+        """Until all have come here; only within `meeting`.
 
         Raises FailureError where one does not come.
         """

@@ -1,10 +1,11 @@
 """The score of one run: as data, as JSON and as a table to print.
 
-Held by tests/evaluation/test_scoring.py.
+Tests: tests/evaluation/test_scoring.py.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import groupby
 from typing import Any
 
@@ -12,8 +13,24 @@ from causalmm.evaluation.statistics import LEVEL, RESAMPLES, Estimate, estimates
 from causalmm.evaluation.tally import Pair, Tally, has_failed
 from causalmm.evaluation.two_way import TwoWay, two_way
 
+BOOTSTRAP = {"level": LEVEL, "resamples": RESAMPLES, "seed": 0}
+"""How the intervals of a report are made."""
 _QUOTED = 60
 """Characters of an answer that a table quotes."""
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass as a dictionary of its fields, if it does not say otherwise, with all that is in
+    it; NaN, which JSON does not have, is None."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value):
+        return {each.name: to_json(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: to_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +42,6 @@ class Score:
     metrics: Mapping[str, Estimate]
     counts: Mapping[str, int]
     notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "name": self.name,
-            "rule": self.rule,
-            "metrics": {name: each.to_dict() for name, each in self.metrics.items()},
-            "counts": dict(self.counts),
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +58,7 @@ class Report:
     """The error by question id."""
     unreadable: Mapping[str, str]
     """The answer by question id."""
-    resamples: int
-    seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "benchmark": self.benchmark,
-            "questions": self.questions,
-            "images": self.images,
-            "scores": [each.to_dict() for each in self.scores],
-            "two_way": [each.to_dict() for each in self.two_way],
-            "failed": dict(self.failed),
-            "unreadable": dict(self.unreadable),
-            "bootstrap": {"level": LEVEL, "resamples": self.resamples, "seed": self.seed},
-        }
+    bootstrap: Mapping[str, int]
 
     def table(self) -> str:
         """For reading: per cent and points, each with its interval, then what needs a remark."""
@@ -91,14 +84,7 @@ class Report:
         return notes
 
 
-def make_report(
-    benchmark: str,
-    pairs: Sequence[Pair],
-    tallies: Sequence[Tally],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Report:
+def make_report(benchmark: str, pairs: Sequence[Pair], tallies: Sequence[Tally]) -> Report:
     """The report on a benchmark's tallies of a run."""
     by_id = {pair.question.id: pair for pair in pairs}
     headlines = [each for each in tallies if each.headline]
@@ -107,52 +93,48 @@ def make_report(
         benchmark=benchmark,
         questions=len(pairs),
         images=len({pair.question.image for pair in pairs}),
-        scores=tuple(_score(each, resamples, seed) for each in tallies),
+        scores=tuple(map(_score, tallies)),
         two_way=tuple(
             row
             for each in headlines
-            for row in two_way(each.name, [by_id[id] for id in each.right], resamples, seed)
+            for row in two_way(each.name, [by_id[id] for id in each.right])
         ),
         failed={
-            pair.question.id: pair.answer.error or "no answer"
-            for pair in pairs
-            if has_failed(pair.answer)
+            question.id: answer.error or "no answer"
+            for question, answer in pairs
+            if has_failed(answer)
         },
         unreadable={
-            pair.question.id: pair.answer.answer or ""
-            for pair in pairs
-            if pair.question.id in unreadable
+            question.id: answer.answer or ""
+            for question, answer in pairs
+            if question.id in unreadable
         },
-        resamples=resamples,
-        seed=seed,
+        bootstrap=BOOTSTRAP,
     )
 
 
-def text_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+def text_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: int = 1) -> str:
     """An aligned Markdown table: so many columns to the left, the others to the right."""
-    cells = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    cells = [list(header), *(list(map(str, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = [str.ljust if column < left else str.rjust for column in range(len(widths))]
     rule = ["-" * width for width in widths[:left]]
     rule += ["-" * (width - 1) + ":" for width in widths[left:]]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
+    lines = [
+        [side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)]
         for row in (cells[0], rule, *cells[1:])
-    )
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _score(tally: Tally, resamples: int, seed: int) -> Score:
+def _score(tally: Tally) -> Score:
     totals = tally.table.totals()
     undefined = [name for name, metric in tally.metrics.items() if metric.undefined(totals)]
     notes = [f"{tally.name}, {tally.rule}: {name} is 0 / 0, shown as 0" for name in undefined]
     return Score(
         name=tally.name,
         rule=tally.rule,
-        metrics=estimates(tally.table, tally.metrics, resamples, seed),
+        metrics=estimates(tally.table, tally.metrics),
         counts={name: round(totals[name]) for name in tally.counted},
         notes=(*tally.notes, *notes),
     )
@@ -164,38 +146,18 @@ def _columns(score: Score) -> tuple[str, ...]:
 
 def _score_table(scores: Sequence[Score]) -> str:
     rules = len({score.rule for score in scores}) > 1
-    header = ["", *(["rule"] if rules else []), *_columns(scores[0])]
-    return text_table(
-        header,
-        (
-            [
-                score.name,
-                *([score.rule] if rules else []),
-                *map(str, score.metrics.values()),
-                *map(str, score.counts.values()),
-            ]
-            for score in scores
-        ),
-        left=1 + rules,
-    )
+    rows = [
+        [score.name, *[score.rule] * rules, *score.metrics.values(), *score.counts.values()]
+        for score in scores
+    ]
+    return text_table(["", *["rule"] * rules, *_columns(scores[0])], rows, left=1 + rules)
 
 
 def _two_way_table(rows: Sequence[TwoWay]) -> str:
+    cells = []
+    for row in rows:
+        metrics = [each.text("+" * (name == "bias gain")) for name, each in row.metrics.items()]
+        biases = ", ".join(f"{round(bias, 2) + 0.0:+.2f}" for bias in row.biases)
+        cells.append([row.name, row.view, *metrics, biases, row.questions])
     header = ["more probable choice", "view", *rows[0].metrics, "biases", "questions"]
-    return text_table(
-        header,
-        (
-            [
-                row.name,
-                row.view,
-                *(
-                    each.text("+" if name == "bias gain" else "")
-                    for name, each in row.metrics.items()
-                ),
-                ", ".join(f"{round(bias, 2) + 0.0:+.2f}" for bias in row.biases),
-                str(row.questions),
-            ]
-            for row in rows
-        ),
-        left=2,
-    )
+    return text_table(header, cells, left=2)

@@ -1,37 +1,40 @@
 """run.json: what the answers beside it were made with, so that a run is repeated, or refused.
 
 Settings decide the answers: a run goes on only with the same ones. The rest is for the reader.
-Held by tests/evaluation/test_evaluation_run.py.
+Tests: tests/evaluation/test_evaluation_run.py.
 """
 
 import argparse
 import hashlib
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from causalmm.cli.json_lines import difference, read_bytes, to_object, write_whole
 from causalmm.cli.request import Request
 from causalmm.cli.sole_writer import SUFFIX
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
 from causalmm.families import checkpoints
+from causalmm.inputs.json_lines import difference, read_bytes, to_object, write_json
+from causalmm.inputs.messages import LIMITS
 
 RECORD = "run.json"
 _VERSIONS = ("causalmm", "torch", "torchvision", "transformers", "pillow")
 
 
 def common_settings(
-    benchmark: str,
-    questions: Sequence[Question],
-    request: Request,
-    args: argparse.Namespace,
-    device: str,
+    benchmark: str, questions: Sequence[Question], request: Request, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """What answers depend on and all ways of answering share. `device` is its kind: cpu, cuda."""
+    """What answers depend on, the decoding apart. Raises RequestError for a device that is not
+    there."""
+    from causalmm.families.loading import find_device  # loads torch
+
+    package = import_module(checkpoints.FAMILIES[request.family].package)
+    # As they are run: upstream's with the patches.
+    patched = sorted(Path(package.__file__).parent.glob("modeling_*.py"))
     return {
         "benchmark": benchmark,
         "questions": len(questions),
@@ -41,14 +44,15 @@ def common_settings(
         "model": request.model,
         "revision": checkpoints.revision(request.source),
         "asked_dtype": args.dtype,
-        "device": device,
+        "device": find_device(args.device).type,
         "attn": args.attn,
+        **{name: request.limits.get(name) for name in LIMITS},
         "versions": {name: metadata.version(name) for name in _VERSIONS},
-        "patched_files_sha256": _patched_files(request.family),
+        "patched_files_sha256": _files_digest(patched),
     }
 
 
-def way_settings(request: Request, batch_size: int) -> dict[str, Any]:
+def decoding_settings(request: Request, batch_size: int) -> dict[str, Any]:
     """What answers depend on besides."""
     config = request.config
     generation = {**request.sampling, "max_new_tokens": request.max_new_tokens}
@@ -76,31 +80,34 @@ def surroundings(sources: Sequence[Path], model: Any) -> dict[str, Any]:
     }
 
 
-def check_record(folder: Path, wanted: dict[str, Any]) -> None:
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a run was made with; empty where there is no run.json."""
+    path = folder / RECORD
+    return to_object(read_bytes(path)) if path.is_file() else {}
+
+
+def check_record(folder: Path, wanted: Mapping[str, Any]) -> None:
     """Raise RequestError where a folder holds another run's answers, or anything else."""
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file, expected a folder")
-    path = folder / RECORD
-    if not path.exists():
+    if not (folder / RECORD).exists():
         # A process killed before it began has left its lock.
         if folder.exists() and any(each.suffix != SUFFIX for each in folder.iterdir()):
             raise RequestError(
                 f"{folder} holds files but no {RECORD}: give a new folder or one of this command's"
             )
-        return
-    if (what := difference(to_object(read_bytes(path)), wanted)) is not None:
+    elif (what := difference(read_record(folder), wanted)) is not None:
         raise RequestError(f"{folder} was begun with other settings ({what}): give another folder")
 
 
-def write_record(folder: Path, wanted: dict[str, Any], others: dict[str, Any]) -> None:
+def write_record(folder: Path, wanted: Mapping[str, Any], others: Mapping[str, Any]) -> None:
     """Write run.json; where it is there, only a commit that is new is added to it."""
-    path = folder / RECORD
-    record = to_object(read_bytes(path)) if path.exists() else {**wanted, **others}
-    known = record.setdefault("git_commits", [])
-    known += [commit for commit in others["git_commits"] if commit not in known]
-    data = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
-    if not path.exists() or path.read_bytes() != data:
-        write_whole(path, data)
+    there = read_record(folder)
+    record = there or {**wanted, **others}
+    known = record.get("git_commits", [])
+    new = [commit for commit in others["git_commits"] if commit not in known]
+    if new or not there:
+        write_json(folder / RECORD, record | {"git_commits": [*known, *new]})
 
 
 def git_commit() -> str | None:
@@ -122,12 +129,6 @@ def git_commit() -> str | None:
     return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
 
 
-def _patched_files(family: str) -> str:
-    """Of the modeling files as they are run: upstream's with the patches."""
-    package = import_module(checkpoints.FAMILIES[family].package)
-    return _files_digest(sorted(Path(package.__file__).parent.glob("modeling_*.py")))
-
-
 def _files_digest(files: Sequence[Path]) -> str:
     """SHA-256 of a file, or of a list of the names of several with theirs."""
     digests = [hashlib.sha256(read_bytes(file)).hexdigest() for file in files]
@@ -136,5 +137,5 @@ def _files_digest(files: Sequence[Path]) -> str:
     return _digest(f"{digest}  {file.name}" for digest, file in zip(digests, files, strict=True))
 
 
-def _digest(lines: Any) -> str:
+def _digest(lines: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()

@@ -3,12 +3,12 @@
 A unit is what is decoded together: the questions about one image, at most so many at a time, or
 several images with one question each. Units depend on the questions alone, and a unit begun before
 an interruption is asked whole again; so an answer, a drawn one too, depends neither on the number
-of processes nor on interruptions. Held by tests/evaluation/test_evaluation_run.py.
+of processes nor on interruptions. Tests: tests/evaluation/test_evaluation_run.py.
 """
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,7 +23,6 @@ from causalmm.errors import RequestError
 from causalmm.evaluation.answers_file import (
     answer_line,
     check_unwritten,
-    cut_torn_line,
     drop_failed,
     gather,
     part_file,
@@ -32,6 +31,7 @@ from causalmm.evaluation.processes import Processes
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.run_record import check_record, write_record
 from causalmm.evaluation.variants import Variant
+from causalmm.inputs.json_lines import cut_torn_line
 
 Unit = Sequence[Question]
 
@@ -54,17 +54,6 @@ class Share(NamedTuple):
     done: frozenset[str]
     """Ids of questions that had an answer before."""
 
-    @property
-    def left(self) -> int:
-        """Questions to be answered."""
-        return sum(question.id not in self.done for unit in self.units for question in unit)
-
-
-def limited(questions: Sequence[Question], images: int | None) -> list[Question]:
-    """Those about the first `images` images; None: all."""
-    asked = set(list(dict.fromkeys(question.image for question in questions))[:images])
-    return [question for question in questions if question.image in asked]
-
 
 def units(questions: Sequence[Question], size: int) -> list[Unit]:
     """The questions in portions that are decoded together."""
@@ -72,12 +61,11 @@ def units(questions: Sequence[Question], size: int) -> list[Unit]:
     for question in questions:
         by_image.setdefault(question.path, []).append(question)
     ordered = [question for asked in by_image.values() for question in asked]
-    rows = [_row(question) for question in ordered]
-    return [ordered[first : first + len(part)] for first, part in groups(rows, size)]
+    return [ordered[first : first + len(part)] for first, part in groups(_rows(ordered), size)]
 
 
 def open_runs(runs: Sequence[Run], retry_failed: bool) -> None:
-    """Put together what other processes left. For the first process alone, holding its files.
+    """Join what other processes left. For the first process alone, holding its files.
 
     Raises RequestError where a folder is another run's, or another process still writes there.
     """
@@ -123,14 +111,15 @@ def answer_share(
     """
     run = share.run
     session = session._replace(request=run.variant.request)
-    write_record(run.folder, dict(run.settings), dict(surroundings))
+    write_record(run.folder, run.settings, surroundings)
     file = part_file(run.folder, processes.index)
     cut_torn_line(file)
     answered = len(share.done) if processes.count == 1 else 0
+    left = sum(question.id not in share.done for unit in share.units for question in unit)
     with (
         open(file, "ab") as part,
         tqdm(
-            total=answered + share.left,
+            total=answered + left,
             initial=answered,
             unit="question",
             desc=run.variant.name or None,
@@ -150,24 +139,42 @@ def ask(session: Session, unit: Unit, words: Mapping[str, Sequence[int]]) -> lis
     """The answers to a unit's questions, or why there is none."""
     from causalmm.evaluation.probabilities import WordTrace, deciding_step
 
-    watched = any(_watched(question, words) for question in unit)
+    watched = {each.id for each in unit if each.choices and all(map(words.get, each.choices))}
     trace = WordTrace(words) if watched else None
     begun = time.perf_counter()
-    rows = [_row(question) for question in unit]
-    replies = session.ask_rows(rows, unit_seed(session.request.seed, unit), trace)
+    replies = list(ask_unit(session, unit, trace))
     seconds = round((time.perf_counter() - begun) / len(unit), 4)
-    answers, decoded = [], 0
-    for question, reply in zip(unit, replies, strict=True):
-        if isinstance(reply, str):
-            answers.append(_answer(question, seconds, error=reply))
-            continue
-        scores = None
-        if _watched(question, words):
-            step = deciding_step(session.processor.tokenizer, reply.tokens, question.choices)
-            scores = trace.scores(decoded, step, question.choices)
-        answers.append(_answer(question, seconds, answer=reply.text, scores=scores))
-        decoded += 1
+    answers = []
+    for question, reply, row in replies:
+        said: dict[str, Any] = {"answer": None, "error": reply}
+        if row is not None:
+            said = {"answer": reply.text}
+            if question.id in watched:
+                step = deciding_step(session.processor.tokenizer, reply.tokens, question.choices)
+                said["scores"] = trace.scores(row, step, question.choices)
+        answers.append(
+            Answer(
+                question_id=question.id,
+                image=question.image,
+                prompt=question.prompt,
+                seconds=seconds,
+                **said,
+            )
+        )
     return answers
+
+
+def ask_unit(
+    session: Session, unit: Unit, trace: Any
+) -> Iterator[tuple[Question, Any, int | None]]:
+    """Each question, the reply, or a sentence on why it cannot be asked, and the reply's row in
+    what `trace` saw, None for a sentence."""
+    replies = session.ask_rows(_rows(unit), unit_seed(session.request.seed, unit), trace)
+    row = 0
+    for question, reply in zip(unit, replies, strict=True):
+        failed = isinstance(reply, str)
+        yield question, reply, None if failed else row
+        row += not failed
 
 
 def unit_seed(seed: int, unit: Unit) -> int:
@@ -175,19 +182,5 @@ def unit_seed(seed: int, unit: Unit) -> int:
     return seed_of(f"{seed} {unit[0].image} {unit[0].id}")
 
 
-def _row(question: Question) -> Row:
-    return Row(question.id, question.path, question.prompt)
-
-
-def _watched(question: Question, words: Mapping[str, Sequence[int]]) -> bool:
-    return question.choices is not None and all(words.get(word) for word in question.choices)
-
-
-def _answer(question: Question, seconds: float, **said: Any) -> Answer:
-    return Answer(
-        question_id=question.id,
-        image=question.image,
-        prompt=question.prompt,
-        seconds=seconds,
-        **{"answer": None, **said},
-    )
+def _rows(questions: Sequence[Question]) -> list[Row]:
+    return [Row(each.id, each.path, each.prompt) for each in questions]

@@ -2,7 +2,7 @@
 
 What is resampled is an image with all questions about it, since answers about one picture are not
 independent. A table holds counts an image, and every metric is a sum of ratios of sums of counts,
-so that 1,000 resamples are one matrix product. Held by tests/evaluation/test_statistics.py.
+so that 1,000 resamples are one matrix product. Tests: tests/evaluation/test_statistics.py.
 """
 
 import math
@@ -18,7 +18,7 @@ LEVEL = 95
 _AT_A_TIME = 50
 
 
-class Row(NamedTuple):
+class ImageCounts(NamedTuple):
     """Counts that one question, or pair of questions, adds to its image."""
 
     image: str
@@ -38,16 +38,19 @@ class Table:
     """[images, columns]"""
 
     @classmethod
-    def of(cls, rows: Iterable[Row], columns: Iterable[str]) -> "Table":
-        """Add up rows; a column that a row does not name is 0 there."""
-        columns, rows = tuple(columns), list(rows)
+    def of(cls, rows: Iterable[ImageCounts], columns: Iterable[str] = ()) -> "Table":
+        """Add up rows; a column that a row does not name is 0 there.
+
+        `columns` come first; those that are not named are in the order of the rows.
+        """
+        rows = list(rows)
+        columns = tuple(dict.fromkeys([*columns, *(name for row in rows for name in row.counts)]))
         images = sorted({(row.stratum, row.image) for row in rows})
         place = {image: at for at, image in enumerate(images)}
         counts = np.zeros((len(images), len(columns)))
-        places = [place[row.stratum, row.image] for row in rows]
-        values = [[float(row.counts.get(name, 0)) for name in columns] for row in rows]
-        if rows:
-            np.add.at(counts, places, np.array(values))
+        for row in rows:
+            added = [float(row.counts.get(name, 0)) for name in columns]
+            counts[place[row.stratum, row.image]] += added
         return cls(tuple(images), columns, counts)
 
     def totals(self) -> dict[str, float]:

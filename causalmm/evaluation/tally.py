@@ -1,7 +1,7 @@
 """Answers counted: what every benchmark makes of a run, and what reports and comparisons read.
 
 Questions and answers are joined by id. A failed answer, like one that cannot be read, is counted
-apart and is never right. Held by tests/evaluation/test_pope.py, test_mme.py, test_vlind.py,
+apart and is never right. Tests: tests/evaluation/test_pope.py, test_mme.py, test_vlind.py,
 test_chair.py.
 """
 

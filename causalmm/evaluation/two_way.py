@@ -9,13 +9,12 @@ for the first of a question's two choices.
 The plausibility mask leaves the less plausible choice no probability where the model is sure. Such
 questions come before or after all others, among each other in the order of their factual
 probabilities, which the mask goes by: masking alone changes no AUC. No bias reaches them.
-Held by tests/evaluation/test_two_way.py.
+Tests: tests/evaluation/test_two_way.py.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -23,8 +22,8 @@ from causalmm.evaluation.records import Answer
 from causalmm.evaluation.statistics import (
     RESAMPLES,
     Estimate,
+    ImageCounts,
     Metric,
-    Row,
     Table,
     Term,
     around,
@@ -46,6 +45,7 @@ more than any float has otherwise."""
 class Signal:
     """Questions with log-odds: arrays over the questions that have them."""
 
+    view: str
     ids: tuple[str, ...]
     log_odds: np.ndarray
     positive: np.ndarray
@@ -53,14 +53,15 @@ class Signal:
     """Number of each question's image, in the order of the images' names."""
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair], view: str) -> "Signal | None":
+    def of(cls, pairs: Sequence[Pair], view: str = "factual") -> "Signal | None":
         """What answers say under a view; None where none has probabilities under it."""
-        odds = [(pair, _log_odds(pair.answer, view)) for pair in pairs if pair.question.choices]
+        odds = [(pair, log_odds(pair.answer, view)) for pair in pairs if pair.question.choices]
         known = [(pair.question, value) for pair, value in odds if value is not None]
         if not known:
             return None
         _, image = np.unique([question.image for question, _ in known], return_inverse=True)
         return cls(
+            view=view,
             ids=tuple(question.id for question, _ in known),
             log_odds=np.array([value for _, value in known]),
             positive=np.array([each.label == (each.choices or ("",))[0] for each, _ in known]),
@@ -71,6 +72,25 @@ class Signal:
     def images(self) -> int:
         """How many there are."""
         return int(self.image.max()) + 1
+
+    def auc(self) -> float:
+        """In per cent; NaN where only one choice is ever right."""
+        return 100 * float(auc(self.log_odds, self.positive))
+
+    def resampled_auc(self, seed: int = 0) -> np.ndarray:
+        """In each resample of images, [resamples]."""
+        weights = resampling_weights([""] * self.images, RESAMPLES, seed)
+        return 100 * auc(self.log_odds, self.positive, weights[:, self.image])
+
+    def table(self, columns: Mapping[str, np.ndarray], strata: np.ndarray | None = None) -> Table:
+        """Counts of every question, added up by image."""
+        rows = zip(*columns.values(), strict=True)
+        counts = (dict(zip(columns, row, strict=True)) for row in rows)
+        strata = np.zeros(len(self.ids)) if strata is None else strata
+        return Table.of(
+            ImageCounts(str(image), each, str(stratum))
+            for image, each, stratum in zip(self.image, counts, strata, strict=True)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,90 +105,62 @@ class TwoWay:
     biases: tuple[float, float]
     """Added to the log-odds of yes: fitted on one half of the images, and on the other."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "name": self.name,
-            "view": self.view,
-            "questions": self.questions,
-            "metrics": {name: each.to_dict() for name, each in self.metrics.items()},
-            "biases": list(self.biases),
-        }
 
-
-def two_way(
-    name: str, pairs: Sequence[Pair], resamples: int = RESAMPLES, seed: int = 0
-) -> list[TwoWay]:
+def two_way(name: str, pairs: Sequence[Pair]) -> list[TwoWay]:
     """One row for each view that the answers have probabilities under."""
     rows = []
     for view in dict.fromkeys(view for _, answer in pairs for view in answer.scores or ()):
         signal = Signal.of(pairs, view)
         if signal is None:
             continue
-        gain, biases = bias_control(signal, resamples, seed)
-        metrics = {
-            **_decisions(signal, resamples, seed),
-            "AUC": auc_estimate(signal, resamples, seed),
-            "bias gain": gain,
-        }
-        questions = len(signal.log_odds)
+        gain, biases = bias_control(signal)
+        # NaN where only one choice is ever right.
+        known = around(signal.auc(), signal.resampled_auc())
         rows.append(
-            TwoWay(name=name, view=view, questions=questions, metrics=metrics, biases=biases)
+            TwoWay(
+                name=name,
+                view=view,
+                questions=len(signal.ids),
+                metrics={**_decisions(signal), "AUC": known, "bias gain": gain},
+                biases=biases,
+            )
         )
     return rows
 
 
-def auc_estimate(signal: Signal, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """AUC in per cent; NaN where only one choice is ever right."""
-    value = 100 * float(auc(signal.log_odds, signal.positive))
-    return around(value, _resampled_auc(signal, resamples, seed))
-
-
-def auc_difference(
-    pairs: Sequence[Pair], base: Sequence[Pair], resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate | None:
+def auc_difference(pairs: Sequence[Pair], base: Sequence[Pair], seed: int = 0) -> Estimate | None:
     """AUC less a base's, in points, on the same resamples of the questions that have probabilities
     in both runs, each run by the view that it decides by; None where there are no such questions.
     """
-    views = [_deciding(part) for part in (pairs, base)]
-    if None in views:
+    runs = [(part, _deciding(part)) for part in (pairs, base)]
+    both = set.intersection(*(set(signal.ids if signal else ()) for _, signal in runs))
+    if not both:
         return None
-    known = [Signal.of(part, view) for part, view in zip((pairs, base), views, strict=True)]
-    both = set(known[0].ids) & set(known[1].ids)
-    signals = [
-        Signal.of([pair for pair in part if pair.question.id in both], view)
-        for part, view in zip((pairs, base), views, strict=True)
-    ]
-    if None in signals:
-        return None
-    ours, theirs = (_resampled_auc(each, resamples, seed) for each in signals)
-    values = [100 * float(auc(each.log_odds, each.positive)) for each in signals]
-    return around(values[0] - values[1], ours - theirs)
+    ours, theirs = (
+        Signal.of([pair for pair in part if pair.question.id in both], signal.view)
+        for part, signal in runs
+    )
+    return around(ours.auc() - theirs.auc(), ours.resampled_auc(seed) - theirs.resampled_auc(seed))
 
 
-def bias_control(
-    signal: Signal, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[Estimate, tuple[float, float]]:
+def bias_control(signal: Signal, seed: int = 0) -> tuple[Estimate, tuple[float, float]]:
     """The gain in accuracy, in points, by a bias fitted on the other half of the images.
 
     Both halves take their turn and the gains are averaged. The interval resamples images with the
     two biases as they are. With one image there is nothing to fit on: no gain.
     """
     halves = np.random.default_rng(seed).permutation(signal.images) % 2
+    odds, positive = signal.log_odds, signal.positive
     first = halves[signal.image] == 0
-    biases = tuple(
-        best_bias(signal.log_odds[part], signal.positive[part]) for part in (first, ~first)
+    biases = tuple(best_bias(odds[part], positive[part]) for part in (first, ~first))
+    biased = odds + np.where(first, biases[1], biases[0])
+    gain = ((biased > 0) == positive).astype(float) - ((odds > 0) == positive)
+    table = signal.table(
+        {"first": first, "first gain": gain * first, "other": ~first, "other gain": gain * ~first},
+        strata=~first,
     )
-    rows = []
-    for odds, positive, image, in_first in zip(
-        signal.log_odds, signal.positive, signal.image, first, strict=True
-    ):
-        half, bias = ("first", biases[1]) if in_first else ("second", biases[0])
-        gain = float((odds + bias > 0) == positive) - float((odds > 0) == positive)
-        rows.append(Row(str(image), {f"{half} gain": gain, f"{half} questions": 1}, half))
-    columns = [f"{half} {what}" for half in ("first", "second") for what in ("gain", "questions")]
-    metric = Metric(tuple(Term(*columns[at : at + 2], 50.0) for at in (0, 2)))
-    return estimates(Table.of(rows, columns), {"": metric}, resamples, seed)[""], biases
+    metric = Metric((Term("first gain", "first", 50.0), Term("other gain", "other", 50.0)))
+    return estimates(table, {"": metric}, seed=seed)[""], biases
 
 
 def best_bias(log_odds: np.ndarray, positive: np.ndarray) -> float:
@@ -197,27 +189,22 @@ def best_bias(log_odds: np.ndarray, positive: np.ndarray) -> float:
     return float(-best[np.abs(best).argmin()])
 
 
-def _deciding(pairs: Sequence[Pair]) -> str | None:
-    return next((view for view in DECIDING if Signal.of(pairs, view) is not None), None)
+def _deciding(pairs: Sequence[Pair]) -> Signal | None:
+    """What answers say under the view that the run decides by."""
+    return next(filter(None, (Signal.of(pairs, view) for view in DECIDING)), None)
 
 
-def _decisions(signal: Signal, resamples: int, seed: int) -> dict[str, Estimate]:
+def _decisions(signal: Signal) -> dict[str, Estimate]:
     yes = signal.log_odds > 0
-    rows = [
-        Row(str(image), {"questions": 1, "yes": said, "right": said == positive})
-        for image, said, positive in zip(signal.image, yes, signal.positive, strict=True)
-    ]
+    table = signal.table(
+        {"questions": np.ones(len(yes)), "yes": yes, "right": yes == signal.positive}
+    )
     metrics = {"accuracy": ratio("right", "questions"), "yes ratio": ratio("yes", "questions")}
-    return estimates(Table.of(rows, rows[0].counts), metrics, resamples, seed)
+    return estimates(table, metrics)
 
 
-def _resampled_auc(signal: Signal, resamples: int, seed: int) -> np.ndarray:
-    weights = resampling_weights([""] * signal.images, resamples, seed)
-    return 100 * auc(signal.log_odds, signal.positive, weights[:, signal.image])
-
-
-def _log_odds(answer: Answer, view: str) -> float | None:
-    """None where the view is not there, or leaves probability to neither choice."""
+def log_odds(answer: Answer, view: str) -> float | None:
+    """Of the first choice; None where the view is not there, or gives neither a probability."""
     if answer.error is not None or not answer.scores or view not in answer.scores:
         return None
     yes, no = answer.scores[view]
@@ -225,7 +212,7 @@ def _log_odds(answer: Answer, view: str) -> float | None:
         return None
     if yes > 0 and no > 0:
         return math.log(yes) - math.log(no)
-    factual = 0.0 if view == "factual" else _log_odds(answer, "factual") or 0.0
+    factual = 0.0 if view == "factual" else log_odds(answer, "factual") or 0.0
     # Odds that are certain themselves say no more about the order.
     factual = factual if abs(factual) < _CERTAIN / 2 else 0.0
     return (_CERTAIN if yes > 0 else -_CERTAIN) + factual

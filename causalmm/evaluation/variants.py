@@ -1,6 +1,6 @@
 """Which ways of answering one command runs: a single one, the row of controls, or a grid.
 
-Held by tests/evaluation/test_evaluation_variants.py.
+Tests: tests/evaluation/test_evaluation_variants.py.
 """
 
 import itertools
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from causalmm.cli.json_lines import read_bytes
 from causalmm.cli.request import SAMPLING_OFF, SETTINGS, Request, override
 from causalmm.errors import RequestError, first_line
 from causalmm.evaluation.answers_file import CONTROLS
+from causalmm.inputs.json_lines import read_bytes
 
 _LONGEST_NAME = 255
 """Of a folder, on the usual file systems."""

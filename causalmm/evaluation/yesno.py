@@ -2,7 +2,7 @@
 
 A rule takes the answer and the right one and returns what was answered, or None where the answer
 cannot be read. Only `released` looks at the right one, as the released scripts did.
-Held by tests/evaluation/test_yesno.py.
+Tests: tests/evaluation/test_yesno.py.
 """
 
 import re

@@ -19,9 +19,9 @@ from causalmm.figures.flags import parse_args
 from causalmm.inputs.messages import parts_of
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    return exit_code(lambda: run(parse_args(sys.argv[1:] if argv is None else argv)))
+def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the command and return its exit code; `prog` is its name in messages."""
+    return exit_code(lambda: run(parse_args(sys.argv[1:] if argv is None else argv, prog)))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,7 +16,6 @@ from causalmm.cli.flags import (
     add_settings,
     at_least,
     check_together,
-    join_negative_layers,
     number,
 )
 from causalmm.errors import RequestError
@@ -50,14 +49,12 @@ _FIGURES = {
 """Help, description and epilog."""
 
 
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given, `figure` the name of one. Raises RequestError for what cannot be read."""
-    parser = Parser(description="Draw what CausalMM does.", allow_abbrev=False)
+    parser = Parser(prog=prog, description="Draw what CausalMM does.")
     figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
     vision, language, tokens = (
-        figures.add_parser(
-            name, help=title, description=description, epilog=epilog, allow_abbrev=False
-        )
+        figures.add_parser(name, help=title, description=description, epilog=epilog)
         for name, (title, description, epilog) in _FIGURES.items()
     )
     _add_where(vision, "the last layer whose output the model reads")
@@ -87,7 +84,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         add_running(each)
         # What a request may have and a figure does not.
         each.set_defaults(compare=False, batch=None)
-    args = parser.parse_args(join_negative_layers(argv))
+    args = parser.parse_args(argv)
     if args.figure == "attention-vision" and args.prompt is None and args.messages is None:
         args.prompt = "What is this?"
     if args.figure == "tokens" and not (args.png or args.html):

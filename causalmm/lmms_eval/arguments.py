@@ -3,15 +3,22 @@
 A model argument is a flag of the `generate` command without its dashes (gamma=0.5,
 language_layers=half:); `pretrained` is its --model, `batch_size` how many requests at most are
 decoded together.
-Nothing here needs lmms-eval or loads torch. Held by tests/lmms/test_lmms_eval.py.
+Nothing here needs lmms-eval or loads torch. Tests: tests/lmms/test_lmms_eval.py.
 """
 
 import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from causalmm.cli.flags import Parser, add_running, add_settings, at_least
-from causalmm.cli.request import SETTINGS, Request, find_model, read_wanted
+from causalmm.cli.flags import (
+    RUNNING,
+    Parser,
+    add_batch_size,
+    add_running,
+    add_settings,
+    flag_name,
+)
+from causalmm.cli.request import SETTINGS, Request, find_model
 from causalmm.errors import RequestError
 from causalmm.families.checkpoints import FAMILIES
 from causalmm.lmms_eval.decoding import MAX_NEW_TOKENS
@@ -19,7 +26,7 @@ from causalmm.lmms_eval.decoding import MAX_NEW_TOKENS
 MODELS = {"llava": "causalmm_llava", "qwen2_vl": "causalmm_qwen2_vl"}
 """Names for --model, by family."""
 
-NAMES = ("pretrained", "config", *SETTINGS, "dtype", "device", "attn", "batch_size")
+NAMES = ("pretrained", "config", *SETTINGS, *RUNNING, "batch_size")
 
 
 def read_arguments(given: Mapping[str, Any]) -> argparse.Namespace:
@@ -35,13 +42,13 @@ def read_arguments(given: Mapping[str, Any]) -> argparse.Namespace:
             )
     if "pretrained" not in given:
         raise RequestError("the model argument pretrained is missing: a folder, hub id or demo")
-    parser = Parser(prog="--model_args", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="--model_args", add_help=False)
     parser.add_argument("--pretrained", dest="model")
     add_settings(parser)
     add_running(parser)
-    parser.add_argument("--batch-size", type=at_least(1), default=1)
+    add_batch_size(parser, 1)
     # With an equals sign, since -8: would be taken for a flag.
-    flags = [f"--{name.replace('_', '-')}={_text(name, value)}" for name, value in given.items()]
+    flags = [f"{flag_name(name)}={_text(name, value)}" for name, value in given.items()]
     try:
         args = parser.parse_args(flags)
     except RequestError as error:
@@ -55,7 +62,7 @@ def find_request(args: argparse.Namespace, family: str) -> Request:
 
     Raises RequestError for a wrong one, FailureError where a hub cannot be reached.
     """
-    request = find_model(args, read_wanted(args))
+    request = find_model(args)
     if request.family != family:
         raise RequestError(
             f"{args.model} is a {FAMILIES[request.family].title} checkpoint: "

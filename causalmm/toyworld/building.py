@@ -5,6 +5,7 @@ torchvision, made importable by `causalmm.families.compat`.
 """
 
 import random
+from functools import cache
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -64,19 +65,25 @@ def _byte_pair_tokenizer(special: tuple[str, ...]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    luck = random.Random(0)
-    corpus = ["USER: ASSISTANT:", "user\nassistant\nsystem\n", *CAPTION_PROMPTS] * 50
-    for number in range(600):
-        for question in training_questions(scene(number, split="train").items, luck):
-            corpus += [question.text, question.answer, f" {question.answer}"]
     trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY,
         special_tokens=list(special),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.train_from_iterator(_corpus(), trainer)
     return tokenizer
+
+
+@cache
+def _corpus() -> tuple[str, ...]:
+    """What merges are learnt from; its scenes take seconds to draw."""
+    random_stream = random.Random(0)
+    texts = ["USER: ASSISTANT:", "user\nassistant\nsystem\n", *CAPTION_PROMPTS] * 50
+    for number in range(600):
+        for question in training_questions(scene(number, split="train").items, random_stream):
+            texts += [question.text, question.answer, f" {question.answer}"]
+    return tuple(texts)
 
 
 def _build_llava() -> tuple[Any, Any]:

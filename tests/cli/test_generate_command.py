@@ -211,7 +211,7 @@ def test_words_are_printed_as_they_come():
             return " ".join(["", "a", "red", "apple"][: len(ids) + 1])
 
     out = io.StringIO()
-    printer = answer.AnswerPrinter(Words(), out)
+    printer = answer.AnswerStreamer(Words(), out)
     printed = []
     for ids in (torch.tensor([[5, 6]]), *torch.tensor([[1], [2], [3]])):
         printer.put(ids)
@@ -494,7 +494,7 @@ def test_layers_may_start_with_a_minus(layers):
         ("--gamma much", "--gamma: invalid float value"),
         ("--gamma-vision -0.5", "gamma_vision=-0.5"),
         ("--mode joint --gamma-language 1", "mode 'joint' has one branch"),
-        ("--epsilon 1.5", "epsilon=1.5: expected a number in [0, 1]"),
+        ("--epsilon 1.5", "epsilon=1.5: expected a number from 0 to 1"),
         ("--epsilon -0.1", "epsilon=-0.1"),
         ("--draws 0", "draws=0: expected an integer >= 1"),
         ("--draws 1.5", "--draws: invalid int value"),

@@ -1,59 +1,36 @@
-"""What is asked of the fused kernel gives what the blocks give, and so the definition.
+"""The real flex_attention: which calls it takes, in a compiled model on a CPU, and on a GPU.
 
-flex_attention returns largest scores on a GPU only. Elsewhere a dense stand-in, written from its
-documentation, takes its place; what a GPU makes of it is tested where there is one.
+What is asked of it is held against the definition, with a dense stand-in, in
+tests/counterfactual/test_backends.py.
 """
 
 import shutil
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
-from dense_methods import FORMULAS
+from flex_stand_in import dense_kernel
 from torch._inductor.exc import InductorError
-from torch.nn.attention.flex_attention import AuxOutput, flex_attention
+from torch.nn.attention.flex_attention import flex_attention
 from torch.testing import assert_close
 
-from causalmm.counterfactual.attention import language_attention, vision_attention
+from causalmm.counterfactual.attention import language_attention
+from causalmm.counterfactual.attention_call import AttentionCall
 from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.backends import flex
-from causalmm.counterfactual.methods import LANGUAGE_METHODS
+from causalmm.counterfactual.methods import LANGUAGE_METHODS, find
 
 TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}
 
 
-def dense_kernel(query, key, value, *, score_mod, return_aux=None, scale=None, enable_gqa=False):
-    """What the documentation of flex_attention says, on the whole map."""
-    assert enable_gqa
-    share = query.shape[1] // key.shape[1]
-    key, value = (part.repeat_interleave(share, dim=1).float() for part in (key, value))
-    scores = query.float() @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if score_mod is not None:
-        rows, heads, queries, keys = (torch.arange(size) for size in scores.shape)
-        places = (rows[:, None, None, None], heads[:, None, None], queries[:, None], keys)
-        scores = score_mod(scores, *places)
-    output = scores.softmax(dim=-1).nan_to_num(0.0) @ value
-    if return_aux is None:
-        return output.to(query.dtype)
-    return output.to(query.dtype), AuxOutput(
-        lse=scores.logsumexp(dim=-1) if return_aux.lse else None,
-        max_scores=scores.amax(dim=-1) if return_aux.max_scores else None,
-    )
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """The stand-in in the place of the blocks, a few queries at a time."""
-    monkeypatch.setattr(flex, "serves", lambda query: True)
-    monkeypatch.setattr(flex, "QUERIES", 3)
-    monkeypatch.setattr(flex, "ALONE", 4)
-    monkeypatch.setattr(flex, "flex_attention", dense_kernel)
-    monkeypatch.setattr(flex, "_compiled", lambda function: function)
-
-
-def tensors(rows, heads, shared, queries, keys, device="cpu", dtype=torch.float32, size=16):
+def tensors(rows, heads, kv_heads, queries, keys, device="cpu", dtype=torch.float32, size=16):
     generator = torch.Generator().manual_seed(0)
-    shapes = ((rows, heads, queries, size), (rows, shared, keys, size), (rows, shared, keys, size))
+    shapes = (
+        (rows, heads, queries, size),
+        (rows, kv_heads, keys, size),
+        (rows, kv_heads, keys, size),
+    )
     return [torch.randn(shape, generator=generator).mul(2).to(device, dtype) for shape in shapes]
 
 
@@ -70,42 +47,31 @@ def views(queries, keys):
     }
 
 
-@pytest.mark.parametrize("view", ["causal", "padded", "mask", "counter"])
-@pytest.mark.parametrize(("method", "normalization"), FORMULAS["language"])
-@pytest.mark.parametrize("queries", [1, 8])
-def test_language(method, view, normalization, queries, request):
-    visible = views(queries, 11)[view]
-    inputs = tensors(4, 4, 2, queries, 11)
-    settings = {
-        "scale": 0.25, "visible": visible, "normalization": normalization, "seed": 5,
-        "draws": (0, 2), "layer": 1,
-    }  # fmt: skip
-    expected = language_attention(method, *inputs, **settings)
-    request.getfixturevalue("stand_in")
-    assert_close(language_attention(method, *inputs, **settings), expected, **TOLERANCE)
+def a_call(method="random", normalization="visible", *, tower="language", queries=8, size=64):
+    query, key, value = tensors(2, 4, 2, queries, 11, size=size)
+    return AttentionCall(
+        formula=find(tower, method).formula(normalization), query=query, key=key, value=value,
+        scale=1.0, mask=AttentionMask(), heads=range(4), seed=0, draws=(0,), layer=0,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "normalization"), FORMULAS["vision"])
-def test_vision(method, normalization, request):
-    inputs = tensors(4, 2, 2, 10, 10)
-    settings = {"scale": 0.25, "normalization": normalization, "seed": 5, "draws": (0, 2)}
-    expected = vision_attention(method, *inputs, **settings)
-    request.getfixturevalue("stand_in")
-    assert_close(vision_attention(method, *inputs, **settings), expected, **TOLERANCE)
+def test_a_cpu_is_never_supported():
+    assert not any(flex.supports(a_call(method)) for method in LANGUAGE_METHODS)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("size", [0.0, 1.0, 300.0])
-def test_finite_inputs_give_finite_outputs(dtype, size, stand_in):
-    inputs = [part * size for part in tensors(2, 2, 2, 6, 6, dtype=dtype)]
-    visible = AttentionMask(
-        keys=torch.arange(6) >= torch.tensor([[2], [6]])
-    )  # the last is all padding
-    for method in LANGUAGE_METHODS:
-        result = language_attention(method, *inputs, scale=0.25, visible=visible)
-        assert result.dtype == dtype
-        assert result.isfinite().all(), method
-        assert result[1].eq(0).all()
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_is_supported_on_a_gpu():
+    def supported(call):
+        parts = (call.query, call.key, call.value)
+        query, key, value = (part.cuda() for part in parts)
+        return flex.supports(replace(call, query=query, key=key, value=value))
+
+    assert all(supported(a_call(method)) for method in LANGUAGE_METHODS)
+    assert supported(a_call("reverse", queries=1))
+    assert not supported(a_call("random", queries=1))
+    assert not supported(a_call("random", "released"))
+    assert not supported(a_call("shuffle", tower="vision"))
+    assert not supported(a_call(size=80))
 
 
 KEYS = 48
@@ -147,7 +113,7 @@ def test_a_compiled_model_takes_the_kernel_in(masked, bits, monkeypatch):
         return language_attention("random", query, key, value, scale=0.25, visible=visible)
 
     expected = attend(torch.tensor(28))
-    monkeypatch.setattr(flex, "serves", lambda query: True)
+    monkeypatch.setattr(flex, "supports", lambda call: True)
     # A CPU's kernel cannot be fused with what comes after it.
     options = {"epilogue_fusion": False, "max_fusion_size": 1, "cpp.simdlen": bits}
     torch._dynamo.reset()

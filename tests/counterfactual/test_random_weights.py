@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from random_numbers import uniform
 
 from causalmm.counterfactual import random_weights
+from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.random_weights import (
     WORD,
     fold,
     mix,
     number,
     permutation,
+    random_hashes,
     stream,
-    uniform,
 )
 
 PLACES = torch.arange(96)
@@ -32,41 +34,73 @@ def test_numbers_are_repeatable_and_above_0_and_at_most_1():
     assert torch.equal(first, numbers(draws=(0, 1)))
 
 
-def halves_of(word):
-    """Halves whose number is made of this last word, or None: the steps of `number` backwards."""
+@pytest.fixture(scope="module")
+def compiled_number():
+    """`number` as a compiler sees it, which takes 64 bits for the words."""
+    torch._dynamo.reset()
+    return torch.compile(number, backend="eager", fullgraph=True, dynamic=True)
+
+
+def hashes_of(word):
+    """Hashes whose number is made of this last word, or None: the steps of `number` backwards."""
     folded = word * pow(random_weights.SECOND, -1, 2**32) & WORD
     if folded >> 31:  # folding clears the sign
         return None
     product = folded ^ folded >> 15 ^ folded >> 30
-    return (torch.tensor(product), torch.tensor(1)) if product % 2 else None
+    signed = (product ^ 2**31) - 2**31
+    return torch.tensor([[signed], [1]], dtype=torch.int32) if product % 2 else None
 
 
 @pytest.mark.parametrize("first", [2**31, 2**31 - 400, 0, WORD - 400])
-def test_the_most_extreme_words_stay_inside_the_interval(first):
+def test_the_most_extreme_words_stay_inside_the_interval(first, compiled_number):
     """The lowest, the highest, and those around the middle, where the sign changes."""
     tried = 0
     for word in range(first, first + 401):
-        if (halves := halves_of(word)) is not None:
+        if (hashes := hashes_of(word)) is not None:
             tried += 1
             signed = (word ^ 2**31) - 2**31
             exact = signed / 2**32 + 0.5
-            found = number(*halves)
+            found = number(*hashes)
             assert 0 < found <= 1
             assert abs(found.item() - exact) < 2**-23
-            assert torch.equal(random_weights.numbers(*halves), found)
+            assert torch.equal(compiled_number(*hashes), found)
     assert tried > 40
 
 
-def test_32_bits_in_place_give_the_same_numbers():
+def test_compiled_numbers_are_the_same(compiled_number):
     chance = torch.Generator().manual_seed(0)
-    queries = torch.randint(-(2**31), 2**31, (3, 40, 1), generator=chance) | 1
-    keys = torch.randint(-(2**31), 2**31, (1, 1, 500), generator=chance) | 1
+    sizes = ((3, 40, 1), (1, 1, 500))
+    queries, keys = (torch.randint(-(2**31), 2**31, size, generator=chance) | 1 for size in sizes)
     queries[0, :4, 0] = keys[0, 0, :4] = torch.tensor([1, -1, 2**31 - 1, 1 - 2**31])
+    queries, keys = queries.int(), keys.int()
     before = queries.clone(), keys.clone()
-    assert torch.equal(random_weights.numbers(queries, keys), number(queries, keys))
-    assert torch.equal(random_weights.numbers(queries.int(), keys.int()), number(queries, keys))
+    assert torch.equal(compiled_number(queries, keys), number(queries, keys))
     assert torch.equal(queries, before[0])
     assert torch.equal(keys, before[1])
+
+
+REAL = torch.arange(11) >= torch.tensor([[0], [4], [9]])
+MASKS = {
+    "causal": AttentionMask(query_start=8),
+    "padded": AttentionMask(keys=REAL, query_start=8),
+    "dense": AttentionMask(mask=REAL[:, None, None].expand(-1, 1, 3, -1), query_start=8),
+    "counter": AttentionMask(query_start=torch.tensor(8)),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_hashes_of_several_layers_give_the_numbers_of_each(mask):
+    draws, mask = (0, 3), MASKS[mask]
+    shape, device = (6, 4, 3, 11), torch.device("cpu")
+    found = random_hashes(mask, shape, device, seed=-7, draws=draws, layers=(1, 2, 5))
+    own = mask.query_positions(3, 11), mask.key_positions(11)
+    for layer, hashes in zip((1, 2, 5), found, strict=True):
+        expected = uniform(-7, draws, layer, 4, *own)  # [S, n or none, H, Q, K]
+        expected = expected if expected.ndim == 5 else expected.unsqueeze(1)
+        expected = expected.expand(-1, 3, -1, -1, -1).flatten(0, 1)
+        assert torch.equal(hashes.numbers(), expected)
+        part = hashes.block(heads=slice(1, 3), queries=slice(2, 3), keys=slice(4, 9)).numbers()
+        assert torch.equal(part, expected[:, 1:3, 2:3, 4:9])
 
 
 def test_numbers_do_not_depend_on_chunks_draws_or_heads_asked_for_together():

@@ -61,7 +61,7 @@ def test_no_compiler_loses_a_layer(dynamic, given):
     def asked(x, causalmm):
         plan = causalmm if given == "plan" else build_plan(causalmm, towers)
         edited = [x + number for number in range(7) if plan.language.edits(number)]
-        rows = [x * plan.groups_in_layer(number) for number in range(7)]
+        rows = [x * plan.branches_in_layer(number) for number in range(7)]
         return torch.stack(edited), torch.stack(rows)
 
     torch._dynamo.reset()

@@ -253,7 +253,7 @@ def test_a_cache_is_continued_only_by_the_plan_that_filled_it(model, samples, mo
         for each in (None, *MODES)
     }
     layouts = {
-        name: None if other is None else model.causalmm_plan(other).groups_in_layer
+        name: None if other is None else model.causalmm_plan(other).branches_in_layer
         for name, other in others.items()
     }
     text = {name: part for name, part in inputs.items() if "pixel" not in name}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from random_numbers import uniform
 from tiny_models import IMAGE, llava_config, llava_sample, model_pair
 
 from causalmm import BranchTrace, CausalMMConfig
@@ -18,9 +19,7 @@ def edited_map(method, maps, seed, layer):
     """The released edit of [N, H, T, T] maps, with our draws as its random numbers."""
     _, heads, size, _ = maps.shape
     if method == "random":
-        drawn = random_weights.uniform(
-            seed, (0,), layer, heads, torch.arange(size), torch.arange(size)
-        )
+        drawn = uniform(seed, (0,), layer, heads, torch.arange(size), torch.arange(size))
         return released.vision_random(maps, drawn.reshape(1, heads, size, size))
     if method == "shuffle":
         permutations = torch.stack(

@@ -64,7 +64,7 @@ def test_off_is_upstream_in_forward(family, attention, off):
 def test_zero_strength_leaves_only_the_mask(family, model, mode):
     inputs = sample(family, seed=1)
     config = CausalMMConfig(mode=mode, gamma=0, epsilon=0.3)
-    assert model.causalmm_plan(config).groups == 1
+    assert model.causalmm_plan(config).branches == 1
     with torch.no_grad():
         plain = model(**inputs).logits.float()
         masked = model(**inputs, causalmm=config).logits
@@ -76,14 +76,14 @@ def test_zero_strength_leaves_only_the_mask(family, model, mode):
 
 def test_a_tower_of_strength_zero_gets_no_branch(model):
     plan = model.causalmm_plan(CausalMMConfig(gamma_vision=0))
-    assert (plan.image_groups, plan.language_groups) == (0, 1)
+    assert (plan.image_branches, plan.language_branches) == (0, 1)
     plan = model.causalmm_plan(CausalMMConfig(gamma_language=0, draws=3))
-    assert (plan.image_groups, plan.language_groups) == (3, 0)
+    assert (plan.image_branches, plan.language_branches) == (3, 0)
 
 
 def test_draws_of_a_deterministic_method_are_one_branch(model):
     config = CausalMMConfig(vision_method="uniform", language_method="reverse", draws=4)
-    assert model.causalmm_plan(config).groups == 3
+    assert model.causalmm_plan(config).branches == 3
 
 
 @pytest.mark.parametrize("mode", ["vision", "language", "multimodal", "joint"])

@@ -5,13 +5,13 @@ import torch
 
 from causalmm import BranchTrace, CausalMMConfig
 from causalmm.decoding.plan import Towers, build_plan
-from causalmm.decoding.rows import fold_groups, repeat_groups, split_groups
+from causalmm.decoding.rows import fold_branches, repeat_branches, split_branches
 
 TOWERS = Towers(vision_layers=6, language_layers=8)
 
 
 @pytest.mark.parametrize(
-    ("values", "groups"),
+    ("values", "branches"),
     [
         ({"mode": "vision"}, (1, 0)),
         ({"mode": "language"}, (0, 1)),
@@ -22,16 +22,16 @@ TOWERS = Towers(vision_layers=6, language_layers=8)
         ({"mode": "multimodal", "draws": 3, "language_method": "uniform"}, (3, 1)),
     ],
 )
-def test_row_groups(values, groups):
+def test_branches(values, branches):
     plan = build_plan(CausalMMConfig(**values), TOWERS)
-    assert (plan.image_groups, plan.language_groups) == groups
-    assert plan.groups == 1 + sum(groups)
+    assert (plan.image_branches, plan.language_branches) == branches
+    assert plan.branches == 1 + sum(branches)
 
 
 def test_nothing_to_do_is_no_plan_unless_somebody_watches():
     off = CausalMMConfig(gamma=0, epsilon=0)
     assert build_plan(off, TOWERS) is None
-    assert build_plan(off, TOWERS, BranchTrace()).groups == 1
+    assert build_plan(off, TOWERS, BranchTrace()).branches == 1
 
 
 def test_default_layers():
@@ -40,7 +40,7 @@ def test_default_layers():
     assert plan.language.layers == (4, 5, 6, 7)
 
 
-def test_contrast_reads_its_groups_in_row_order():
+def test_contrast_reads_its_branches_in_row_order():
     torch.manual_seed(0)
     trace = BranchTrace()
     config = CausalMMConfig(gamma_vision=0.5, gamma_language=2.0, epsilon=0, draws=2)
@@ -57,20 +57,20 @@ def test_contrast_reads_its_groups_in_row_order():
     assert torch.equal(step.factual, factual[:, -1])
 
 
-def test_folded_features_unfold_to_their_groups():
+def test_folded_features_unfold_to_their_branches():
     features = torch.randn(3 * 5, 2, 4)
-    folded = fold_groups(features, 3)
+    folded = fold_branches(features, 3)
     assert folded.shape == (5, 2, 12)
-    for group, part in enumerate(split_groups(folded, 3)):
-        assert torch.equal(part, features[5 * group : 5 * group + 5])
+    for branch, part in enumerate(split_branches(folded, 3)):
+        assert torch.equal(part, features[5 * branch : 5 * branch + 5])
 
 
 def test_rows_that_broadcast_are_left_alone():
     one = torch.arange(3).view(1, 3)
-    assert repeat_groups(None, 4, 3) is None
-    assert repeat_groups(one, 4, 3) is one
-    assert repeat_groups(one, 1, 3).shape == (3, 3)
+    assert repeat_branches(None, 4, 3) is None
+    assert repeat_branches(one, 4, 3) is one
+    assert repeat_branches(one, 1, 3).shape == (3, 3)
     positions = torch.zeros(4, 2, 5)
-    assert repeat_groups({"a": positions}, 2, 3, axis=1)["a"].shape == (4, 6, 5)
+    assert repeat_branches({"a": positions}, 2, 3, axis=1)["a"].shape == (4, 6, 5)
     with pytest.raises(ValueError, match="expected 3 rows or 1 along axis 1"):
-        repeat_groups(positions, 3, 2, axis=1)
+        repeat_branches(positions, 3, 2, axis=1)

@@ -5,11 +5,11 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
 from causalmm.decoding.rows import (
-    append_groups,
-    fold_groups,
+    append_branches,
+    fold_branches,
     leading_rows,
-    repeat_groups,
-    split_groups,
+    repeat_branches,
+    split_branches,
 )
 
 LENGTH = 200  # two blocks of 128
@@ -17,7 +17,7 @@ LENGTH = 200  # two blocks of 128
 
 @pytest.fixture
 def padded():
-    """A causal BlockMask of 4 rows (2 groups of 2) with left padding, and it written out."""
+    """A causal BlockMask of 4 rows (2 branches of 2) with left padding, and it written out."""
     lead = torch.tensor([0, 150, 0, 150])
 
     def mask_mod(row, head, query, key):
@@ -41,7 +41,7 @@ def test_rows_of_a_block_mask(padded):
     assert first.shape[0] == 3
     assert torch.equal(written_out(first), seen[:3])
     assert torch.equal(first.to_dense(), mask.to_dense()[:3])
-    longer = append_groups(mask, rows=4, batch=2, groups=2)
+    longer = append_branches(mask, rows=4, batch=2, branches=2)
     assert longer.shape[0] == 8
     assert torch.equal(written_out(longer), torch.cat([seen, seen[:2], seen[:2]]))
     assert torch.equal(longer.to_dense()[4:6], mask.to_dense()[:2])
@@ -51,7 +51,7 @@ def test_rows_of_a_block_mask(padded):
 
 def test_tensors_and_what_holds_them():
     part = torch.arange(8.0).view(4, 2)
-    copied = append_groups((part, {"mask": part}, None), rows=4, batch=2, groups=1)
+    copied = append_branches((part, {"mask": part}, None), rows=4, batch=2, branches=1)
     assert torch.equal(copied[0], torch.cat([part, part[:2]]))
     assert torch.equal(copied[1]["mask"], copied[0])
     assert copied[2] is None
@@ -60,16 +60,16 @@ def test_tensors_and_what_holds_them():
 
 def test_what_broadcasts_stays():
     one = torch.ones(1, 5)
-    assert append_groups(one, rows=4, batch=2, groups=1) is one
+    assert append_branches(one, rows=4, batch=2, branches=1) is one
     assert leading_rows(one, 4, 2) is one
-    assert repeat_groups(one, batch=4, groups=3) is one
+    assert repeat_branches(one, batch=4, branches=3) is one
     with pytest.raises(ValueError, match="expected 4 rows or 1 along axis 0, got"):
-        repeat_groups(torch.ones(3, 5), batch=4, groups=2)
+        repeat_branches(torch.ones(3, 5), batch=4, branches=2)
 
 
-def test_folding_keeps_groups_side_by_side():
-    features = torch.randn(6, 5, 3)  # 3 groups of 2
-    folded = fold_groups(features, 3)
+def test_folding_keeps_branches_side_by_side():
+    features = torch.randn(6, 5, 3)  # 3 branches of 2
+    folded = fold_branches(features, 3)
     assert folded.shape == (2, 5, 9)
-    for group, part in enumerate(split_groups(folded, 3)):
-        assert torch.equal(part, features[2 * group : 2 * group + 2])
+    for branch, part in enumerate(split_branches(folded, 3)):
+        assert torch.equal(part, features[2 * branch : 2 * branch + 2])

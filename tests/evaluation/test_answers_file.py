@@ -11,7 +11,6 @@ from causalmm.errors import RequestError
 from causalmm.evaluation.answers_file import (
     ANSWERS,
     answer_line,
-    cut_torn_line,
     drop_failed,
     find_runs,
     finish,
@@ -20,6 +19,7 @@ from causalmm.evaluation.answers_file import (
     read_answers,
 )
 from causalmm.evaluation.records import Answer, Question
+from causalmm.inputs.json_lines import cut_torn_line
 
 
 def question(number):

@@ -237,39 +237,11 @@ def written(root: Path, vocabulary) -> Vocabulary:
     return read_vocabulary(write(root, {}, vocabulary)["vocabulary"])
 
 
-def test_a_vocabulary_has_phrases_of_its_own(tmp_path):
-    """Its names count before the published phrases, its phrases before both."""
-    found = written(
-        tmp_path,
-        {
-            "person": ["baby"],
-            "bear": [],
-            "train": ["train track"],
-            "dog": [],
-            "chair": ["seat"],
-            "toilet": [],
-            "orange": [],
-            "phrases": {
-                "baby bear": "baby",
-                "hot dog": "dog",
-                "orange shirt": None,
-                "baby train": "train",
-            },
-            "not_beside": {"Seats": None, "oranges": "dogs"},
-        },
-    )
-    assert found.objects == ("person", "bear", "train", "dog", "chair", "toilet", "orange")
-    assert found.mentions("a baby bear, adult bears") == ["person", "bear"]
-    assert found.mentions("hot dogs, train tracks, baby trains") == ["dog", "train", "train"]
-    assert found.mentions("an orange shirt, orange shirts, an orange") == ["orange"]
-    assert found.mentions("oranges beside a dog") == ["dog"]
-    assert found.mentions("the seat of a toilet") == ["chair", "toilet"]
-
-
-def test_phrases_and_the_plurals_of_names(tmp_path):
-    """A phrase counts before a plural that is derived, a derived one before the published."""
-    found = written(tmp_path, {"glass": [], "rail": ["train tracks"], "phrases": {"glasses": None}})
-    assert found.mentions("a glass, glasses, a train track") == ["glass", "rail"]
+def test_a_name_of_a_vocabulary_counts_before_a_published_phrase(tmp_path):
+    """So does what is derived from it."""
+    names = {"person": ["baby"], "bear": [], "train": ["train track"], "rail": ["wine glasses"]}
+    found = written(tmp_path, names)
+    assert found.mentions("a baby bear, train tracks, a wine glass") == ["bear", "train", "rail"]
 
 
 def test_a_published_phrase_of_what_a_vocabulary_lacks_names_nothing(tmp_path):
@@ -277,8 +249,6 @@ def test_a_published_phrase_of_what_a_vocabulary_lacks_names_nothing(tmp_path):
     assert found.mentions("a hot dog, a teddy bear, a baby zebra, a toilet seat") == []
     assert found.mentions("a dog, a bear, a baby, a seat") == ["dog", "bear", "person", "chair"]
     assert found.mentions("a seat, a toilet") == found.mentions("a toilet seat, seats") == []
-    # An object may bear the name of a section.
-    assert written(tmp_path, {"phrases": ["saying"]}).mentions("sayings") == ["phrases"]
 
 
 def test_the_published_phrases_are_all_there():
@@ -308,24 +278,6 @@ def test_the_published_phrases_are_all_there():
     }
     assert phrases.readings == others | {name: name for name in joined}
     assert phrases.not_beside == {"seat": "toilet"}
-
-
-@pytest.mark.parametrize(
-    ("section", "sentence"),
-    [
-        ({"phrases": {"lap dog": "cat"}}, "reads 'lap dog' as 'cat': expected one of its names"),
-        ({"phrases": {"sun dog": None, "Sun dog": "dog"}}, "reads 'Sun dog' in two ways"),
-        ({"phrases": {"Dog": None}}, "has 'Dog' as a phrase and as a name of 'dog'"),
-        ({"phrases": {"lap dog": 3}}, "phrases have 'lap dog': 3: expected words"),
-        ({"phrases": {"-": "dog"}}, "phrases have '-': 'dog': expected words"),
-        ({"phrases": {"lap dog": ""}}, "phrases have 'lap dog': '': expected words"),
-        ({"not_beside": {"dog": []}}, r"not_beside have 'dog': \[\]: expected words"),
-        ({"phrases": None}, "is not a JSON object of lists of synonyms by object"),
-    ],
-)
-def test_a_phrase_that_says_nothing_gets_a_sentence(tmp_path, section, sentence):
-    with pytest.raises(RequestError, match=sentence):
-        written(tmp_path, {"dog": [], **section})
 
 
 def test_every_name_and_its_plural_stands_for_its_object():

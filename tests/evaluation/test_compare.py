@@ -12,6 +12,7 @@ from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.compare import compare
 from causalmm.evaluation.records import Question
+from causalmm.evaluation.report import to_json
 from causalmm.evaluation.statistics import resampling_weights
 
 POPE = BENCHMARKS["pope"]
@@ -53,8 +54,8 @@ def test_by_hand():
     found = compared(questions, {"base": base, "run": run})
     (only,) = found.differences
     assert (only.name, only.run, only.questions) == ("toy/odd", "run", 6)
-    assert (only.only_run, only.only_base) == (3, 1)
-    assert only.p == 10 / 16
+    assert (only.only_run_right, only.only_base_right) == (3, 1)
+    assert only.mcnemar_p == 10 / 16
     values = {name: each.value for name, each in only.metrics.items()}
     # tp 1, fp 1, tn 2, fn 2 against 3, 1, 2, 0
     assert values == pytest.approx(
@@ -93,7 +94,7 @@ def test_a_run_against_its_own_answers_differs_by_nothing():
     run = random_run(questions, 0.7, 0)
     (found,) = compared(questions, {"one": run, "again": dict(run)}).differences
     assert all((each.value, each.low, each.high) == (0, 0, 0) for each in found.metrics.values())
-    assert (found.only_run, found.only_base, found.p) == (0, 0, 1)
+    assert (found.only_run_right, found.only_base_right, found.mcnemar_p) == (0, 0, 1)
 
 
 def test_several_runs_and_sets_against_the_first():
@@ -109,7 +110,7 @@ def test_several_runs_and_sets_against_the_first():
     assert to_a == "differences to a (paired):"
     assert first_cells(levels) == [(name, run) for name in sets for run in "abc"]
     assert first_cells(differences) == [(name, run) for name in sets for run in "bc"]
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(to_json(found), allow_nan=False)
 
 
 def first_cells(table):
@@ -125,7 +126,10 @@ def test_several_bases():
     assert pairs == [("a", "b"), ("a", "c"), ("c", "a"), ("c", "b")]
     there, back = found.differences[1:3]
     assert there.metrics["accuracy"].value == -back.metrics["accuracy"].value
-    assert (there.only_run, there.only_base) == (back.only_base, back.only_run)
+    assert (there.only_run_right, there.only_base_right) == (
+        back.only_base_right,
+        back.only_run_right,
+    )
     assert "differences to c (paired):" in found.table()
     with pytest.raises(RequestError, match="base 'd': expected one of the runs a, b, c"):
         compare("pope", POPE.tally, questions, runs, bases=["d"])
@@ -136,7 +140,7 @@ def test_a_failed_answer_is_wrong_in_a_comparison_too():
     base = answered(questions, lambda each: each.label)
     (found,) = compared(questions, {"a": base, "b": failed(base, "toy/odd/1")}).differences
     assert found.metrics["accuracy"].value == -25
-    assert (found.only_run, found.only_base) == (0, 1)
+    assert (found.only_run_right, found.only_base_right) == (0, 1)
 
 
 def test_auc_is_compared_where_both_runs_have_probabilities():
@@ -214,8 +218,9 @@ def test_captions_are_compared_where_both_runs_have_one(tmp_path):
     (found,) = compared(questions, {"base": base, "run": run}, "chair").differences
     # Of a dog and two cats, two were invented; the third cat is in one run only.
     assert found.metrics["CHAIR_i"].value == pytest.approx(-200 / 3)
-    assert (found.questions, found.only_run, found.only_base, found.p) == (2, 2, 0, 0.5)
+    assert (found.questions, found.only_run_right, found.mcnemar_p) == (2, 2, 0.5)
+    assert found.only_base_right == 0
     for id in ("a", "b"):
         run = failed(run, id)
     (found,) = compared(questions, {"base": base, "run": run}, "chair").differences
-    assert (found.questions, found.metrics["CHAIR_i"].value, found.p) == (0, 0, 1)
+    assert (found.questions, found.metrics["CHAIR_i"].value, found.mcnemar_p) == (0, 0, 1)

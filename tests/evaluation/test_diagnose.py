@@ -239,7 +239,7 @@ def test_numbers_are_those_of_separate_forwards(folder, run, tmp_path, model):
     args = command.parse_args(flags(folder, *given, "--out", tmp_path / "out", model=model))
     questions = command.asked(args)
     assert len(questions) == 10
-    request = command.find_model(args, command.read_wanted(args))
+    request = command.find_model(args)
     session = Session.start(args, request)
     ids = [word_tokens(session.processor.tokenizer, word) for word in ("yes", "no")]
     inputs = [session.inputs(one_turn([each.path], each.prompt)) for each in questions]

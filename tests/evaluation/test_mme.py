@@ -72,16 +72,19 @@ def test_a_text_file_an_image(tmp_path, folders):
         assert Path(ours.path).is_file()
 
 
-def test_an_image_of_another_kind_is_found_by_its_name(tmp_path):
+@pytest.mark.parametrize("suffix", [".png", ".jpeg", ".JPG", ".PNG", ".Jpg"])
+def test_an_image_of_another_kind_is_found_by_its_name(tmp_path, suffix):
     folder = tmp_path / "code_reasoning" / "questions_answers_YN"
     folder.mkdir(parents=True)
-    (folder / "0001.txt").write_text("Is it 1?\tYes\nIs it 2?\tNo\n", encoding="utf-8")
-    picture(tmp_path / "code_reasoning" / "images" / "0001.png")
+    (folder / f"0001.{'TXT' if suffix.isupper() else 'txt'}").write_text(
+        "Is it 1?\tYes\nIs it 2?\tNo\n", encoding="utf-8"
+    )
+    picture(tmp_path / "code_reasoning" / "images" / f"0001{suffix}")
     questions = MME.read(tmp_path)
     assert [each.image for each in questions] == ["code_reasoning/0001"] * 2
-    assert {Path(each.path).name for each in questions} == {"0001.png"}
+    assert {Path(each.path).name for each in questions} == {f"0001{suffix}"}
     answers = answered(questions, ["yes", "no"])
-    (tmp_path / "code_reasoning" / "images" / "0001.png").unlink()
+    (tmp_path / "code_reasoning" / "images" / f"0001{suffix}").unlink()
     assert scores(MME.score(MME.read(tmp_path), answers))["total"] == (100, 100, 200)
 
 

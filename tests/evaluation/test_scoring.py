@@ -3,6 +3,7 @@
 import argparse
 import json
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -220,12 +221,14 @@ def test_a_run_that_says_nothing_needs_the_flags(files):
         score(files, files / "half")
 
 
-ALL_FLAGS = {
-    "pope": ["--questions", "a", "b.json", "--dataset=x", "--split=y", "--images=i", "--suffix="],
-    "mme": ["--data=d", "--tasks", "existence", "OCR"],
-    "vlind": ["--data=d", "--templates=gpt4o", "--style=cartoon"],
-    "chair": ["--annotations=a", "--vocabulary=v", "--images=i", "--prompt=-what %s?"],
-}
+def every_flag(benchmark):
+    """With values of every kind that it takes."""
+    for name, options in benchmark.flags.items():
+        first, *_, last = list(options.get("choices", ["-what %s?", "b.json"]))
+        if "nargs" in options:
+            yield from (f"--{name}", first.removeprefix("-"), last)
+        else:
+            yield f"--{name}={first}"
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
@@ -233,21 +236,28 @@ def test_every_flag_is_read_as_it_was_given(benchmark, tmp_path, monkeypatch):
     """By way of run.json."""
     monkeypatch.chdir(tmp_path)
     seen = []
-    spy = replace(benchmark, from_args=lambda args: seen.append(vars(args)) or [])
+
+    @wraps(benchmark.read)
+    def read(**given):
+        seen.append(given)
+        return []
+
+    spy = replace(benchmark, read=read)
     parser = argparse.ArgumentParser()
     add_question_flags(parser, spy, "")
-    args = parser.parse_args([*ALL_FLAGS[benchmark.name], "--limit=7"])
-    read_questions(spy, json.loads(json.dumps(to_record(args))), {})
-    [read] = seen
-    assert read.keys() == vars(args).keys()
-    for name, value in vars(args).items():
+    args = parser.parse_args([*every_flag(benchmark), "--limit=7"])
+    read_questions(spy, json.loads(json.dumps(to_record(args, spy))), {})
+    [found] = seen
+    assert found.keys() | {"limit"} == vars(args).keys()
+    for name in found:
+        value = getattr(args, name)
         if isinstance(value, Path):
             value = tmp_path / value
         if name == "questions":
             value = [tmp_path / each for each in value]
-        assert read[name] == value
+        assert found[name] == value
     # None is at its default.
-    assert None not in read.values()
+    assert None not in found.values()
 
 
 def test_what_is_wrong_is_said(files):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from causalmm.evaluation.statistics import (
     Estimate,
+    ImageCounts,
     Metric,
-    Row,
     Table,
     Term,
     around,
@@ -26,23 +26,25 @@ from causalmm.evaluation.statistics import (
 )
 
 ROWS = [
-    Row("b", {"right": 1, "questions": 1}),
-    Row("a", {"right": 1, "questions": 1}),
-    Row("b", {"right": 0, "questions": 1}),
-    Row("c", {"right": 3, "questions": 4}),
+    ImageCounts("b", {"right": 1, "questions": 1}),
+    ImageCounts("a", {"right": 1, "questions": 1}),
+    ImageCounts("b", {"right": 0, "questions": 1}),
+    ImageCounts("c", {"right": 3, "questions": 4}),
 ]
 ACCURACY = ratio("right", "questions")
 
 
-def random_rows(seed: int, images: int = 20) -> list[Row]:
+def random_rows(seed: int, images: int = 20) -> list[ImageCounts]:
     luck = random.Random(seed)
     return [
-        Row(f"image {luck.randrange(images)}", {"right": luck.random() < 0.6, "questions": 1})
+        ImageCounts(
+            f"image {luck.randrange(images)}", {"right": luck.random() < 0.6, "questions": 1}
+        )
         for _ in range(4 * images)
-    ] + [Row(f"image {image}", {"questions": 1}) for image in range(images)]
+    ] + [ImageCounts(f"image {image}", {"questions": 1}) for image in range(images)]
 
 
-def accuracy(rows: list[Row], resamples: int, seed: int = 0) -> Estimate:
+def accuracy(rows: list[ImageCounts], resamples: int, seed: int = 0) -> Estimate:
     table = Table.of(rows, ["right", "questions"])
     return estimates(table, {"accuracy": ACCURACY}, resamples, seed)["accuracy"]
 
@@ -113,7 +115,8 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         # Questions about one image are right or wrong together: 4 questions are worth one.
         right = luck.random(60) < 0.7
         rows = [
-            Row(str(image), {"right": 4 * yes, "questions": 4}) for image, yes in enumerate(right)
+            ImageCounts(str(image), {"right": 4 * yes, "questions": 4})
+            for image, yes in enumerate(right)
         ]
         found = accuracy(rows, 300)
         covered += found.low <= 70 <= found.high
@@ -124,7 +127,7 @@ def test_differences_are_paired():
     base = random_rows(1)
     table = Table.of(base, ["right", "questions"])
     better = Table.of(
-        [*base, *(Row(row.image, {"right": 0.1}) for row in base)], ["right", "questions"]
+        [*base, *(ImageCounts(row.image, {"right": 0.1}) for row in base)], ["right", "questions"]
     )
     found = differences(better, table, {"accuracy": ACCURACY})["accuracy"]
     # Every question gains the same, so nothing is left to chance.

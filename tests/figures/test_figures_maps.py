@@ -6,6 +6,7 @@ import torch
 import transformers.models.qwen2_vl.modeling_qwen2_vl as upstream_qwen2vl
 from dense_methods import RELEASED
 from PIL import Image
+from random_numbers import uniform
 from tiny_checkpoints import llava_processor, qwen2vl_processor
 from tiny_models import FAMILIES, IMAGE, model_pair, sample
 from transformers import AttentionInterface
@@ -150,7 +151,7 @@ def edited(call, method, causal, normalization):
 
 def luck(call):
     positions = torch.arange(call.key.shape[2])
-    return random_weights.uniform(SEED, (0,), LAYER, call.heads, positions, positions)[0]
+    return uniform(SEED, (0,), LAYER, call.heads, positions, positions)[0]
 
 
 @pytest.mark.parametrize("method", RELEASED["language"])

@@ -227,7 +227,7 @@ def test_flops_of_branches(preset, eager, mode, layers):
     inputs = models.prompt(eager.ours, batch=2, **SMALL)
     prompt = work.Prompt.of(eager.ours, inputs)
     text = eager.ours.config.text_config
-    hidden = hidden_pairs(eager.ours, prompt, rows=2 * (1 + plan.image_groups))
+    hidden = hidden_pairs(eager.ours, prompt, rows=2 * (1 + plan.image_branches))
     unedited = text.num_hidden_layers - len(plan.language.layers) if plan.language else 0
     if mode == "joint":  # its rows see pairs, and hide them, in unedited layers only
         per_layer = hidden_pairs(eager.ours, prompt, rows=2) / text.num_hidden_layers

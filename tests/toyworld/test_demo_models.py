@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from causalmm import CausalMMConfig
-from causalmm.cli.answer import answer
 from causalmm.families.checkpoints import DEMOS
 from causalmm.inputs.images import open_image
 from causalmm.toyworld import CHECKPOINTS
@@ -48,10 +47,9 @@ def demo(request):
 def ask(demo, image: Image.Image, prompt: str, config: CausalMMConfig | None) -> str:
     name, model, processor = demo
     inputs = MODULES[name][1].build_inputs(processor, [image], prompt)
-    sampling = {"do_sample": False}
-    return answer(
-        model, processor, inputs, causalmm=config, max_new_tokens=40, sampling=sampling
-    ).text
+    output = model.generate(**inputs, causalmm=config, max_new_tokens=40, do_sample=False)
+    new = output[0, inputs["input_ids"].shape[1] :]
+    return processor.decode(new, skip_special_tokens=True).strip()
 
 
 def test_size(demo):

@@ -1,9 +1,9 @@
-"""Counterfactual attention from a fused kernel, on CUDA: flex_attention.
+"""flex_attention on CUDA.
 
-Letters as in causalmm/counterfactual/attention.py. The kernel returns the log-sum-exp and the
-largest score of each query beside its output, so that the largest weight m_i = exp(max - lse) costs
-no second pass; random weights are r_ij / sum r = softmax(ln r_ij), a modification of the scores.
-Held by tests/counterfactual/test_flex.py.
+The kernel returns the log-sum-exp and the largest score of each query beside its output, so that
+the largest weight m_i = exp(max - lse) costs no second pass; random weights are
+r_ij / sum r = softmax(ln r_ij), a modification of the scores.
+Letters as in causalmm/counterfactual/attention.py. Tests: tests/counterfactual/test_flex.py.
 """
 
 from collections.abc import Callable
@@ -15,42 +15,71 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
-from causalmm.counterfactual import random_weights
-from causalmm.counterfactual.attention_call import Attention
+from causalmm.counterfactual import blocks, formulas
+from causalmm.counterfactual.attention_call import AttentionCall, SoftmaxStats
 from causalmm.counterfactual.attention_mask import AttentionMask
+from causalmm.counterfactual.methods import Formula
+from causalmm.counterfactual.random_weights import number
 
 QUERIES = 512
 """Queries in a block: enough to fill a GPU, few enough that the formulas around the kernel hold
 little beside it. Blocks see no keys after their own, so no kernel needs to know of causality."""
-ALONE = 2048
+RANDOM_QUERIES = 2048
 """The same for random weights, where nothing is held beside the kernel."""
 _HEAD_SIZES = (16, 32, 64, 128, 256)
 
 
-def serves(query: Tensor) -> bool:
-    """Whether the kernel takes this query. Never on a CPU: that of torch 2.13 is wrong on some of
-    them for some numbers of keys (tests/counterfactual/test_flex.py)."""
-    # No `in`: a compiler may have made the size a symbol, and would answer False.
-    known = any(query.shape[3] == size for size in _HEAD_SIZES)
-    return query.is_cuda and known and query.dtype != torch.float64
+def supports(call: AttentionCall) -> bool:
+    """Whether the kernel takes this call.
 
-
-def softmax_stats(call: Attention) -> tuple[Tensor, Tensor]:
-    """Factual outputs o_i [B, H, Q, D] and largest weights m_i [B, H, Q, 1], float32.
-
-    Where a query sees nothing, m_i is NaN.
+    Never on a CPU: that of torch 2.13 is wrong on some of them for some numbers of keys
+    (tests/counterfactual/test_flex.py). Nor a decoding step of random weights, where it would read
+    keys for scores that nothing needs.
     """
-    return _run(_statistics, call, torch.full((), call.scale, device=call.query.device))
+    queries, size = call.query.shape[2:]
+    return (
+        call.query.is_cuda
+        and call.query.dtype != torch.float64
+        and call.value.shape[3] == size
+        # No `in`: a compiler may have made the size a symbol, and would answer False.
+        and any(size == known for known in _HEAD_SIZES)
+        and computes(call.formula)
+        and not (call.formula.random_weights and queries == 1)
+    )
 
 
-def random(call: Attention) -> Tensor:
+def computes(formula: Formula) -> bool:
+    """Whether there is a kernel for a formula: `softmax_stats` suffices where no map is built."""
+    return not formula.builds_a_map or formula.compute in _KERNELS
+
+
+def run(call: AttentionCall) -> Tensor:
+    """Outputs [B, H, Q, D] in the dtype of the query."""
+    formula, queries, kv_heads = call.formula, call.query.shape[2], call.key.shape[1]
+    at_a_time = outer = RANDOM_QUERIES if formula.random_weights else QUERIES
+    if formula.whole_map:
+        kv_heads, outer = max(1, kv_heads * at_a_time // queries), queries
+    compute = _KERNELS.get(formula.compute) or getattr(formulas, formula.compute)
+    return blocks.in_blocks(call, (kv_heads, outer, at_a_time), softmax_stats, compute)
+
+
+def softmax_stats(call: AttentionCall) -> SoftmaxStats:
+    """o_i and m_i, float32; where a query sees nothing, m_i is NaN."""
+    scale = torch.full((), call.scale, device=call.query.device)
+    return SoftmaxStats(*_run(_softmax_stats, call, scale))
+
+
+def random(call: AttentionCall) -> Tensor:
     """Outputs [B, H, Q, D], in the dtype of the query, of weights r_ij over their visible sum."""
-    drawn = _run(Attention.drawn, call, *call.origins())
-    return _run(_random, call, _settled(drawn.queries), _settled(drawn.keys))
+    return _run(_random, call, *(_settled(part) for part in call.hashes))
 
 
-def _statistics(call: Attention, scale: Tensor) -> tuple[Tensor, Tensor]:
-    seen = _seen(call.rows)
+_KERNELS = {"random": random}
+"""What stands for formulas of causalmm/counterfactual/formulas.py that build a map there."""
+
+
+def _softmax_stats(call: AttentionCall, scale: Tensor) -> tuple[Tensor, Tensor]:
+    seen = _seen(call.mask)
 
     def hide(score: Tensor, row: Tensor, head: Tensor, place: Tensor, other: Tensor) -> Tensor:
         return torch.where(seen(row, place, other), score * scale, -torch.inf)
@@ -67,28 +96,28 @@ def _statistics(call: Attention, scale: Tensor) -> tuple[Tensor, Tensor]:
     return output.float(), (extra.max_scores - extra.lse).float().exp().unsqueeze(-1)
 
 
-def _random(call: Attention, queries: Tensor, keys: Tensor) -> Tensor:
-    seen = _seen(call.rows)
+def _random(call: AttentionCall, queries: Tensor, keys: Tensor) -> Tensor:
+    seen = _seen(call.mask)
     every = len(keys) == 1
 
     def draw(score: Tensor, row: Tensor, head: Tensor, place: Tensor, other: Tensor) -> Tensor:
-        number = random_weights.number(queries[row, head, place], keys[0 if every else row, other])
-        return torch.where(seen(row, place, other), number.log(), -torch.inf)
+        drawn = number(queries[row, head, place], keys[0 if every else row, other])
+        return torch.where(seen(row, place, other), drawn.log(), -torch.inf)
 
     return flex_attention(
         call.query, call.key, call.value, score_mod=draw, scale=1.0, enable_gqa=True
     )
 
 
-def _seen(visible: AttentionMask) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _seen(mask: AttentionMask) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Whether a row's query sees a key, of their numbers."""
-    mask, keys, start = visible.mask, visible.keys, visible.query_start
-    if mask is not None:
-        return lambda row, place, other: mask[row if len(mask) > 1 else 0, 0, place, other]
+    dense, keys, start, causal = mask.mask, mask.keys, mask.query_start, mask.causal
+    if dense is not None:
+        return lambda row, place, other: dense[row if len(dense) > 1 else 0, 0, place, other]
 
     def seen(row: Tensor, place: Tensor, other: Tensor) -> Tensor:
         real = other >= 0 if keys is None else keys[row if len(keys) > 1 else 0, other]
-        return real & (other <= start + place) if visible.causal else real
+        return real & (other <= start + place) if causal else real
 
     return seen
 
@@ -103,16 +132,16 @@ def _settled(part: Tensor) -> Tensor:
     return part.as_strided(part.shape, part.stride())
 
 
-def _run(function: Callable[..., Any], call: Attention, *more: Tensor) -> Any:
+def _run(function: Callable[..., Any], call: AttentionCall, *more: Tensor) -> Any:
     """The function of a call, compiled: all around the kernel is launched with it.
 
     Numbers of the call come to it as tensors. As numbers they would be constants, compiled anew for
     each, or, if they are floats, what kernels of changing lengths cannot take. And filled, for a
     tensor made of a list would have to travel to the device.
     """
-    if not isinstance(start := call.visible.query_start, Tensor):
+    if not isinstance(start := call.mask.query_start, Tensor):
         start = torch.full((), start, device=call.query.device)
-    call = replace(call, visible=replace(call.visible, query_start=_settled(start)))
+    call = replace(call, mask=replace(call.mask, query_start=_settled(start)))
     # In a compiled model the kernel is compiled with it.
     return (function if torch.compiler.is_compiling() else _compiled(function))(call, *more)
 

@@ -6,19 +6,19 @@ the published evaluator and of papers: of all mentions, those of objects that ar
 `CHAIR_i` counts an object once a caption, however often it is named. CHAIR_s and recall are the
 same either way. In papers an image's objects are those of COCO's labels and those that its human
 captions name. A caption that failed says nothing: it is left out and counted.
-Held by tests/evaluation/test_chair.py.
+Tests: tests/evaluation/test_chair.py.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from causalmm.errors import RequestError
+from causalmm.evaluation.benchmarks.benchmark import IMAGES, Benchmark
 from causalmm.evaluation.benchmarks.vocabulary import Vocabulary, read_vocabulary
-from causalmm.evaluation.question_files import read_json
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.statistics import Metric, Row, Table, ratio
+from causalmm.evaluation.statistics import ImageCounts, Metric, Table, ratio
 from causalmm.evaluation.tally import Pair, Tally, has_failed
+from causalmm.inputs.json_lines import read_json
 
 PROMPT = "Please describe this image in detail."
 METRICS: dict[str, Metric] = {
@@ -29,41 +29,6 @@ METRICS: dict[str, Metric] = {
     # A caption that says less invents less.
     "words": ratio("words", "captions", scale=1),
 }
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which questions."""
-    parser.add_argument(
-        "--annotations",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="JSON: {image: [objects in it]}",
-    )
-    parser.add_argument(
-        "--vocabulary",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="JSON: {object: [synonyms]}; or lines of an object and its synonyms, with commas, as "
-        "in CHAIR's synonyms.txt",
-    )
-    parser.add_argument(
-        "--images", type=Path, default=Path("."), metavar="FOLDER", help="where the images lie"
-    )
-    parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help='(default: "%(default)s")')
-
-
-def from_args(args: argparse.Namespace) -> list[Question]:
-    """The questions that the flags ask for."""
-    return read(
-        args.annotations, vocabulary=args.vocabulary, images=args.images, prompt=args.prompt
-    )
-
-
-def sources(args: argparse.Namespace) -> list[Path]:
-    """The files that the questions are read from."""
-    return [args.annotations, args.vocabulary]
 
 
 def read(
@@ -101,10 +66,10 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
     rows, right = [], {}
     for question, answer in pairs:
         if has_failed(answer):
-            rows.append(Row(question.image, {"failed": 1}))
+            rows.append(ImageCounts(question.image, {"failed": 1}))
             continue
         counts = _counts(answer.answer, question)
-        rows.append(Row(question.image, counts))
+        rows.append(ImageCounts(question.image, counts))
         right[question.id] = not counts["invented"]
     notes = [_NOTE]
     if failed := len(rows) - len(right):
@@ -156,3 +121,28 @@ def _objects(
             raise RequestError(f"{file} has {each!r} in {image}, which the vocabulary lacks")
         found.add(thing)
     return frozenset(found)
+
+
+BENCHMARK = Benchmark(
+    name="chair",
+    title="CHAIR: which objects of a caption are not in the image",
+    read=read,
+    flags={
+        "annotations": {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "JSON: {image: [objects in it]}",
+        },
+        "vocabulary": {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "JSON: {object: [synonyms]}; or lines of an object and its synonyms, with "
+            "commas, as in CHAIR's synonyms.txt",
+        },
+        "images": IMAGES,
+        "prompt": {"metavar": "TEXT", "help": "asks for a caption"},
+    },
+    files=lambda annotations, vocabulary, **_: [annotations, vocabulary],
+    tally=tally,
+    max_new_tokens=512,
+)

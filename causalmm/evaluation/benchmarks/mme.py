@@ -8,20 +8,23 @@ A folder holds the tasks, each in one of two forms:
                                     images of the same name in TASK/images/
 
 In the second form the text files and the images may also lie side by side in TASK/. A fourth field,
-an answer in a file of results, is not read. Held by tests/evaluation/test_mme.py.
+an answer in a file of results, is not read. Tests: tests/evaluation/test_mme.py.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.question_files import check_unique, read_lines
+from causalmm.evaluation.benchmarks.benchmark import Benchmark
+from causalmm.evaluation.benchmarks.yes_no import CHOICES
+from causalmm.evaluation.question_files import check_unique
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.statistics import Metric, Row, Table, Term
+from causalmm.evaluation.statistics import ImageCounts, Metric, Table, Term, ratio
 from causalmm.evaluation.tally import Pair, Reading, Tally, outcome, readings
 from causalmm.evaluation.yesno import mme as read_answer
+from causalmm.inputs.json_lines import read_lines
 
 PERCEPTION = (
     *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark"),
@@ -29,43 +32,18 @@ PERCEPTION = (
 )
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 TASKS = (*PERCEPTION, *COGNITION)
-CHOICES = ("yes", "no")
 _PER_IMAGE = "questions_answers_YN"
 _SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which questions."""
-    parser.add_argument(
-        "--data", required=True, type=Path, metavar="FOLDER", help="the folder of the tasks"
-    )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        choices=TASKS,
-        metavar="TASK",
-        help=f"only these (default: those that are there) of {', '.join(TASKS)}",
-    )
-
-
-def from_args(args: argparse.Namespace) -> list[Question]:
-    """The questions that the flags ask for."""
-    return read(args.data, tasks=args.tasks)
-
-
-def sources(args: argparse.Namespace) -> list[Path]:
-    """The files that the questions are read from."""
-    return [file for task in _tasks(args.data, args.tasks) for file in _files(args.data, task)]
-
-
-def read(root: Path, *, tasks: Sequence[str] | None = None) -> list[Question]:
+def read(data: Path, *, tasks: Sequence[str] | None = None) -> list[Question]:
     """The questions of a folder, task by task in MME's order.
 
     Raises RequestError for a folder without tasks or a file that is not as described above.
     """
     questions = []
-    for task in _tasks(root, tasks):
-        lines = [line for file in _files(root, task) for line in _read_file(root, task, file)]
+    for task in _tasks(data, tasks):
+        lines = [line for file in _files(data, task) for line in _read_file(data, task, file)]
         questions += _questions(task, lines)
     check_unique(questions)
     return questions
@@ -96,7 +74,8 @@ def _files(root: Path, task: str) -> list[Path]:
         if file.is_file():
             return [file]
     for folder in (root / task / _PER_IMAGE, root / task):
-        if files := sorted(folder.glob("*.txt")):
+        there = sorted(folder.iterdir()) if folder.is_dir() else []
+        if files := [file for file in there if file.suffix.lower() == ".txt"]:
             return files
     return []
 
@@ -112,20 +91,30 @@ def _read_file(root: Path, task: str, file: Path) -> Iterator[_Line]:
         if len(fields) not in (3, 4):
             names = "question and answer" if an_image_each else "image, question and answer"
             raise RequestError(f"{where}: expected {names} with tabs between them")
-        if not fields[0] or not fields[1]:
-            raise RequestError(f"{where} has no {'question' if fields[0] else 'image'}")
-        if fields[2].lower() not in CHOICES:
+        image, question, label = fields[0], fields[1], fields[2].lower()
+        if not image or not question:
+            raise RequestError(f"{where} has no {'question' if image else 'image'}")
+        if label not in CHOICES:
             raise RequestError(f"{where} has the answer {fields[2]!r}: expected yes or no")
-        image = _with_suffix(root, task, file.stem) if an_image_each else fields[0]
-        path = _path(root, task, image)
-        yield _Line(where, fields[0], path, fields[1], fields[2].lower())
+        yield _Line(where, image, _path(root / task, image, an_image_each), question, label)
+
+
+def _path(folder: Path, image: str, any_suffix: bool) -> Path:
+    """Where an image lies; where it would, if it does not lie anywhere."""
+    names = [image]
+    if any_suffix:  # also .JPG
+        names = [image + form(each) for each in _SUFFIXES for form in (str, str.upper, str.title)]
+    paths = [place / name for place in (folder, folder / "images") for name in names]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _questions(task: str, lines: Sequence[_Line]) -> Iterator[Question]:
     asked: dict[str, list[str]] = {}
-    for first, second in zip(lines[::2], lines[1::2], strict=False):
-        if first.image != second.image:
-            raise _unpaired(first)
+    for first, second in zip_longest(lines[::2], lines[1::2]):
+        if second is None or first.image != second.image:
+            raise RequestError(
+                f"{first.where}: {first.image} has one question, expected two in a row"
+            )
         earlier = asked.setdefault(first.image, [])
         for line in (first, second):
             if line.question in earlier:
@@ -140,24 +129,6 @@ def _questions(task: str, lines: Sequence[_Line]) -> Iterator[Question]:
                 label=line.label,
                 facts={"task": task, "pair": f"{task}/{line.image}/{(len(earlier) - 1) // 2}"},
             )
-    if len(lines) % 2:
-        raise _unpaired(lines[-1])
-
-
-def _unpaired(line: _Line) -> RequestError:
-    return RequestError(f"{line.where}: {line.image} has one question, expected two in a row")
-
-
-def _path(root: Path, task: str, image: str) -> Path:
-    beside, below = root / task / image, root / task / "images" / image
-    return below if below.is_file() and not beside.is_file() else beside
-
-
-def _with_suffix(root: Path, task: str, stem: str) -> str:
-    for suffix in _SUFFIXES:
-        if _path(root, task, stem + suffix).is_file():
-            return stem + suffix
-    return stem + _SUFFIXES[0]
 
 
 def tally(pairs: Sequence[Pair]) -> list[Tally]:
@@ -169,63 +140,66 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
     for name, wanted in (("perception", PERCEPTION), ("cognition", COGNITION), ("total", TASKS)):
         if there := [task for task in wanted if task in by_task]:
             missing = len(wanted) - len(there)
-            note = f"{name} is without {missing} of its {len(wanted)} tasks" if missing else ""
-            tallies.append(_tally(name, by_task, there, note=note))
+            note = f"{name} is without {missing} of its {len(wanted)} tasks"
+            tallies.append(_tally(name, by_task, there, notes=(note,) * bool(missing)))
     return tallies
 
 
 def _tally(
-    name: str,
-    by_task: dict[str, list[Reading]],
-    tasks: Sequence[str],
-    *,
-    headline: bool = True,
-    note: str = "",
+    name: str, by_task: dict[str, list[Reading]], tasks: Sequence[str], **options: Any
 ) -> Tally:
-    read = [each for task in tasks for each in by_task[task]]
-    # Tasks have few images, so a resample takes as many from each as it has.
-    rows = [
-        Row(each.question.image, _counts(each, task), task)
-        for task in tasks
-        for each in by_task[task]
-    ]
-    pairs: dict[str, list[Reading]] = {}
-    for each in read:
-        pairs.setdefault(each.question.facts["pair"], []).append(each)
-    for both in pairs.values():
-        task, right = both[0].question.facts["task"], all(each.right for each in both)
-        counts = {"pairs": 1, "both right": right, f"{task} pairs": 1, f"{task} both right": right}
-        rows.append(Row(both[0].question.image, counts, task))
-    columns = dict.fromkeys(column for row in rows for column in row.counts)
+    """Scores add up over tasks, at most 200 each; acc and acc+ are those of all their questions."""
+    rows = []
+    for task in tasks:
+        pairs: dict[str, list[Reading]] = {}
+        for each in by_task[task]:
+            pairs.setdefault(each.question.facts["pair"], []).append(each)
+        for both in pairs.values():
+            right, together = sum(each.right for each in both), all(each.right for each in both)
+            counts = {
+                "questions": len(both),
+                "right": right,
+                "pairs": 1,
+                "both right": together,
+                "unreadable": sum(each.unreadable for each in both),
+                "failed": sum(each.failed for each in both),
+                f"{task} questions": len(both),
+                f"{task} right": right,
+                f"{task} pairs": 1,
+                f"{task} both right": together,
+            }
+            # Tasks have few images, so a resample takes as many from each as it has.
+            rows.append(ImageCounts(both[0].question.image, counts, task))
+    parts = (("right", "questions"), ("both right", "pairs"))
+    score = [Term(f"{task} {part}", f"{task} {whole}") for task in tasks for part, whole in parts]
     return Tally(
         name=name,
         rule="first four characters",
-        table=Table.of(rows, columns),
-        metrics=_metrics(tasks),
+        table=Table.of(rows),
+        metrics={
+            "acc": ratio("right", "questions"),
+            "acc+": ratio("both right", "pairs"),
+            "score": Metric(tuple(score)),
+        },
         counted=("questions", "unreadable", "failed"),
-        **outcome(read),
-        headline=headline,
-        notes=(note,) if note else (),
+        **outcome([each for task in tasks for each in by_task[task]]),
+        **options,
     )
 
 
-def _metrics(tasks: Sequence[str]) -> dict[str, Metric]:
-    """Scores add up over tasks, at most 200 each; acc and acc+ are those of all their questions."""
-    acc, acc_plus = Term("right", "questions"), Term("both right", "pairs")
-    score = [
-        Term(f"{task} {part}", f"{task} {whole}")
-        for task in tasks
-        for part, whole in (("right", "questions"), ("both right", "pairs"))
-    ]
-    return {"acc": Metric((acc,)), "acc+": Metric((acc_plus,)), "score": Metric(tuple(score))}
-
-
-def _counts(each: Reading, task: str) -> dict[str, float]:
-    return {
-        "questions": 1,
-        "right": each.right,
-        "unreadable": each.unreadable,
-        "failed": each.failed,
-        f"{task} questions": 1,
-        f"{task} right": each.right,
-    }
+BENCHMARK = Benchmark(
+    name="mme",
+    title="MME: two yes-or-no questions about each image",
+    read=read,
+    flags={
+        "data": {"type": Path, "metavar": "FOLDER", "help": "the folder of the tasks"},
+        "tasks": {
+            "nargs": "+",
+            "choices": TASKS,
+            "metavar": "TASK",
+            "help": f"only these (default: those that are there) of {', '.join(TASKS)}",
+        },
+    },
+    files=lambda data, tasks: [file for task in _tasks(data, tasks) for file in _files(data, task)],
+    tally=tally,
+)

@@ -1,92 +1,46 @@
 """POPE: is there a thing of this name in the image, yes or no (arXiv 2305.10355).
 
 A question file is JSON lines with `question_id`, `image`, `text` and `label`; ids restart in every
-file, so a question is known by dataset, split and id. Held by tests/evaluation/test_pope.py.
+file, so a question is known by dataset, split and id. Tests: tests/evaluation/test_pope.py.
 """
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.question_files import check_unique, field, identifier, read_json_lines
+from causalmm.evaluation.benchmarks.benchmark import IMAGES, Benchmark
+from causalmm.evaluation.benchmarks.yes_no import CHOICES, yes_no_tally
+from causalmm.evaluation.question_files import check_unique, field, identifier
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.statistics import Metric, Row, Table, ratio
-from causalmm.evaluation.tally import Pair, Reading, Tally, outcome, readings
+from causalmm.evaluation.tally import Pair, Tally, readings
 from causalmm.evaluation.yesno import POPE_RULES
+from causalmm.inputs.json_lines import read_json_lines
 
-CHOICES = ("yes", "no")
 SUFFIX = " Please answer this question with one word."
 """What the released CausalMM and VCD scripts put after a question."""
 HEADLINE = "strict"
 """The rule that comparisons go by."""
-METRICS: dict[str, Metric] = {
-    "accuracy": ratio("right", "questions"),
-    "precision": ratio("tp", "said yes"),
-    "recall": ratio("tp", "positives"),
-    "F1": ratio("2 tp", "said yes + positives"),
-    "yes ratio": ratio("said yes", "said"),
-}
-_NAME = re.compile(r"(?P<dataset>.+)_pope_(?P<split>.+)\.jsonl?")
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which questions."""
-    parser.add_argument(
-        "--questions",
-        required=True,
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="question files; DATASET_pope_SPLIT.json says its dataset and split",
-    )
-    parser.add_argument("--dataset", help="of files whose name does not say it")
-    parser.add_argument("--split", help="of files whose name does not say it")
-    parser.add_argument(
-        "--images", type=Path, default=Path("."), metavar="FOLDER", help="where the images lie"
-    )
-    parser.add_argument(
-        "--suffix",
-        default=SUFFIX,
-        metavar="TEXT",
-        help='put after every question; "" for none (default: "%(default)s")',
-    )
-
-
-def from_args(args: argparse.Namespace) -> list[Question]:
-    """The questions that the flags ask for."""
-    return read(
-        args.questions,
-        images=args.images,
-        suffix=args.suffix,
-        dataset=args.dataset,
-        split=args.split,
-    )
-
-
-def sources(args: argparse.Namespace) -> list[Path]:
-    """The files that the questions are read from."""
-    return args.questions
+_NAME = re.compile(r"(?P<dataset>.+)_pope_(?P<split>.+)\.jsonl?", re.IGNORECASE)
 
 
 def read(
-    files: Sequence[Path],
+    questions: Sequence[Path],
     *,
-    images: Path = Path("."),
-    suffix: str = SUFFIX,
     dataset: str | None = None,
     split: str | None = None,
+    images: Path = Path("."),
+    suffix: str = SUFFIX,
 ) -> list[Question]:
     """The questions of one or several files, in their order.
 
     Raises RequestError for a file that cannot be read or is no question file.
     """
-    questions: list[Question] = []
-    for file in files:
-        questions += _read_file(file, images, suffix, *_dataset_and_split(file, dataset, split))
-    check_unique(questions)
-    return questions
+    found: list[Question] = []
+    for file in questions:
+        found += _read_file(file, images, suffix, *_dataset_and_split(file, dataset, split))
+    check_unique(found)
+    return found
 
 
 def _dataset_and_split(file: Path, dataset: str | None, split: str | None) -> tuple[str, str]:
@@ -135,40 +89,27 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
     for name in names + ["all"] * (len(names) > 1):
         part = [each for each in pairs if name in ("all", each.question.facts["set"])]
         for rule, reading in POPE_RULES.items():
-            tallies.append(_tally(name, rule, readings(part, reading)))
+            headline = rule == HEADLINE
+            tallies.append(yes_no_tally(name, rule, readings(part, reading), headline))
     return tallies
 
 
-def _tally(name: str, rule: str, read: Sequence[Reading]) -> Tally:
-    rows = [Row(each.question.image, _counts(each)) for each in read]
-    return Tally(
-        name=name,
-        rule=rule,
-        table=Table.of(rows, rows[0].counts),
-        metrics=METRICS,
-        counted=("tp", "fp", "tn", "fn", "unreadable", "failed"),
-        **outcome(read),
-        headline=rule == HEADLINE,
-    )
-
-
-def _counts(each: Reading) -> dict[str, float]:
-    """tp, fp, tn and fn count answers that were read. One that was not is wrong all the same: it
-    lowers accuracy and, where yes was right, recall; the yes ratio is of what was read."""
-    positive, yes = each.question.label == "yes", each.said == "yes"
-    return {
-        "tp": yes and positive,
-        "fp": yes and not positive,
-        "tn": each.said == "no" and not positive,
-        "fn": each.said == "no" and positive,
-        "unreadable": each.unreadable,
-        "failed": each.failed,
-        "questions": 1,
-        "right": each.right,
-        "positives": positive,
-        "said": each.said is not None,
-        "said yes": yes,
-        # F1 in sums: 2 tp / (said yes + positives).
-        "2 tp": 2 * (yes and positive),
-        "said yes + positives": yes + positive,
-    }
+BENCHMARK = Benchmark(
+    name="pope",
+    title="POPE: is a thing of this name in the image",
+    read=read,
+    flags={
+        "questions": {
+            "nargs": "+",
+            "type": Path,
+            "metavar": "FILE",
+            "help": "question files; DATASET_pope_SPLIT.json says its dataset and split",
+        },
+        "dataset": {"help": "of files whose name does not say it"},
+        "split": {"help": "of files whose name does not say it"},
+        "images": IMAGES,
+        "suffix": {"metavar": "TEXT", "help": 'put after every question; "" for none'},
+    },
+    files=lambda questions, **_: questions,
+    tally=tally,
+)

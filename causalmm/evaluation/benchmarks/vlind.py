@@ -4,20 +4,21 @@ Every instance asks in four stages, two questions each: common-sense knowledge (
 visual perception (VP) and commonsense bias (CB, the best counterfactual image), and language prior
 (LP, every good counterfactual image). An image is good with two votes or more; an instance without
 a good image is left out. Two sets of prompts were published, one in the script for InstructBLIP and
-one in that for GPT-4o. Held by tests/evaluation/test_vlind.py.
+one in that for GPT-4o. Tests: tests/evaluation/test_vlind.py.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.question_files import check_unique, field, identifier, read_json
+from causalmm.evaluation.benchmarks.benchmark import Benchmark
+from causalmm.evaluation.question_files import check_unique, field, identifier
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.statistics import Metric, Row, Table, ratio
+from causalmm.evaluation.statistics import ImageCounts, Metric, Table, ratio
 from causalmm.evaluation.tally import Pair, Reading, Tally, outcome, readings
 from causalmm.evaluation.yesno import vlind as read_answer
+from causalmm.inputs.json_lines import read_json
 
 CHOICES = ("true", "false")
 STAGES = ("CK", "VP", "CB", "LP")
@@ -41,45 +42,12 @@ _ONLY = "Only respond in True or False."
 _GROUND = {"CK": "common sense", "VP": "the image", "CB": "the context", "LP": "the image"}
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which questions."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        type=Path,
-        metavar="FOLDER",
-        help="the folder of data.json, with factual/ and counterfactual/ in it or in its images/",
-    )
-    parser.add_argument(
-        "--templates",
-        choices=TEMPLATES,
-        default=TEMPLATES[0],
-        help="which of the two published sets of prompts (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--style",
-        choices=STYLES,
-        default="all",
-        help="count only good images of this style (default: %(default)s)",
-    )
-
-
-def from_args(args: argparse.Namespace) -> list[Question]:
-    """The questions that the flags ask for."""
-    return read(args.data, templates=args.templates, style=args.style)
-
-
-def sources(args: argparse.Namespace) -> list[Path]:
-    """The files that the questions are read from."""
-    return [_data_file(args.data)]
-
-
-def read(root: Path, *, templates: str = TEMPLATES[0], style: str = "all") -> list[Question]:
+def read(data: Path, *, templates: str = TEMPLATES[0], style: str = "all") -> list[Question]:
     """The questions of all instances that have a good image of the style.
 
     Raises RequestError for a folder or a data.json that is not as described above.
     """
-    file = _data_file(root)
+    file = _data_file(data)
     given = read_json(file)
     if not isinstance(given, list):
         raise RequestError(f"{file} is not a list of instances")
@@ -239,12 +207,14 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
     for each in read:
         instances.setdefault(each.question.facts["instance"], []).append(each)
     # Instances of one context show the same images.
-    rows = [Row(part[0].question.facts["context"], _counts(part)) for part in instances.values()]
+    rows = [
+        ImageCounts(part[0].question.facts["context"], _counts(part)) for part in instances.values()
+    ]
     return [
         Tally(
             name="all",
             rule="first true or false",
-            table=Table.of(rows, rows[0].counts),
+            table=Table.of(rows),
             metrics=METRICS,
             counted=("instances", "questions", "unreadable", "failed"),
             **outcome(read),
@@ -278,3 +248,25 @@ def _counts(instance: Sequence[Reading]) -> dict[str, float]:
         "unreadable": sum(each.unreadable for each in instance),
         "failed": sum(each.failed for each in instance),
     }
+
+
+BENCHMARK = Benchmark(
+    name="vlind",
+    title="VLind-Bench: does the model believe a counterfactual picture",
+    read=read,
+    flags={
+        "data": {
+            "type": Path,
+            "metavar": "FOLDER",
+            "help": "the folder of data.json, with factual/ and counterfactual/ in it or in its "
+            "images/",
+        },
+        "templates": {
+            "choices": TEMPLATES,
+            "help": "which of the two published sets of prompts",
+        },
+        "style": {"choices": STYLES, "help": "count only good images of this style"},
+    },
+    files=lambda data, **_: [_data_file(data)],
+    tally=tally,
+)

@@ -6,29 +6,26 @@ no wine glass. Compounds with hyphens are words of their own: "hot-dog" is not "
 
 A vocabulary is a JSON file {object: [synonyms]}, or a text file with an object and its synonyms on
 each line, commas between them, as CHAIR publishes COCO's. Both come with the phrases and exceptions
-of that evaluator (utils/chair.py in LisaAnne/Hallucination), which chair_phrases.json holds. A JSON
-vocabulary may change them and add its own:
+of that evaluator (utils/chair.py in LisaAnne/Hallucination), which chair_phrases.json holds. A
+phrase that is read as what the vocabulary does not name names nothing, and one that the vocabulary
+has as a name is that name.
 
-    "phrases": {"baby elephant": "elephant", "train track": null}    is read as a name, or as none
-    "not_beside": {"seat": "toilet"}      "seat" names nothing in a caption that also says "toilet"
-
-A phrase of chair_phrases.json that is read as what the vocabulary does not name names nothing, and
-one that the vocabulary has as a name is that name. The published code differs only where it misses
+The published code differs only where it misses
 what its own list has: "bus", "ties", "thieves", "canoes" and a few more, whose singulars it gets
 wrong ("bu", "ty"); "iPhone", since captions are in small letters by then; "motor bike" and
 "cheesecake", which its list has after two spaces; "stove top oven", of three words, which it counts
 as "stove" and as "oven"; and words that touch signs, as in "**dog**" or "dog/cat".
-Held by tests/evaluation/test_chair.py.
+Tests: tests/evaluation/test_chair.py.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.question_files import read_json, read_lines
+from causalmm.inputs.json_lines import read_json, read_lines
 
 # At the end of a word: grandchildren, firemen.
 _IRREGULAR = {
@@ -58,11 +55,8 @@ class Phrases(NamedTuple):
 
     readings: Mapping[str, str | None]
     """The name that a phrase is read as; None where it names nothing."""
-    not_beside: Mapping[str, str | None]
-    """Names nothing in a caption that also says the other; None lifts that."""
-
-
-NO_PHRASES = Phrases({}, {})
+    not_beside: Mapping[str, str]
+    """Names nothing in a caption that also says the other."""
 
 
 class _Name(NamedTuple):
@@ -76,32 +70,29 @@ class Vocabulary:
     """Names of objects, by what a caption may call them."""
 
     def __init__(
-        self,
-        synonyms: Mapping[str, Sequence[str]],
-        phrases: Phrases = NO_PHRASES,
-        defaults: Phrases = NO_PHRASES,
+        self, synonyms: Mapping[str, Sequence[str]], phrases: Phrases | None = None
     ) -> None:
         """Takes the synonyms of every object; the object's own name is one of them.
 
-        `defaults` hold where neither names nor `phrases` say otherwise. Raises RequestError for a
-        name without letters or of two objects, and for one of `phrases` that is a name itself, or
-        is read as what is no name, or in two ways.
+        `phrases` hold where no name says otherwise. Raises RequestError for a name without letters
+        or of two objects.
         """
         self.objects = tuple(synonyms)
-        names = _given_names(synonyms)
+        phrases = phrases or Phrases({}, {})
         self._names: dict[Words, _Name] = {}
-        self._learn(names | _own_readings(phrases.readings, names))
+        self._learn(_given_names(synonyms))
         self._learn(
             {
                 _tokens(phrase): self._name(phrase if name is None else name)
-                for phrase, name in defaults.readings.items()
+                for phrase, name in phrases.readings.items()
             }
         )
-        self._not_beside: dict[str, str | None] = {}
-        for word, other in (*defaults.not_beside.items(), *phrases.not_beside.items()):
-            self._not_beside[self._name(word).text] = other and self._name(other).text
+        self._not_beside = {
+            self._name(word).text: self._name(other).text
+            for word, other in phrases.not_beside.items()
+        }
         # Whether or not they name anything, that they are said must be seen.
-        for text in filter(None, (*self._not_beside, *self._not_beside.values())):
+        for text in (*self._not_beside, *self._not_beside.values()):
             self._learn({_tokens(text): _Name(text, None)})
         self._longest = max(map(len, self._names), default=0)
 
@@ -147,11 +138,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
     Raises RequestError where it cannot be read or names nothing.
     """
-    phrases = NO_PHRASES
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         given = read_json(path)
-        if isinstance(given, dict):
-            phrases = _take_phrases(given)
         if not isinstance(given, dict) or not all(map(_is_names, given.values())):
             raise RequestError(f"{path} is not a JSON object of lists of synonyms by object")
     else:
@@ -164,27 +152,13 @@ def read_vocabulary(path: Path) -> Vocabulary:
             given[thing] = names
     if not given:
         raise RequestError(f"{path} names no objects")
-    return Vocabulary(given, phrases, published_phrases())
+    return Vocabulary(given, published_phrases())
 
 
 def published_phrases() -> Phrases:
     """Those of CHAIR's evaluator."""
-    return _take_phrases(read_json(Path(__file__).with_name("chair_phrases.json")))
-
-
-def _take_phrases(given: dict[str, Any]) -> Phrases:
-    """Takes what says phrases out of a vocabulary; an object of that name has a list."""
-    sections = []
-    for name in ("phrases", "not_beside"):
-        section = given.pop(name) if isinstance(given.get(name), dict) else {}
-        for phrase, other in section.items():
-            if not (_is_name(phrase) and (other is None or _is_name(other))):
-                raise RequestError(
-                    f"the vocabulary's {name} have {phrase!r}: {other!r}: expected words, and "
-                    "words or null"
-                )
-        sections.append(section)
-    return Phrases(*sections)
+    given = read_json(Path(__file__).with_name("chair_phrases.json"))
+    return Phrases(given["phrases"], given["not_beside"])
 
 
 def _given_names(synonyms: Mapping[str, Sequence[str]]) -> dict[Words, _Name]:
@@ -196,25 +170,6 @@ def _given_names(synonyms: Mapping[str, Sequence[str]]) -> dict[Words, _Name]:
             other = known.setdefault(_tokens(name), _Name(_text(name), thing)).object
             if other != thing:
                 raise RequestError(f"the vocabulary has {name!r} for {other!r} and {thing!r}")
-    return known
-
-
-def _own_readings(
-    readings: Mapping[str, str | None], names: Mapping[Words, _Name]
-) -> dict[Words, _Name]:
-    known = {}
-    for phrase, name in readings.items():
-        if given := names.get(_tokens(phrase)):
-            raise RequestError(
-                f"the vocabulary has {phrase!r} as a phrase and as a name of {given.object!r}"
-            )
-        if name is not None and _tokens(name) not in names:
-            raise RequestError(
-                f"the vocabulary reads {phrase!r} as {name!r}: expected one of its names or null"
-            )
-        reading = _Name(_text(phrase), None) if name is None else names[_tokens(name)]
-        if known.setdefault(_tokens(phrase), reading) != reading:
-            raise RequestError(f"the vocabulary reads {phrase!r} in two ways")
     return known
 
 

@@ -3,11 +3,10 @@
 It asks two-way questions under every tower, method and layer window wanted, ranks them and writes
 a table, a heat map and, if asked, a configuration. Exit codes: 0, 2 for a wrong request, 1 for a
 failure, 130 when interrupted. What was measured before an interruption is not measured again.
-Held by tests/evaluation/test_diagnose.py.
+Tests: tests/evaluation/test_diagnose.py.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,22 +18,21 @@ from tqdm import tqdm
 
 from causalmm.cli.flags import (
     Parser,
+    add_batch_size,
     add_model,
+    add_pixel_limits,
     add_running,
     add_settings,
     at_least,
-    join_negative_layers,
 )
-from causalmm.cli.json_lines import read_bytes, to_object, write_whole
-from causalmm.cli.request import Request, find_model, read_wanted
+from causalmm.cli.request import Request, find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
 from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
-from causalmm.evaluation.answers_file import cut_torn_line
 from causalmm.evaluation.benchmarks import pope, vlind
-from causalmm.evaluation.command_parts import SMALLER, add_batch_size, check_images
+from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.diagnosis.measurement import (
     MEASUREMENTS,
     METHODS,
@@ -49,19 +47,19 @@ from causalmm.evaluation.diagnosis.measurement import (
 )
 from causalmm.evaluation.diagnosis.report import ALL, SETS, Diagnosis, diagnose, split
 from causalmm.evaluation.diagnosis.windows import DEFAULT, read_kinds
-from causalmm.evaluation.question_files import check_unique
+from causalmm.evaluation.question_files import check_images, check_unique, limited
+from causalmm.evaluation.question_flags import BATCH_SIZE, SMALLER
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.run_record import (
-    RECORD,
     check_record,
     common_settings,
+    read_record,
     surroundings,
     write_record,
 )
-from causalmm.evaluation.runner import limited
+from causalmm.inputs.json_lines import cut_torn_line, write_json
 
 TABLE, PICTURE = "table.json", "heatmap.png"
-SHOWN = 12
 _VARIED = ("mode", "site", "gamma_vision", "gamma_language") + tuple(
     f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")
 )
@@ -69,22 +67,21 @@ _VARIED = ("mode", "site", "gamma_vision", "gamma_language") + tuple(
 _BASE = ("gamma", "epsilon", "draws", "normalization", "seed")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    return exit_code(lambda: run(parse_args(sys.argv[1:] if argv is None else argv)))
+def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
+    """Run the command and return its exit code; `prog` is its name in messages."""
+    return exit_code(lambda: run(parse_args(sys.argv[1:] if argv is None else argv, prog)))
 
 
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given. Raises RequestError for flags that cannot be read."""
     parser = Parser(
-        prog="diagnose.py",
+        prog=prog,
         description="Which layers should I edit? For each tower, method and window of layers: what "
         "the counterfactual branch says alone at the first token, and what the adjusted model says "
         "with it. Windows are ranked on half of the images and reported on the other half.",
         epilog=f"--out gets {MEASUREMENTS}, {TABLE}, {PICTURE} and run.json. The same command "
         "again goes on after an interruption, and other towers, methods and windows are added to "
         "what is there.",
-        allow_abbrev=False,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument(
@@ -97,30 +94,27 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--show",
         type=at_least(1),
-        default=SHOWN,
+        default=12,
         metavar="N",
         help="print the first N windows (default: %(default)s)",
     )
     add_model(parser)
+    add_pixel_limits(parser)
     _add_questions(parser.add_argument_group("questions"))
     edits = parser.add_argument_group("what is compared")
-    edits.add_argument(
-        "--towers",
-        nargs="+",
-        choices=tuple(METHODS),
-        default=list(METHODS),
-        metavar="TOWER",
-        help=f"(default: {' '.join(METHODS)})",
-    )
-    every = tuple(dict.fromkeys(method for methods in METHODS.values() for method in methods))
-    edits.add_argument(
-        "--methods",
-        nargs="+",
-        choices=every,
-        default=list(every),
-        metavar="METHOD",
-        help=f"(default: those that a tower has of {' '.join(every)})",
-    )
+    every = dict.fromkeys(method for methods in METHODS.values() for method in methods)
+    for flag, known, which in (
+        ("towers", METHODS, ""),
+        ("methods", every, "those that a tower has of "),
+    ):
+        edits.add_argument(
+            f"--{flag}",
+            nargs="+",
+            choices=tuple(known),
+            default=list(known),
+            metavar=flag.removesuffix("s").upper(),
+            help=f"(default: {which}{' '.join(known)})",
+        )
     edits.add_argument(
         "--windows",
         default=",".join(DEFAULT),
@@ -132,12 +126,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add_settings(parser, without=_VARIED)
     parser.set_defaults(greedy=True, max_new_tokens=1)
     add_running(parser)
-    add_batch_size(parser)
-    return parser.parse_args(join_negative_layers(argv))
+    add_batch_size(parser, **BATCH_SIZE)
+    return parser.parse_args(argv)
 
 
 def _add_questions(group: Any) -> None:
-    pope.add_flags(group)
+    pope.BENCHMARK.add_flags(group)
     group.add_argument(
         "--contradicting",
         type=Path,
@@ -154,7 +148,7 @@ def _add_questions(group: Any) -> None:
     )
     group.add_argument(
         "--contradicting-label",
-        choices=pope.CHOICES,
+        choices=CHOICES,
         help="take only those with this right answer, as no of POPE's adversarial split; the rest "
         "counts as consistent if --questions has it",
     )
@@ -174,13 +168,14 @@ def run(args: argparse.Namespace) -> None:
     kinds = read_kinds(args.windows)
     questions = asked(args)
     split(questions)  # what cannot be split is better told before it is measured
-    request = find_model(args, read_wanted(args))
+    request = find_model(args)
     base = request.config
     if base.gamma == 0:
         raise RequestError("gamma 0 leaves no branch to look at: expected a number > 0")
     if args.write is not None and (there := args.write / CONFIG_NAME).exists():
         raise RequestError(f"{there} is there already: give --write another folder")
-    settings = _settings(args, questions, request)
+    settings = common_settings("diagnose", questions, request, args)
+    settings["base"] = {name: getattr(base, name) for name in _BASE}
     check_record(args.out, settings)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / MEASUREMENTS
@@ -188,8 +183,10 @@ def run(args: argparse.Namespace) -> None:
         check_record(args.out, settings)  # again: now no other process can begin
         cut_torn_line(file)
         measured = read_measurements(file, len(questions))
-        wanted = _known_candidates(args, kinds)
-        if wanted is None or _left(wanted, measured):
+        # An earlier run of the command has left how many layers there are.
+        layers = read_record(args.out).get("layers")
+        wanted = layers and candidates(layers, args.towers, args.methods, kinds)
+        if not wanted or _left(wanted, measured):
             with memory_guard(SMALLER):
                 wanted = _measure(args, questions, request, settings, kinds, measured)
         found = diagnose(questions, measured, wanted, base.seed)
@@ -200,7 +197,7 @@ def run(args: argparse.Namespace) -> None:
 
 def asked(args: argparse.Namespace) -> list[Question]:
     """The questions, each with its set in `facts`. Raises RequestError where there are none."""
-    questions = limited(pope.from_args(args), args.limit)
+    questions = limited(pope.BENCHMARK.questions(args), args.limit)
     if args.contradicting is None:
         questions = [_in_set(each, ALL) for each in questions]
     else:
@@ -233,26 +230,7 @@ def _contradicting(args: argparse.Namespace) -> list[Question]:
     images = args.images if args.contradicting_images is None else args.contradicting_images
     named = {"dataset": args.dataset or "given", "split": args.split or "given"}
     every = pope.read([path], images=images, suffix=args.suffix, **named)
-    label = args.contradicting_label
-    return [each for each in every if label in (None, each.label)]
-
-
-def _settings(
-    args: argparse.Namespace, questions: Sequence[Question], request: Request
-) -> dict[str, Any]:
-    """What measurements depend on and all of them share."""
-    from causalmm.families.loading import find_device  # loads torch
-
-    device = find_device(args.device).type
-    common = common_settings("diagnose", questions, request, args, device)
-    return common | {"base": {name: getattr(request.config, name) for name in _BASE}}
-
-
-def _known_candidates(args: argparse.Namespace, kinds: Sequence[str]) -> list[Candidate] | None:
-    """What is wanted, if an earlier run of the command has left how many layers there are."""
-    record = args.out / RECORD
-    layers = to_object(read_bytes(record)).get("layers") if record.exists() else None
-    return None if layers is None else candidates(layers, args.towers, args.methods, kinds)
+    return [each for each in every if args.contradicting_label in (None, each.label)]
 
 
 def _left(
@@ -272,15 +250,20 @@ def _measure(
     measured: dict[Configuration, Measurement],
 ) -> list[Candidate]:
     """Add to the file and to `measured` what is not there; returns all that is wanted."""
+    from causalmm.evaluation.probabilities import choice_tokens  # loads torch
+
     session = Session.start(args, request)
     towers = session.model.causalmm_towers()
     layers = {"vision": towers.vision_layers, "language": towers.language_layers}
     wanted = candidates(layers, args.towers, args.methods, kinds)
-    words = _word_tokens(session, questions)
+    words = choice_tokens(session.processor.tokenizer, questions)
+    if missing := [word for word, tokens in words.items() if not tokens]:
+        raise RequestError(
+            f"the tokenizer has no token {missing[0]!r}, and an answer is read from its first one"
+        )
     sources = [*args.questions, *([] if args.contradicting is None else [args.contradicting])]
     files = [each / "data.json" if each.is_dir() else each for each in sources]
-    about = surroundings(files, session.model) | {"layers": layers}
-    write_record(args.out, dict(settings), about)
+    write_record(args.out, settings, surroundings(files, session.model) | {"layers": layers})
     left, every = _left(wanted, measured), len(_left(wanted, {}))
     with (
         open(args.out / MEASUREMENTS, "ab") as file,
@@ -307,25 +290,11 @@ def _measure(
     return wanted
 
 
-def _word_tokens(session: Session, questions: Sequence[Question]) -> dict[str, list[int]]:
-    """The tokens of all choices. Raises RequestError where there are none of one."""
-    from causalmm.evaluation.probabilities import choice_tokens
-
-    words = choice_tokens(session.processor.tokenizer, questions)
-    if missing := [word for word, tokens in words.items() if not tokens]:
-        raise RequestError(
-            f"the tokenizer has no token {missing[0]!r}, and an answer is read from its first one"
-        )
-    return words
-
-
 def _report(
     args: argparse.Namespace, found: Diagnosis, wanted: Sequence[Candidate], request: Request
 ) -> None:
-    record = to_object(read_bytes(args.out / RECORD))
-    content = found.to_dict() | {"run": record}
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_whole(args.out / TABLE, text.encode())
+    record = read_record(args.out)
+    write_json(args.out / TABLE, found.to_dict() | {"run": record})
     print(found.table(args.show), flush=True)
     if find_spec("matplotlib") is None:
         tell('no heat map: drawing needs matplotlib (pip install -e ".[figures]")')

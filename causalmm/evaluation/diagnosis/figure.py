@@ -1,7 +1,7 @@
 """The figure of `diagnose`: layers along, a lane for each method and kind of window.
 
 Numbers are those of the held-out half, from evaluation/diagnosis_report.py. Windows that overlap
-are drawn around their middles, next to each other. Held by tests/evaluation/test_diagnose.py.
+are drawn around their middles, next to each other. Tests: tests/evaluation/test_diagnose.py.
 """
 
 import math

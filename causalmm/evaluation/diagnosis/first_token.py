@@ -3,7 +3,7 @@
 A view is the factual model, a counterfactual branch by itself, or the adjusted logits. It says the
 choice of which its most probable token is a spelling; a token that spells neither says nothing that
 can be read. Entropy and divergence are over the whole vocabulary, in nats.
-Held by tests/evaluation/test_diagnose.py.
+Tests: tests/evaluation/test_diagnose.py.
 """
 
 from collections.abc import Mapping, Sequence

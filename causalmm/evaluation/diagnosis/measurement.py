@@ -2,7 +2,7 @@
 
 A measurement is one line of measurements.jsonl, appended when it is done, so that a run that was
 killed goes on with the next one. The first is of the plain model. What is made of them is in
-diagnosis_report.py. Held by tests/evaluation/test_diagnose.py.
+report.py. Tests: tests/evaluation/test_diagnose.py.
 """
 
 import time
@@ -12,18 +12,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from causalmm.cli.batch import Row
-from causalmm.cli.json_lines import read_bytes, to_line, to_object, whole_lines
 from causalmm.cli.session import Session
 from causalmm.config import CausalMMConfig
 from causalmm.counterfactual.methods import TOWERS, names
 from causalmm.errors import RequestError
 from causalmm.evaluation.diagnosis.view import ViewChoice
-from causalmm.evaluation.diagnosis.windows import Window, layers_name, windows
+from causalmm.evaluation.diagnosis.windows import layers_name, windows
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.runner import Unit, unit_seed, units
+from causalmm.evaluation.runner import ask_unit, units
+from causalmm.inputs.json_lines import to_line, to_object, whole_lines
 
 MEASUREMENTS = "measurements.jsonl"
+VIEWS = ("alone", "adjusted")
+"""What a measurement holds for every question: the branch by itself, and the adjusted model."""
 METHODS = {tower: names(tower) for tower in TOWERS}
 """By tower."""
 
@@ -94,7 +95,7 @@ def candidates(
             )
         if not layers[tower]:
             raise RequestError(f"the model has no {tower} layer to edit: leave it out of --towers")
-        each: list[Window] = windows(kinds, tower, layers[tower])
+        each = windows(kinds, tower, layers[tower])
         found += [
             Candidate(Configuration(tower, method, window.layers), window.kind)
             for method in known
@@ -114,6 +115,8 @@ def measure(
     tick: Callable[[int], Any],
 ) -> Measurement:
     """Ask all questions under a configuration; `tick` is told of so many after every batch."""
+    from causalmm.evaluation.diagnosis.first_token import FirstTokens  # loads torch
+
     begun = time.perf_counter()
     config = None if configuration == PLAIN else configuration.over(base)
     # One token: what is measured is where the answer begins.
@@ -121,11 +124,15 @@ def measure(
         config=config, sampling={"do_sample": False}, max_new_tokens=1
     )
     session = session._replace(request=request)
-    said: dict[str, dict[str, Any]] = {}
+    said: dict[str, dict[str, ViewChoice]] = {}
     errors: dict[str, str] = {}
     for unit in units(questions, batch_size):
-        for question, reply in zip(unit, _ask(session, unit, words), strict=True):
-            (errors if isinstance(reply, str) else said)[question.id] = reply
+        trace = FirstTokens(words)
+        for question, reply, row in ask_unit(session, unit, trace):
+            if row is None:
+                errors[question.id] = reply
+            else:
+                said[question.id] = trace.said(row, question.choices)
         tick(len(unit))
     view = "factual" if configuration == PLAIN else configuration.tower
     return Measurement(
@@ -137,39 +144,12 @@ def measure(
     )
 
 
-def _ask(
-    session: Session, unit: Unit, words: Mapping[str, Sequence[int]]
-) -> list[dict[str, ViewChoice] | str]:
-    """What each view says of a unit's questions, or why one cannot be asked."""
-    from causalmm.evaluation.diagnosis.first_token import FirstTokens  # loads torch
-
-    trace = FirstTokens(words)
-    rows = [Row(question.id, question.path, question.prompt) for question in unit]
-    replies = session.ask_rows(rows, unit_seed(session.request.seed, unit), trace)
-    said: list[Any] = []
-    asked = 0
-    for question, reply in zip(unit, replies, strict=True):
-        if isinstance(reply, str):
-            said.append(reply)
-            continue
-        said.append(trace.said(asked, question.choices))
-        asked += 1
-    return said
-
-
 def measurement_line(measurement: Measurement) -> bytes:
-    """As it stands in the file."""
-    return to_line(
-        {
-            "tower": measurement.configuration.tower,
-            "method": measurement.configuration.method,
-            "layers": list(measurement.configuration.layers),
-            "alone": [_flat(each) for each in measurement.alone],
-            "adjusted": [_flat(each) for each in measurement.adjusted],
-            "errors": dict(measurement.errors),
-            "seconds": measurement.seconds,
-        }
-    )
+    """As it stands in the file, the line's end included."""
+    configuration = measurement.configuration._asdict()
+    views = {name: [_flat(each) for each in getattr(measurement, name)] for name in VIEWS}
+    errors = dict(measurement.errors)
+    return to_line({**configuration, **views, "errors": errors, "seconds": measurement.seconds})
 
 
 def read_measurements(file: Path, questions: int) -> dict[Configuration, Measurement]:
@@ -178,10 +158,8 @@ def read_measurements(file: Path, questions: int) -> dict[Configuration, Measure
     A line cut short does not count. Raises RequestError for a line that is no measurement of so
     many questions.
     """
-    if not file.exists():
-        return {}
     found: dict[Configuration, Measurement] = {}
-    for number, line in enumerate(whole_lines(read_bytes(file)), 1):
+    for number, line in enumerate(whole_lines(file), 1):
         try:
             each = _measurement(to_object(line))
         except (KeyError, TypeError, ValueError):
@@ -201,14 +179,13 @@ def _flat(said: ViewChoice | None) -> list[Any] | None:
 def _measurement(record: Mapping[str, Any]) -> Measurement:
     return Measurement(
         configuration=Configuration(record["tower"], record["method"], tuple(record["layers"])),
-        alone=tuple(map(_said, record["alone"])),
-        adjusted=tuple(map(_said, record["adjusted"])),
         errors=record["errors"],
         seconds=record["seconds"],
+        **{name: tuple(map(_choice, record[name])) for name in VIEWS},
     )
 
 
-def _said(flat: list[Any] | None) -> ViewChoice | None:
+def _choice(flat: list[Any] | None) -> ViewChoice | None:
     if flat is None:
         return None
     choice, first, second, entropy, divergence = flat

@@ -4,10 +4,9 @@ Images are split in two. On the development half configurations are ranked by wh
 answer gains over the plain one, the mean over the sets of questions; on the held-out half the same
 numbers come with their intervals, and beside them the gain of one constant bias toward the first
 choice, fitted on the development half: a contrast that gains less than that has only leaned.
-An answer that cannot be read is wrong. Held by tests/evaluation/test_diagnose.py.
+An answer that cannot be read is wrong. Tests: tests/evaluation/test_diagnose.py.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,25 +23,25 @@ from causalmm.evaluation.diagnosis.measurement import (
 )
 from causalmm.evaluation.diagnosis.view import ViewChoice
 from causalmm.evaluation.records import Answer, Question
-from causalmm.evaluation.report import text_table
+from causalmm.evaluation.report import BOOTSTRAP, text_table, to_json
 from causalmm.evaluation.statistics import (
     LEVEL,
-    RESAMPLES,
     Estimate,
+    ImageCounts,
     Metric,
-    Row,
     Table,
     Term,
     estimates,
     ratio,
 )
 from causalmm.evaluation.tally import Pair
-from causalmm.evaluation.two_way import auc_difference, best_bias
+from causalmm.evaluation.two_way import Signal, auc_difference, best_bias, log_odds
 
 SETS = ("consistent", "contradicting")
 """Of questions whose right answer the prior gives, and whose right answer contradicts it."""
 ALL = "all"
 """The one set where nothing says which is which."""
+HALVES = ("development", "held out")
 BIAS = Configuration("bias", "", ())
 """Stands for the plain model with a constant added to the log-odds."""
 
@@ -59,15 +58,14 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        configuration = self.configuration
         return {
-            "tower": configuration.tower,
-            "method": configuration.method or None,
-            "layers": list(configuration.layers),
-            "setting": configuration.spec or None,
+            "tower": self.configuration.tower,
+            "method": self.configuration.method or None,
+            "layers": list(self.configuration.layers),
+            "setting": self.configuration.spec or None,
             "windows": list(self.kinds),
-            "development": {name: _number(value) for name, value in self.development.items()},
-            "held_out": {name: each.to_dict() for name, each in self.held_out.items()},
+            "development": to_json(self.development),
+            "held_out": to_json(self.held_out),
         }
 
 
@@ -99,13 +97,13 @@ class Diagnosis:
         """For JSON."""
         return {
             "sets": list(self.sets),
-            "questions": {half: dict(each) for half, each in self.questions.items()},
-            "images": dict(self.images),
-            "plain": self.plain.to_dict(),
-            "bias": self.bias.to_dict() | {"biases": dict(self.biases)},
-            "ranked": [each.to_dict() for each in self.ranked],
-            "failed": dict(self.failed),
-            "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": self.seed},
+            "questions": to_json(self.questions),
+            "images": to_json(self.images),
+            "plain": to_json(self.plain),
+            "bias": to_json(self.bias) | {"biases": to_json(self.biases)},
+            "ranked": to_json(self.ranked),
+            "failed": to_json(self.failed),
+            "bootstrap": BOOTSTRAP | {"seed": self.seed},
         }
 
     def table(self, shown: int) -> str:
@@ -119,30 +117,15 @@ class Diagnosis:
             f"{self.images['held out']} others with {questions} questions; per cent and points, "
             f"entropy and divergence in nats [{LEVEL} % bootstrap intervals over images]"
         )
-        alone = [f"alone{_of(name)}" for name in self.sets]
-        adjusted = [f"adjusted{_of(name)}" for name in self.sets]
-        plain_columns = [*alone, "unreadable", "entropy", "divergence", *adjusted]
-        header = ["", "tower", "method", "layers", *plain_columns, "gain", "AUC gain", "ranked by"]
-        rows = [self._row("", each, plain_columns) for each in (self.plain, self.bias)]
-        rows += [
-            self._row(str(place), each, plain_columns)
-            for place, each in enumerate(self.ranked[:shown], 1)
-        ]
+        columns = [f"alone{_of(name)}" for name in self.sets]
+        columns += ["unreadable", "entropy", "divergence"]
+        columns += [f"adjusted{_of(name)}" for name in self.sets]
+        ranked = enumerate(self.ranked[:shown], 1)
+        rows = [_row("", each, columns) for each in (self.plain, self.bias)]
+        rows += [_row(str(place), each, columns) for place, each in ranked]
+        header = ["", "tower", "method", "layers", *columns, "gain", "AUC gain", "ranked by"]
         blocks = [head, text_table(header, rows, left=4), "\n".join(self._notes(shown))]
         return "\n\n".join(block for block in blocks if block)
-
-    def _row(self, place: str, each: Finding, columns: Sequence[str]) -> list[str]:
-        configuration, found = each.configuration, each.held_out
-        cells = [
-            f"{found[name].value:.{2 if name in ('entropy', 'divergence') else 1}f}"
-            if name in found
-            else ""
-            for name in columns
-        ]
-        gains = [found[name].text("+") if name in found else "" for name in ("gain", "AUC gain")]
-        ranked_by = f"{each.development['gain']:+.1f}" if "gain" in each.development else ""
-        edited = [configuration.tower, configuration.method, configuration.spec]
-        return [place, *edited, *cells, *gains, ranked_by]
 
     def _notes(self, shown: int) -> list[str]:
         notes = []
@@ -180,12 +163,11 @@ def diagnose(
     if not kept:
         raise FailureError(f"no question could be asked (first: {next(iter(failed.values()))})")
     asked = [questions[place] for place in kept]
-    halves = split(asked, seed)
     plain = [used[0].alone[place] for place in kept]
     given = _Given(
         questions=asked,
         plain=plain,
-        halves=halves,
+        halves=split(asked, seed),
         sets=tuple(name for name in (*SETS, ALL) if any(_set(each) == name for each in asked)),
         seed=seed,
     )
@@ -206,12 +188,12 @@ def diagnose(
             len(each.configuration.layers),
         )
     )
-    biases = _biases(asked, plain, halves["development"])
-    leaning = [_biased(*each, biases) for each in zip(asked, plain, strict=True)]
+    biases = given.biases()
+    leaning = given.leaning(biases)
     return Diagnosis(
         sets=given.sets,
-        questions={half: given.counts(half) for half in halves},
-        images={half: len(images) for half, images in halves.items()},
+        questions={half: given.counts(half) for half in HALVES},
+        images={half: len(images) for half, images in given.halves.items()},
         plain=given.finding(PLAIN, plain, plain, shown=("adjusted", "unreadable", "entropy")),
         bias=given.finding(BIAS, plain, leaning, shown=("adjusted", "gain")),
         biases={"/".join(choices): bias for choices, bias in biases.items()},
@@ -223,11 +205,12 @@ def diagnose(
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """What all findings are made of."""
+    """What all findings are made of; views are in the order of the questions."""
 
     questions: Sequence[Question]
     plain: Sequence[ViewChoice]
     halves: Mapping[str, frozenset[str]]
+    """Paths of the images."""
     sets: tuple[str, ...]
     seed: int
 
@@ -240,20 +223,16 @@ class _Given:
         shown: tuple[str, ...] = ("",),
     ) -> Finding:
         """Of one configuration; `shown` are beginnings of the metrics that say something of it."""
-        table = {
-            half: _table(self.questions, images, self.plain, alone, adjusted, self.sets)
-            for half, images in self.halves.items()
-        }
+        tables = {half: self._table(half, alone, adjusted) for half in HALVES}
         metrics = {
             name: each for name, each in _metrics(self.sets).items() if name.startswith(shown)
         }
-        totals = table["development"].totals()
-        found = estimates(table["held out"], metrics, RESAMPLES, self.seed)
+        totals = tables["development"].totals()
+        found = estimates(tables["held out"], metrics, seed=self.seed)
         if configuration not in (PLAIN, BIAS):
-            gain = _auc_gain(
-                self.questions, self.halves["held out"], self.plain, adjusted, self.seed
-            )
-            found |= {} if gain is None else {"AUC gain": gain}
+            plain, contrasted = self._pairs("held out"), self._pairs("held out", adjusted=adjusted)
+            if (gain := auc_difference(contrasted, plain, self.seed)) is not None:
+                found["AUC gain"] = gain
         return Finding(
             configuration=configuration,
             kinds=tuple(dict.fromkeys(kinds)),
@@ -263,9 +242,75 @@ class _Given:
 
     def counts(self, half: str) -> dict[str, int]:
         """Questions of a half by set."""
-        images = self.halves[half]
-        here = [_set(each) for each in self.questions if each.path in images]
+        here = [_set(each) for each in self.questions if each.path in self.halves[half]]
         return {name: here.count(name) for name in self.sets}
+
+    def biases(self) -> dict[tuple[str, str], float]:
+        """The bias that makes most plain answers of the development half right, for each pair of
+        choices."""
+        pairs = self._pairs("development")
+        found = {}
+        for choices in dict.fromkeys(each.choices for each in self.questions):
+            signal = Signal.of([each for each in pairs if each.question.choices == choices])
+            found[choices] = best_bias(signal.log_odds, signal.positive) if signal else 0.0
+        return found
+
+    def leaning(self, biases: Mapping[tuple[str, str], float]) -> list[ViewChoice]:
+        """What the plain model says with its bias, where what it says can be read."""
+        found = []
+        for (question, answer), said in zip(self._pairs(*HALVES), self.plain, strict=True):
+            odds = log_odds(answer, "factual")
+            if said.choice is not None and odds is not None:
+                said = said._replace(choice=0 if odds + biases[question.choices] > 0 else 1)
+            found.append(said)
+        return found
+
+    def _table(
+        self, half: str, alone: Sequence[ViewChoice], adjusted: Sequence[ViewChoice]
+    ) -> Table:
+        """Counts of a half. Images are resampled among those with the same sets of questions."""
+        strata = _sets_by_image(self.questions)
+        rows = []
+        for question, plain, branch, after in zip(
+            self.questions, self.plain, alone, adjusted, strict=True
+        ):
+            if question.path in self.halves[half]:
+                name = _set(question)
+                counts = {
+                    "questions": 1,
+                    name: 1,
+                    f"{name} plain": _right(question, plain),
+                    f"{name} alone": _right(question, branch),
+                    f"{name} adjusted": _right(question, after),
+                    "unreadable": branch.choice is None,
+                    "adjusted unreadable": after.choice is None,
+                    "entropy": branch.entropy,
+                    "divergence": branch.divergence or 0.0,
+                }
+                rows.append(ImageCounts(question.path, counts, "+".join(strata[question.path])))
+        return Table.of(rows)
+
+    def _pairs(self, *halves: str, adjusted: Sequence[ViewChoice] | None = None) -> list[Pair]:
+        """Questions of a half with the plain probabilities, and with adjusted ones where given."""
+        pairs = []
+        for question, plain, after in zip(
+            self.questions, self.plain, adjusted or self.plain, strict=True
+        ):
+            if any(question.path in self.halves[half] for half in halves):
+                scores = {"factual": plain.probabilities}
+                if adjusted is not None:
+                    scores["adjusted"] = after.probabilities
+                # By its path: two files may have different images of one name.
+                question = replace(question, image=question.path)
+                answer = Answer(
+                    question_id=question.id,
+                    image=question.image,
+                    prompt=question.prompt,
+                    answer="",
+                    scores=scores,
+                )
+                pairs.append(Pair(question, answer))
+        return pairs
 
 
 def split(questions: Sequence[Question], seed: int = 0) -> dict[str, frozenset[str]]:
@@ -283,9 +328,7 @@ def split(questions: Sequence[Question], seed: int = 0) -> dict[str, frozenset[s
         for name in sorted(strata)
         for place in generator.permutation(len(strata[name]))
     ]
-    halves = {
-        half: frozenset(order[first::2]) for first, half in enumerate(("development", "held out"))
-    }
+    halves = {half: frozenset(order[first::2]) for first, half in enumerate(HALVES)}
     for name in dict.fromkeys(map(_set, questions)):
         for images in halves.values():
             if not any(name in sets[path] for path in images):
@@ -316,39 +359,6 @@ def _right(question: Question, said: ViewChoice) -> bool:
     return said.choice is not None and question.choices[said.choice] == question.label
 
 
-def _table(
-    questions: Sequence[Question],
-    images: frozenset[str],
-    plain: Sequence[ViewChoice],
-    alone: Sequence[ViewChoice],
-    adjusted: Sequence[ViewChoice],
-    sets: Sequence[str],
-) -> Table:
-    """Counts of a half. Images are resampled among those with the same sets of questions."""
-    strata = _sets_by_image(questions)
-    rows = []
-    for question, usual, branch, after in zip(questions, plain, alone, adjusted, strict=True):
-        if question.path not in images:
-            continue
-        name = _set(question)
-        counts = {
-            "questions": 1,
-            name: 1,
-            f"{name} plain": _right(question, usual),
-            f"{name} alone": _right(question, branch),
-            f"{name} adjusted": _right(question, after),
-            "unreadable": branch.choice is None,
-            "adjusted unreadable": after.choice is None,
-            "entropy": branch.entropy,
-            "divergence": branch.divergence or 0.0,
-        }
-        rows.append(Row(question.path, counts, "+".join(strata[question.path])))
-    columns = ["questions", "unreadable", "adjusted unreadable", "entropy", "divergence"]
-    for name in sets:
-        columns += [name, f"{name} plain", f"{name} alone", f"{name} adjusted"]
-    return Table.of(rows, columns)
-
-
 def _metrics(sets: Sequence[str]) -> dict[str, Metric]:
     metrics = {f"alone{_of(name)}": ratio(f"{name} alone", name) for name in sets}
     metrics |= {f"adjusted{_of(name)}": ratio(f"{name} adjusted", name) for name in sets}
@@ -357,13 +367,8 @@ def _metrics(sets: Sequence[str]) -> dict[str, Metric]:
     }
     metrics |= {f"gain{_of(name)}": Metric(terms) for name, terms in gains.items()}
     # Sets count the same whatever their sizes.
-    metrics["gain"] = Metric(
-        tuple(
-            Term(part, whole, scale / len(sets))
-            for terms in gains.values()
-            for part, whole, scale in terms
-        )
-    )
+    every = [term for terms in gains.values() for term in terms]
+    metrics["gain"] = Metric(tuple(each._replace(scale=each.scale / len(sets)) for each in every))
     return metrics | {
         "unreadable": ratio("unreadable", "questions"),
         "adjusted unreadable": ratio("adjusted unreadable", "questions"),
@@ -372,66 +377,12 @@ def _metrics(sets: Sequence[str]) -> dict[str, Metric]:
     }
 
 
-def _log_odds(said: ViewChoice) -> float | None:
-    first, second = said.probabilities
-    return math.log(first) - math.log(second) if first > 0 and second > 0 else None
-
-
-def _biases(
-    questions: Sequence[Question], plain: Sequence[ViewChoice], images: frozenset[str]
-) -> dict[tuple[str, str], float]:
-    """The bias that makes most answers about these images right, for each pair of choices."""
-    known: dict[tuple[str, str], list[tuple[float, bool]]] = {}
-    for question, said in zip(questions, plain, strict=True):
-        odds = known.setdefault(question.choices, [])
-        if question.path in images and (value := _log_odds(said)) is not None:
-            odds.append((value, question.label == question.choices[0]))
-    biases = {}
-    for choices, odds in known.items():
-        values = np.array([value for value, _ in odds], float)
-        positive = np.array([positive for _, positive in odds], bool)
-        biases[choices] = best_bias(values, positive)
-    return biases
-
-
-def _biased(
-    question: Question, said: ViewChoice, biases: Mapping[tuple[str, str], float]
-) -> ViewChoice:
-    odds = _log_odds(said)
-    if said.choice is None or odds is None:
-        return said
-    return said._replace(choice=0 if odds + biases[question.choices] > 0 else 1)
-
-
-def _auc_gain(
-    questions: Sequence[Question],
-    images: frozenset[str],
-    plain: Sequence[ViewChoice],
-    adjusted: Sequence[ViewChoice],
-    seed: int,
-) -> Estimate | None:
-    """AUC of the adjusted probabilities less that of the plain ones, all sets together."""
-    runs: dict[str, list[Pair]] = {"plain": [], "adjusted": []}
-    for question, before, after in zip(questions, plain, adjusted, strict=True):
-        if question.path in images:
-            scores = {"factual": before.probabilities}
-            runs["plain"].append(_pair(question, scores))
-            runs["adjusted"].append(_pair(question, scores | {"adjusted": after.probabilities}))
-    return auc_difference(runs["adjusted"], runs["plain"], RESAMPLES, seed)
-
-
-def _pair(question: Question, scores: Mapping[str, tuple[float, float]]) -> Pair:
-    # By its path: two files may have different images of one name.
-    question = replace(question, image=question.path)
-    answer = Answer(
-        question_id=question.id,
-        image=question.image,
-        prompt=question.prompt,
-        answer="",
-        scores=scores,
-    )
-    return Pair(question, answer)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _row(place: str, each: Finding, columns: Sequence[str]) -> list[str]:
+    """Of the table."""
+    configuration, found = each.configuration, each.held_out
+    digits = {name: 2 if name in ("entropy", "divergence") else 1 for name in columns}
+    cells = [f"{found[name].value:.{digits[name]}f}" if name in found else "" for name in columns]
+    gains = [found[name].text("+") if name in found else "" for name in ("gain", "AUC gain")]
+    ranked_by = f"{each.development['gain']:+.1f}" if "gain" in each.development else ""
+    edited = [configuration.tower, configuration.method, configuration.spec]
+    return [place, *edited, *cells, *gains, ranked_by]

@@ -4,7 +4,7 @@ all           one window of every layer
 halves        2 of them, one after the other; thirds: 3
 sliding:W     W layers at a time, from every layer on; sliding:W:S from every S-th
 half:, 10:20  one window, as in `language_layers`
-Held by tests/evaluation/test_diagnose.py.
+Tests: tests/evaluation/test_diagnose.py.
 """
 
 import re

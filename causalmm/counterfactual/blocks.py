@@ -1,0 +1,83 @@
+"""Blocks of KV heads, queries and keys: what bounds the memory of a call, and fits a CPU's cache.
+
+Letters as in causalmm/counterfactual/attention.py. Tests: tests/counterfactual/test_attention.py.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from causalmm.counterfactual.attention_call import AttentionCall, SoftmaxStats
+
+BLOCK_ENTRIES = 2**18
+"""Weights that exist at a time on a CPU: 1 MB of them, about what its caches hold."""
+CONVERTED_A_WEIGHT = 8
+"""Entries of keys, and of values, that may exist in float32 for each of those weights: of one query
+there are few weights, and a long cache need not be converted whole."""
+LEAST_QUERIES, LEAST_KEYS = 16, 512
+"""Of each, in a block, at least: matrix products of fewer are slow."""
+
+
+def in_blocks(
+    call: AttentionCall,
+    sizes: tuple[int, int, int],
+    softmax_stats: Callable[[AttentionCall], SoftmaxStats],
+    formula: Callable[[AttentionCall], Tensor],
+) -> Tensor:
+    """Outputs [B, H, Q, D] of a call, in the dtype of the query, block after block.
+
+    `sizes`: of a block, KV heads, queries whose softmax statistics are computed together where the
+    formula takes them, and queries whose outputs are.
+    """
+    output = call.query.new_empty(*call.query.shape[:3], call.value.shape[3])
+    for kv_heads in ranges(call.key.shape[1], sizes[0]):
+        some_heads = call.kv_head_block(kv_heads)
+        mine = output[:, some_heads.heads.start : some_heads.heads.stop]
+        for outer in ranges(call.query.shape[2], sizes[1]):
+            block = some_heads.block(outer)
+            if call.formula.softmax_stats:
+                stats = softmax_stats(block)
+                block = replace(
+                    block, stats=stats.of_whole_map() if call.formula.whole_map else stats
+                )
+                del stats
+            part = mine[:, :, outer.start : outer.stop]
+            for inner in ranges(len(outer), sizes[2]):
+                part[:, :, inner.start : inner.stop] = formula(block.block(inner))
+    return output
+
+
+def queries_that_fit(call: AttentionCall, width: int) -> int:
+    """As many queries as fit a block where each takes `width` entries a row and head."""
+    fitting = block_entries(call.query.device) // (call.rows_per_kv_head * width)
+    return min(call.query.shape[2], max(LEAST_QUERIES, fitting))
+
+
+def keys_that_fit(call: AttentionCall) -> int:
+    """As many keys as fit a block of all heads and queries."""
+    rows = call.key.shape[1] * call.rows_per_kv_head * call.query.shape[2]
+    converted = call.key[:, :, 0].numel() // CONVERTED_A_WEIGHT
+    return max(LEAST_KEYS, block_entries(call.query.device) // max(rows, converted))
+
+
+def kv_heads_that_fit(call: AttentionCall, queries: int, width: int) -> int:
+    """As many KV heads as fit a block of so many queries, each taking `width` entries a row and
+    head; in blocks about as large as each other."""
+    rows = call.rows_per_kv_head * queries * width
+    converted = call.key[:, 0].numel() // CONVERTED_A_WEIGHT
+    heads = call.key.shape[1]
+    blocks = -(-heads // max(1, block_entries(call.query.device) // max(rows, converted)))
+    return -(-heads // blocks)
+
+
+def block_entries(device: torch.device) -> int:
+    """Weights that should exist at a time: few enough for a CPU's caches, elsewhere many."""
+    return BLOCK_ENTRIES if device.type == "cpu" else 32 * BLOCK_ENTRIES
+
+
+def ranges(count: int, at_a_time: int) -> Iterator[range]:
+    """The numbers below `count`, `at_a_time` after another."""
+    for start in range(0, count, at_a_time):
+        yield range(start, min(start + at_a_time, count))

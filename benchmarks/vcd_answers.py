@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> None:
         open_runs([vcd], args.retry_failed)
         share = take_share(vcd, 1, Processes())
         session = VcdSession.start(args, request)
-        about = surroundings(benchmark.sources(args), session.model)
+        about = surroundings(benchmark.question_files(args), session.model)
         about |= {"name": variant.name, FIELD: to_record(args, benchmark)}
         answer_share(session, share, {}, Processes(), about)
     finish(args.out, questions)

@@ -149,7 +149,7 @@ def edited(call, method, causal, normalization):
     return maps.counterfactual(call, method, causal=causal, normalization=normalization, seed=SEED)
 
 
-def luck(call):
+def numbers_of(call):
     positions = torch.arange(call.key.shape[2])
     return uniform(SEED, (0,), LAYER, call.heads, positions, positions)[0]
 
@@ -158,7 +158,7 @@ def luck(call):
 def test_released_language_maps_are_those_of_the_reference(call, method):
     weights = maps.factual(call, causal=True)[None]
     formula = getattr(released, f"language_{method}")
-    expected = formula(weights, luck(call)) if method == "random" else formula(weights)
+    expected = formula(weights, numbers_of(call)) if method == "random" else formula(weights)
     # The first row is uniform: the reference divides 0 by 0 there.
     rows = slice(1, None) if method == "reverse_and_normalize" else slice(None)
     found = edited(call, method, True, "released")
@@ -170,7 +170,7 @@ def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
     weights = maps.factual(vision_call, causal=False)[None]
     size = weights.shape[-1]
     chance = {
-        "random": (luck(vision_call),),
+        "random": (numbers_of(vision_call),),
         "shuffle": (
             torch.stack(
                 [
@@ -188,7 +188,7 @@ def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
 def test_visible_language_maps_are_those_of_the_table(call):
     weights = maps.factual(call, causal=True)
     seen = torch.ones_like(weights[0]).tril()
-    drawn = luck(call) * seen
+    drawn = numbers_of(call) * seen
     count, peak = seen.sum(-1, keepdim=True), weights.amax(-1, keepdim=True)
     reverse = (peak - weights) * seen
     expected = {
@@ -212,7 +212,7 @@ def test_visible_vision_maps_are_those_of_the_table(vision_call):
     expected = {
         "uniform": torch.full_like(weights, 1 / size),
         "reversed": (peak - weights) / (size * peak - 1),
-        "random": luck(vision_call) / luck(vision_call).sum(-1, keepdim=True),
+        "random": numbers_of(vision_call) / numbers_of(vision_call).sum(-1, keepdim=True),
     }
     for method, each in expected.items():
         found = edited(vision_call, method, False, "visible")

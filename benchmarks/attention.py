@@ -125,7 +125,7 @@ def bars_of(rows: Sequence[dict[str, Any]]) -> list[Bar]:
             bars.append(Bar(f"{name}: memory at {MEMORY_LENGTH}, to SDPA", ratio, 1.5))
         if TIME_LENGTH in mine:
             ratio = mine[TIME_LENGTH]["time_ratio"]["median"]
-            limit = 2.5 if method.visible.products else 1.3
+            limit = 2.5 if method.visible.softmax_stats else 1.3
             bars.append(Bar(f"{name}: time at {TIME_LENGTH}, to SDPA", ratio, limit))
     return bars
 

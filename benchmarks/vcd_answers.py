@@ -100,7 +100,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         add_retry_failed(own)
         add_question_flags(own, benchmark, "ask about the first N images only")
         add_running(own)
-        own.set_defaults(mode="plain", greedy=True, config=None)
+        own.set_defaults(mode="plain", config=None)
     return parser.parse_args(argv)
 
 

@@ -77,7 +77,7 @@ def decode(model: Any, plan: BranchPlan | None, prompt: Prompt, keys: int) -> Wo
             flops += branches * _linear_flops(layer, one)
             flops += branches * prompt.batch * _attention_flops(attention, formula, keys)
             width = attention.v_proj.out_features
-            if formula is None or formula.scores:
+            if _looks_at_scores(formula):
                 width += attention.k_proj.out_features
             read += branches * prompt.batch * keys * width * model.dtype.itemsize
     return Work(flops, read)
@@ -122,10 +122,16 @@ def _formula(tower: str, edit: Intervention) -> Formula:
     return find(tower, edit.method).formula(edit.normalization)
 
 
+def _looks_at_scores(formula: Formula | None) -> bool:
+    """Whether attention needs the keys: other formulas need values alone."""
+    return formula is None or formula.softmax_stats or formula.whole_map
+
+
 def _attention_flops(module: Any, formula: Formula | None, pairs: float) -> float:
     """Of so many pairs of a query and a key in each head: products with keys and with values."""
     heads = getattr(module, "num_heads", None) or module.config.num_attention_heads
-    products = 2 if formula is None else formula.products
+    scores = _looks_at_scores(formula)
+    products = scores + (scores or formula.random_weights)  # sums take none
     return products * 2.0 * heads * module.head_dim * pairs
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from causalmm.counterfactual.attention_call import AttentionCall, precise
 from causalmm.counterfactual.attention_mask import AttentionMask
-from causalmm.counterfactual.backends import BACKENDS, Backend
+from causalmm.counterfactual.backends import BACKENDS
 from causalmm.counterfactual.methods import Formula, find
 from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
 
@@ -80,11 +80,10 @@ def edited_map(
     logarithm: so the formulas of `vision_attention` give it.
     """
     rows, _, patches, _ = weights.shape
-    logarithm = precise(weights).log()
     # -inf times the identity's zeros would be NaN; this, too, is a weight of exactly 0.
-    logarithm = logarithm.clamp_min(-1e4)
+    logarithm = precise(weights).log().clamp_min(-1e4)
     identity = torch.eye(patches, dtype=logarithm.dtype, device=weights.device)
-    identity = identity.expand(rows, 1, patches, patches)  # one head, shared by all
+    identity = identity.expand(rows, 1, patches, patches)  # one KV head
     edited = vision_attention(
         method,
         logarithm,
@@ -105,19 +104,17 @@ def _run(
     key: Tensor,
     value: Tensor,
     scale: float,
-    visible: AttentionMask,
+    mask: AttentionMask,
     seed: int,
     draws: Sequence[int],
     layer: int,
     hashes: RandomHashes | None = None,
 ) -> Tensor:
-    _check_shapes(query, key, value, visible, draws)
-    mask = visible.repeat(len(draws))
+    _check_shapes(query, key, value, mask, draws)
     if formula.random_weights and hashes is None:
         shape = (*query.shape[:3], key.shape[2])
-        (hashes,) = random_hashes(
-            visible, shape, query.device, seed=seed, draws=draws, layers=(layer,)
-        )
+        (hashes,) = random_hashes(mask, shape, query.device, seed, draws, (layer,))
+    mask = mask.repeat(len(draws))
     if mask.keys is not None and not formula.random_weights:
         value = value * mask.keys[:, None, :, None]  # padding's values do not count in sums
     call = AttentionCall(
@@ -133,19 +130,12 @@ def _run(
         layer=layer,
         hashes=hashes,
     )
-    # Autocast would quietly run the matrix products in half precision.
+    # Autocast would run the matrix products in half precision.
     with torch.autocast(query.device.type, enabled=False):
-        output = _choose(call).run(call)
+        output = next(each for each in BACKENDS if each.supports(call)).run(call)
     # NaN is a query that sees nothing, or sums beyond float32; methods whose weights do not sum
     # to 1 can leave the range of float16.
     return output.nan_to_num_(0.0)
-
-
-def _choose(call: AttentionCall) -> Backend:
-    for backend in BACKENDS:
-        if backend.supports(call):
-            return backend
-    raise ValueError(f"no backend computes {call.formula.compute!r} on {call.query.device}")
 
 
 def _check_shapes(
@@ -160,9 +150,10 @@ def _check_shapes(
             f"{tuple(query.shape)}: expected {rows} rows, one length, heads that divide {heads}"
         )
     samples, length = rows // len(draws), key.shape[2]
-    expected = {"keys": (samples, length), "mask": (samples, 1, queries, length)}
-    for name, shape in expected.items():
-        part = getattr(visible, name)
+    for name, part, shape in (
+        ("keys", visible.keys, (samples, length)),
+        ("mask", visible.mask, (samples, 1, queries, length)),
+    ):
         if part is None:
             continue
         # No `in`: see Intervention.edited in causalmm/counterfactual/intervention.py.

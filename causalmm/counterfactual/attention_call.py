@@ -21,10 +21,6 @@ class SoftmaxStats(NamedTuple):
     output: Tensor
     peak: Tensor
 
-    def of_whole_map(self) -> "SoftmaxStats":
-        """With M of each head, the largest weight of all its queries, as every m_i."""
-        return self._replace(peak=self.peak.amax(dim=2, keepdim=True).expand_as(self.peak))
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionCall:
@@ -81,6 +77,13 @@ class AttentionCall:
             hashes=None if hashes is None else hashes.block(queries=q, keys=k),
             stats=None if stats is None else SoftmaxStats(*(part[:, :, q] for part in stats)),
         )
+
+    def with_stats(self, stats: SoftmaxStats) -> "AttentionCall":
+        """The same with what the formula takes: of a whole map, M of each head as every m_i."""
+        if self.formula.whole_map:
+            peak = stats.peak.amax(dim=2, keepdim=True).expand_as(stats.peak)
+            stats = stats._replace(peak=peak)
+        return replace(self, stats=stats)
 
     def scores(self) -> Tensor:
         """Products of queries and keys: [B, H, Q, K], -inf where hidden."""

@@ -4,7 +4,6 @@ Letters as in causalmm/counterfactual/attention.py. Tests: tests/counterfactual/
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,9 +12,9 @@ from causalmm.counterfactual.attention_call import AttentionCall, SoftmaxStats
 
 BLOCK_ENTRIES = 2**18
 """Weights that exist at a time on a CPU: 1 MB of them, about what its caches hold."""
-CONVERTED_A_WEIGHT = 8
-"""Entries of keys, and of values, that may exist in float32 for each of those weights: of one query
-there are few weights, and a long cache need not be converted whole."""
+CONVERTED_PER_WEIGHT = 8
+"""Entries of keys, and of values, that are in float32 at a time for each of those weights: a query
+has few weights, and a long KV cache need not be converted whole."""
 LEAST_QUERIES, LEAST_KEYS = 16, 512
 """Of each, in a block, at least: matrix products of fewer are slow."""
 
@@ -38,11 +37,7 @@ def in_blocks(
         for outer in ranges(call.query.shape[2], sizes[1]):
             block = some_heads.block(outer)
             if call.formula.softmax_stats:
-                stats = softmax_stats(block)
-                block = replace(
-                    block, stats=stats.of_whole_map() if call.formula.whole_map else stats
-                )
-                del stats
+                block = block.with_stats(softmax_stats(block))
             part = mine[:, :, outer.start : outer.stop]
             for inner in ranges(len(outer), sizes[2]):
                 part[:, :, inner.start : inner.stop] = formula(block.block(inner))
@@ -58,17 +53,15 @@ def queries_that_fit(call: AttentionCall, width: int) -> int:
 def keys_that_fit(call: AttentionCall) -> int:
     """As many keys as fit a block of all heads and queries."""
     rows = call.key.shape[1] * call.rows_per_kv_head * call.query.shape[2]
-    converted = call.key[:, :, 0].numel() // CONVERTED_A_WEIGHT
+    converted = call.key[:, :, 0].numel() // CONVERTED_PER_WEIGHT
     return max(LEAST_KEYS, block_entries(call.query.device) // max(rows, converted))
 
 
 def kv_heads_that_fit(call: AttentionCall, queries: int, width: int) -> int:
     """As many KV heads as fit a block of so many queries, each taking `width` entries a row and
     head; in blocks about as large as each other."""
-    rows = call.rows_per_kv_head * queries * width
-    converted = call.key[:, 0].numel() // CONVERTED_A_WEIGHT
-    heads = call.key.shape[1]
-    blocks = -(-heads // max(1, block_entries(call.query.device) // max(rows, converted)))
+    heads, rows = call.key.shape[1], call.rows_per_kv_head * queries * width
+    blocks = -(-heads // max(1, block_entries(call.query.device) // rows))
     return -(-heads // blocks)
 
 

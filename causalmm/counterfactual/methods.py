@@ -4,7 +4,7 @@ A method is a name, the tower it edits, and a formula for either normalization. 
 functions of causalmm/counterfactual/formulas.py, and the dense ones as released, for comparison, of
 causalmm/counterfactual/released.py, both called by name, so that asking which methods there are
 loads no torch. To add a method: its declaration here, its formula there, and what it should give in
-tests/counterfactual/test_attention.py. Held by tests/test_methods.py.
+tests/dense_methods.py. Tests: tests/counterfactual/test_attention.py.
 """
 
 from dataclasses import dataclass
@@ -27,16 +27,6 @@ class Formula:
     """Whether it needs all queries of a head at once; with `softmax_stats`, M as every m_i."""
     counts_every_key: bool = False
     """Whether keys count that no query may see."""
-
-    @property
-    def scores(self) -> bool:
-        """Whether it needs the scores, and so the keys: others need values alone."""
-        return self.softmax_stats or self.whole_map
-
-    @property
-    def products(self) -> int:
-        """Products, with keys and with values, that it takes for each pair; sums take none."""
-        return int(self.scores) + int(self.scores or self.random_weights)
 
     @property
     def builds_a_map(self) -> bool:

@@ -53,7 +53,6 @@ def random_hashes(
     mask: AttentionMask,
     shape: tuple[int, int, int, int],
     device: torch.device,
-    *,
     seed: int,
     draws: Sequence[int],
     layers: Sequence[int],
@@ -142,12 +141,7 @@ def number(query: Tensor, key: Tensor) -> Tensor:
 
 
 def permutation(
-    seed: int,
-    draw: int,
-    layer: int,
-    head: int,
-    n: int,
-    device: torch.device | str | None = None,
+    seed: int, draw: int, layer: int, head: int, n: int, device: torch.device | None = None
 ) -> Tensor:
     """A shuffling of the n x n entries of one head's map, int64 [n * n]."""
     state = fold(stream(seed, draw, layer), head)

@@ -41,10 +41,8 @@ def softmax_stats(call: AttentionCall) -> SoftmaxStats:
             if not seen:
                 continue
             part = some.block(block, range(seen))
-            here = slice(block.start, block.stop)
-            old_largest, old_total, old_output = (
-                each[:, :, here] for each in (largest, total, output)
-            )
+            sums = (each[:, :, block.start : block.stop] for each in (largest, total, output))
+            old_largest, old_total, old_output = sums
             weights = part.scores()
             top = torch.maximum(old_largest, weights.amax(dim=-1, keepdim=True))
             weights = weights.sub_(top).exp_()

@@ -80,7 +80,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         if each is tokens:
             add_decoding(each)
         else:
-            each.set_defaults(greedy=True, max_new_tokens=1)
+            each.set_defaults(max_new_tokens=1)
         add_running(each)
         # What a request may have and a figure does not.
         each.set_defaults(compare=False, batch=None)

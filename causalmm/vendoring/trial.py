@@ -32,7 +32,8 @@ def run(root: Path, ports: list[Port], package: Path, script: Path, select: str)
         for pin in patching.read_pins(root):
             (copy / pin.vendored).unlink(missing_ok=True)  # build would save it as edited
         porting.write_ports(copy, ports)
-        path = os.pathsep.join([str(copy), str(package.parent)])
+        here = Path(__file__).resolve().parents[2]  # for this tool, where the copy has none
+        path = os.pathsep.join(map(str, [copy, package.parent, here]))
 
         def python(*arguments: str | Path, quiet: bool = True) -> subprocess.CompletedProcess[str]:
             return subprocess.run(

@@ -92,7 +92,7 @@ MASKS = {
 def test_hashes_of_several_layers_give_the_numbers_of_each(mask):
     draws, mask = (0, 3), MASKS[mask]
     shape, device = (6, 4, 3, 11), torch.device("cpu")
-    found = random_hashes(mask, shape, device, seed=-7, draws=draws, layers=(1, 2, 5))
+    found = random_hashes(mask, shape, device, -7, draws, (1, 2, 5))
     own = mask.query_positions(3, 11), mask.key_positions(11)
     for layer, hashes in zip((1, 2, 5), found, strict=True):
         expected = uniform(-7, draws, layer, 4, *own)  # [S, n or none, H, Q, K]

@@ -74,37 +74,34 @@ class BranchPlan:
     def key_settings(self) -> dict[str, Any]:
         """The settings that decide which keys the plan leaves in a KV cache; none: the plain ones.
 
-        Edited layers are a truth value each, as in `Intervention`.
+        `edited` layers are a truth value each, as in `Intervention`.
         """
         edits = {"vision": self.vision, "language": self.language}
         towers = [tower for tower, edit in edits.items() if edit is not None]
-        settings: dict[str, Any] = {}
-        if towers:
-            mode = "joint" if self.joint else "multimodal" if len(towers) == 2 else towers[0]
-            settings |= {"mode": mode, "site": self.site if self.vision else None}
+        if not towers:
+            return {}
+        mode = "joint" if self.joint else "multimodal" if len(towers) == 2 else towers[0]
+        settings = {"mode": mode, "site": self.site if self.vision else None}
         for tower in towers:
             settings |= {f"{tower}_{name}": value for name, value in vars(edits[tower]).items()}
         return settings
 
     def contrast(self, logits: Tensor) -> Tensor:
         """Adjusted logits [B, T, vocab], float32, of all branches' [branches x B, T, vocab]."""
-        per_branch = logits.unflatten(0, (self.branches, -1))
-        factual = per_branch[0].float()
-        counterfactual: dict[str, Tensor] = {}
-        if self.image_branches:
-            name = "joint" if self.joint else "vision"
-            counterfactual[name] = expected_logits(per_branch[1 : 1 + self.image_branches])
-        if self.language_branches:
-            counterfactual["language"] = expected_logits(per_branch[1 + self.image_branches :])
-        strengths = {
+        parts = (1, self.image_branches, self.language_branches)
+        [factual], image, language = logits.unflatten(0, (self.branches, -1)).split(parts)
+        factual = factual.float()
+        gammas = {
             "vision": self.gamma_vision,
             "language": self.gamma_language,
             "joint": self.gamma_joint,
         }
-        contrasts = [Contrast(strengths[name], branch) for name, branch in counterfactual.items()]
+        draws = {"joint" if self.joint else "vision": image, "language": language}
+        counterfactual = {name: expected_logits(part) for name, part in draws.items() if len(part)}
+        contrasts = [Contrast(gammas[name], part) for name, part in counterfactual.items()]
         adjusted = adjust(factual, contrasts, self.epsilon)
         if self.trace is not None:
-            last = {name: branch[:, -1] for name, branch in counterfactual.items()}
+            last = {name: part[:, -1] for name, part in counterfactual.items()}
             self.trace.record(StepLogits(factual=factual[:, -1], adjusted=adjusted[:, -1], **last))
         return adjusted
 

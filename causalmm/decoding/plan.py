@@ -17,7 +17,6 @@ from torch import Tensor
 from causalmm.config import CausalMMConfig
 from causalmm.counterfactual import methods
 from causalmm.counterfactual.intervention import Intervention
-from causalmm.counterfactual.methods import Method
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.trace import BranchTrace, StepLogits
 from causalmm.layers import resolve_layers
@@ -132,19 +131,19 @@ def build_plan(
     if joint or config.language_strength > 0:
         count = towers.language_layers
         layers = resolve_layers("language_layers", config.language_layers, count)
-        method = methods.find("language", config.language_method)
-        language = _intervention(method, layers, count, config)
+        language = _intervention("language", config.language_method, layers, count, config)
     if joint:
         draws = max(vision.draws, language.draws)
         vision, language = replace(vision, draws=draws), replace(language, draws=draws)
     if vision is None and language is None and config.epsilon == 0 and trace is None:
         return None
+    entry = 0 if vision is None else vision.first_layer
     return BranchPlan(
         vision=vision,
         language=language,
         joint=joint,
         site=config.site,
-        vision_entry=_vision_entry(vision, towers),
+        vision_entry=entry if towers.vision_entry is None else min(entry, towers.vision_entry),
         gamma_vision=config.vision_strength,
         gamma_language=config.language_strength,
         gamma_joint=gamma_joint,
@@ -156,10 +155,10 @@ def build_plan(
 def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention:
     if towers.vision_layers == 0:
         raise ValueError("the model reads its image features below every vision layer")
-    method = methods.find("vision", config.vision_method)
+    count = towers.vision_layers
     if config.site == "attention":
-        layers = resolve_layers("vision_layers", config.vision_layers, towers.vision_layers)
-        return _intervention(method, layers, towers.vision_layers, config)
+        layers = resolve_layers("vision_layers", config.vision_layers, count)
+        return _intervention("vision", config.vision_method, layers, count, config)
     if not towers.features_site:
         raise ValueError(
             "site='features' needs a model with one vision feature layer (LLaVA); "
@@ -170,23 +169,15 @@ def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention
             f"vision_layers={config.vision_layers!r}: site='features' edits the feature layer's "
             "map only; leave vision_layers at 'all'"
         )
-    last = towers.vision_layers - 1
-    return _intervention(method, (last,), towers.vision_layers, config)
-
-
-def _vision_entry(vision: Intervention | None, towers: Towers) -> int:
-    """The layer at which counterfactual images join the encoder: the first that is edited."""
-    if vision is None:
-        return 0
-    limit = towers.vision_entry
-    return vision.first_layer if limit is None else min(vision.first_layer, limit)
+    return _intervention("vision", config.vision_method, (count - 1,), count, config)
 
 
 def _intervention(
-    method: Method, layers: tuple[int, ...], count: int, config: CausalMMConfig
+    tower: str, name: str, layers: tuple[int, ...], count: int, config: CausalMMConfig
 ) -> Intervention:
+    method = methods.find(tower, name)
     return Intervention(
-        method=method.name,
+        method=name,
         # No `in`: both numbers may be symbols of a compiler.
         edited=tuple(any(number == layer for layer in layers) for number in range(count)),
         normalization=config.normalization,

@@ -27,7 +27,7 @@ from causalmm.decoding.branch_state import BranchState
 from causalmm.decoding.call_checks import check_cache, check_encoded
 from causalmm.decoding.kv_cache import branch_layers
 from causalmm.decoding.plan import BranchPlan
-from causalmm.decoding.rows import append_branches, leading_rows, repeat_branches, split_branches
+from causalmm.decoding.rows import append_branches, leading_rows
 
 
 class DecoderInputs(NamedTuple):
@@ -83,7 +83,7 @@ class LanguagePass:
         Features [tokens, branches x D] carry every branch side by side (see `VisionPass.fold`);
         the result is [tokens, D].
         """
-        factual, *counterfactual = split_branches(features, 1 + self.plan.image_branches)
+        factual, *counterfactual = features.chunk(1 + self.plan.image_branches, dim=-1)
         self.features.append(torch.cat(counterfactual) if counterfactual else features[:0])
         return factual
 
@@ -103,17 +103,17 @@ class LanguagePass:
         own in their place.
         """
         batch = inputs_embeds.shape[0]
-        branches = 1 + self.plan.image_branches
-        counterfactual = inputs_embeds.repeat(branches - 1, 1, 1)
+        branches = self.plan.image_branches
+        counterfactual = inputs_embeds.repeat(branches, 1, 1)
         for mask, features in zip(self.masks, self.features, strict=True):
             counterfactual = counterfactual.masked_scatter(
-                mask.repeat(branches - 1, 1, 1), features.to(counterfactual)
+                mask.repeat(branches, 1, 1), features.to(counterfactual)
             )
         batch_axis = 1 if position_ids is not None and position_ids.ndim == 3 else 0
         return DecoderInputs(
             torch.cat([inputs_embeds, counterfactual]),
-            repeat_branches(attention_mask, batch, branches),
-            repeat_branches(position_ids, batch, branches, axis=batch_axis),
+            append_branches(attention_mask, batch, batch, branches),
+            append_branches(position_ids, batch, batch, branches, axis=batch_axis),
             self,
         )
 

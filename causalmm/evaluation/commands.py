@@ -36,7 +36,6 @@ from causalmm.evaluation.question_files import check_images, limited
 from causalmm.evaluation.question_flags import (
     BATCH_SIZE,
     FIELD,
-    SMALLER,
     add_question_flags,
     to_record,
 )
@@ -163,7 +162,7 @@ def run(args: argparse.Namespace) -> None:
             shares = [take_share(each, args.batch_size, processes) for each in runs]
             processes.wait()
         if any(share.units for share in shares):
-            with memory_guard(SMALLER):
+            with memory_guard():
                 _answer(args, shares, processes)
         else:
             for each in runs:

@@ -10,6 +10,7 @@ import io
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ def main(
             run(args, check(args, family))
 
     return exit_code(act)
+
+
+main_chat = partial(main, way="chat")
+main_batch = partial(main, way="batch")
 
 
 def run(args: argparse.Namespace, request: Request) -> None:

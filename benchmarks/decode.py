@@ -56,7 +56,7 @@ MODES = {
 PLAIN, SEQUENTIAL, VCD = "plain", "sequential ", "mitigv vcd"
 
 
-class Answer(NamedTuple):
+class DecodedAnswer(NamedTuple):
     """One contestant's turn: seconds to the first token, those from each to the next, all tokens
     [B, T]."""
 
@@ -73,8 +73,8 @@ class Answer(NamedTuple):
 class Turns(NamedTuple):
     """What every contestant did: answers in turns of all, first tokens in turns with plain."""
 
-    answers: dict[str, list[Answer]]
-    duels: dict[str, dict[str, list[Answer]]]
+    answers: dict[str, list[DecodedAnswer]]
+    duels: dict[str, dict[str, list[DecodedAnswer]]]
     """Of each contestant but plain: its first tokens and those of plain."""
 
     def prefills(self, name: str) -> list[float]:
@@ -108,9 +108,9 @@ class Clock:
     def end(self) -> None:
         """Of the protocol."""
 
-    def answer(self, tokens: Tensor) -> Answer:
+    def answer(self, tokens: Tensor) -> DecodedAnswer:
         steps = [later - stamp for stamp, later in pairwise(self.stamps)]
-        return Answer(self.stamps[0] - self.begun, steps, tokens.cpu())
+        return DecodedAnswer(self.stamps[0] - self.begun, steps, tokens.cpu())
 
 
 class Contestants:
@@ -133,12 +133,12 @@ class Contestants:
             for mode in args.modes
         }
 
-    def calls(self, inputs: dict[str, Tensor], new: int) -> dict[str, Callable[[], Answer]]:
+    def calls(self, inputs: dict[str, Tensor], new: int) -> dict[str, Callable[[], DecodedAnswer]]:
         """Each contestant's answer of `new` tokens."""
         static = {"cache_implementation": "static"} if self.args.compile else {}
 
-        def generate(model: Any, **extra: Any) -> Callable[[], Answer]:
-            def call() -> Answer:
+        def generate(model: Any, **extra: Any) -> Callable[[], DecodedAnswer]:
+            def call() -> DecodedAnswer:
                 clock = Clock()
                 tokens = model.generate(
                     **inputs, **static, **extra,
@@ -148,8 +148,8 @@ class Contestants:
 
             return call
 
-        def loop(run: Callable[..., Tensor], *arguments: Any) -> Callable[[], Answer]:
-            def call() -> Answer:
+        def loop(run: Callable[..., Tensor], *arguments: Any) -> Callable[[], DecodedAnswer]:
+            def call() -> DecodedAnswer:
                 clock = Clock()
                 return clock.answer(run(inputs, *arguments, new, clock))
 

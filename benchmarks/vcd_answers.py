@@ -63,11 +63,11 @@ def answer(args: argparse.Namespace, questions: Sequence[Question], session: Ses
 def ask(session: Session, question: Question) -> Answer:
     """The answer to one question, or why there is none."""
     begun = time.perf_counter()
-    said: dict[str, str | None] = {"answer": None}
+    text = error = None
     try:
         inputs = session.inputs(open_messages(one_turn([question.path], question.prompt)))
-    except RequestError as error:
-        said["error"] = str(error)
+    except RequestError as refused:
+        error = str(refused)
     else:
         tokenizer = session.processor.tokenizer
         [tokens] = VisualContrast(session.model).generate(
@@ -75,14 +75,9 @@ def ask(session: Session, question: Question) -> Answer:
             session.request.max_new_tokens,
             end_token=tokenizer.eos_token_id,
         )
-        said["answer"] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    return Answer(
-        question_id=question.id,
-        image=question.image,
-        prompt=question.prompt,
-        seconds=round(time.perf_counter() - begun, 4),
-        **said,
-    )
+        text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    seconds = round(time.perf_counter() - begun, 4)
+    return question.answered(text, error=error, seconds=seconds)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:

@@ -5,18 +5,15 @@ plan beside the other model keywords and refuses what a plan cannot follow.
 Tests: tests/decoding/test_generation.py.
 """
 
-import copy
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import GenerationMode
 
 from causalmm.config import ATTENTION, CausalMMConfig
 from causalmm.counterfactual.methods import find
 from causalmm.decoding.call_checks import check_cache
-from causalmm.decoding.kv_cache import preallocate
 from causalmm.decoding.plan import BranchPlan, Towers, build_plan
 from causalmm.decoding.trace import BranchTrace
 from causalmm.errors import FailureError
@@ -130,29 +127,11 @@ class CounterfactualGeneration:
         batch_size: int,
         max_cache_length: int,
     ) -> Any:
-        plan = model_kwargs.get("causalmm")
-        if plan is not None:
+        if model_kwargs.get("causalmm") is not None:
             _check_mode(generation_mode)  # which an assistant model decides too
-            # A static cache for chunked prefill would be laid out for the factual rows alone;
-            # without the chunk size it takes its rows from the first keys.
-            generation_config = copy.copy(generation_config)
-            generation_config.prefill_chunk_size = None
-        given = model_kwargs.get("past_key_values")
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
-        cache = model_kwargs.get("past_key_values")
-        made_here = plan is not None and given is None
-        if made_here and type(cache) is DynamicCache and not cache.offloading:
-            preallocate(cache)  # branches multiply what would be copied at every step
-
-    def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
-        """Called by beam search, [B] beams: every branch's rows follow their factual row."""
-        for layer in past_key_values.layers:
-            branches = layer.keys.shape[0] // len(beam_idx)
-            rows = [beam_idx + branch * len(beam_idx) for branch in range(branches)]
-            layer.reorder_cache(torch.cat(rows))
-        return past_key_values
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         processors = super()._get_logits_processor(*args, **kwargs)

@@ -23,7 +23,9 @@ from causalmm.counterfactual.attention import language_attention
 from causalmm.counterfactual.attention_mask import AttentionMask, visible_keys
 from causalmm.counterfactual.methods import find
 from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
+from causalmm.decoding.branch_state import BranchState
 from causalmm.decoding.call_checks import check_cache, check_encoded
+from causalmm.decoding.kv_cache import branch_layers
 from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.rows import append_branches, leading_rows, repeat_branches, split_branches
 
@@ -52,6 +54,7 @@ class LanguagePass:
 
     plan: BranchPlan
     visible: AttentionMask | None = None
+    state: BranchState | None = None
     features: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
     hashes: Mapping[int, RandomHashes] = field(default_factory=dict)
@@ -126,12 +129,15 @@ class LanguagePass:
         """The pass that knows what each query sees, read where the decoder has decided it.
 
         `attention_mask` is what the decoder was given and `causal_mask` what it made of it for
-        attention; `position_ids` [rows or 1, L] are those it looked at. Raises ValueError for a
-        mask that cannot be read.
+        attention; `position_ids` [rows or 1, L] are those it looked at. The KV cache keeps what is
+        true of the new keys. Raises ValueError for a mask that cannot be read, or that contradicts
+        what is true of the cached keys.
         """
         length, past = inputs_embeds.shape[1], 0
-        keys = length
+        keys, first = length, None
         if past_key_values is not None:
+            if self.plan.branches > 1:
+                first = branch_layers(past_key_values, self.plan, config.num_hidden_layers)
             # A static cache hands out its counter itself, and counts on while the layers run.
             past = past_key_values.get_seq_length() + 0
             keys, _ = past_key_values.get_mask_sizes(length, 0)
@@ -147,6 +153,15 @@ class LanguagePass:
                 )
         batch = inputs_embeds.shape[0] // (1 + self.plan.image_branches)
         visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
+        state = None
+        if self.plan.branches > 1:
+            image = [mask.any(dim=-1) for mask in self.masks]
+            state = getattr(first, "state", None) or BranchState(filled_by=self.plan.key_settings())
+            state = state.extended(
+                visible, torch.stack(image).any(dim=0) if image else None, past, length, keys
+            )
+        if first is not None:
+            first.state = state
         edit, hashes = self.plan.language, {}
         if edit and find("language", edit.method).formula(edit.normalization).random_weights:
             visible = visible.to(inputs_embeds.device).numbered()
@@ -156,7 +171,7 @@ class LanguagePass:
                 visible, shape, inputs_embeds.device, edit.seed, range(edit.draws), edit.layers
             )
             hashes = dict(zip(edit.layers, found, strict=True))
-        return replace(self, visible=visible, hashes=hashes)
+        return replace(self, visible=visible, state=state, hashes=hashes)
 
     def join_rows(
         self,

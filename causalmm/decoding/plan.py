@@ -10,6 +10,7 @@ at work in one forward. Tests: tests/decoding/test_plan.py and tests/decoding/te
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -69,6 +70,21 @@ class BranchPlan:
         """Branches in a decoder layer: language branches are there from their first edited on."""
         joined = self.language_branches and layer >= self.language.first_layer
         return self.branches if joined else 1 + self.image_branches
+
+    def key_settings(self) -> dict[str, Any]:
+        """The settings that decide which keys the plan leaves in a KV cache; none: the plain ones.
+
+        Edited layers are a truth value each, as in `Intervention`.
+        """
+        edits = {"vision": self.vision, "language": self.language}
+        towers = [tower for tower, edit in edits.items() if edit is not None]
+        settings: dict[str, Any] = {}
+        if towers:
+            mode = "joint" if self.joint else "multimodal" if len(towers) == 2 else towers[0]
+            settings |= {"mode": mode, "site": self.site if self.vision else None}
+        for tower in towers:
+            settings |= {f"{tower}_{name}": value for name, value in vars(edits[tower]).items()}
+        return settings
 
     def contrast(self, logits: Tensor) -> Tensor:
         """Adjusted logits [B, T, vocab], float32, of all branches' [branches x B, T, vocab]."""
@@ -177,7 +193,7 @@ def _intervention(
         # No `in`: both numbers may be symbols of a compiler.
         edited=tuple(any(number == layer for layer in layers) for number in range(count)),
         normalization=config.normalization,
-        seed=config.seed,
-        # Draws of a deterministic method are all the same: one is exact.
+        # A deterministic method knows no seed, and its draws are all the same: one is exact.
+        seed=config.seed if method.stochastic else 0,
         draws=config.draws if method.stochastic else 1,
     )

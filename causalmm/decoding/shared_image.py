@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from causalmm.config import CausalMMConfig
-from causalmm.decoding.kv_cache import preallocated_cache
+from causalmm.decoding.kv_cache import PreallocatedLayer
 from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.trace import BranchTrace
 
@@ -48,7 +49,7 @@ def generate_together(
     first = {
         name: part[:, :shared] if _is_sequence(name) else part for name, part in rows[0].items()
     }
-    cache = preallocated_cache(model.config.get_text_config())
+    cache = Cache(layer_class_to_replicate=PreallocatedLayer)
     model(**first, **untraced, past_key_values=cache, use_cache=True, logits_to_keep=1)
     # A branch has one row here: its copies lie side by side, as the rows of a branch do.
     cache.batch_repeat_interleave(len(rows))

@@ -27,7 +27,7 @@ from causalmm.evaluation.benchmarks.vlind import GOOD_VOTES
 from causalmm.toyworld import FAMILIES
 from causalmm.toyworld import questions as ask
 from causalmm.toyworld.lessons import SIZES
-from causalmm.toyworld.questions import Question
+from causalmm.toyworld.questions import SceneQuestion
 from causalmm.toyworld.scenes import Item, Scene, SceneStyle, scene
 from causalmm.toyworld.vocabulary import CANONICAL, CLASSES, GROUP_OF, SYNONYMS
 
@@ -130,7 +130,7 @@ def frequent_classes(scenes: int) -> list[str]:
 
 def pope_questions(
     drawn: Scene, popular: Sequence[str], luck: random.Random
-) -> dict[str, list[Question]]:
+) -> dict[str, list[SceneQuestion]]:
     """By split: what is there and what is not, by turns, as many of either.
 
     Absent are, adversarial: classes that would fit the scene; popular: the first of `popular`
@@ -173,7 +173,7 @@ def write_mme(folder: Path, settings: BenchmarkSettings) -> dict[str, int]:
     return questions
 
 
-def _existence(drawn: Scene, luck: random.Random) -> tuple[Question, Question]:
+def _existence(drawn: Scene, luck: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
     absent = ask.absent_name(drawn.names, 0.25, luck)
     return (
         ask.existence(luck.choice(drawn.names), True, ask.YES_OR_NO),
@@ -181,26 +181,26 @@ def _existence(drawn: Scene, luck: random.Random) -> tuple[Question, Question]:
     )
 
 
-def _count(drawn: Scene, luck: random.Random) -> tuple[Question, Question]:
+def _count(drawn: Scene, luck: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
     right = len(drawn.items)
     wrong = luck.choice([number for number in range(1, 5) if number != right])
     return ask.count_check(right, right), ask.count_check(wrong, right)
 
 
-def _position(drawn: Scene, luck: random.Random) -> tuple[Question, Question]:
+def _position(drawn: Scene, luck: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
     first, second = luck.sample(range(len(drawn.items)), 2)
     left = first < second
     names = drawn.names[first], drawn.names[second]
     return ask.position_check(*names, left, left), ask.position_check(*names, not left, left)
 
 
-def _color(drawn: Scene, luck: random.Random) -> tuple[Question, Question]:
+def _color(drawn: Scene, luck: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
     item = luck.choice(drawn.items)
     wrong = ask.other_colour(item.colour, item.name, luck)
     return tuple(ask.colour_check(item.name, asked, item.colour) for asked in (item.colour, wrong))
 
 
-MME_TASKS: dict[str, tuple[SceneStyle, Callable[..., tuple[Question, Question]]]] = {
+MME_TASKS: dict[str, tuple[SceneStyle, Callable[..., tuple[SceneQuestion, SceneQuestion]]]] = {
     "existence": (SceneStyle(), _existence),
     "count": (SceneStyle(), _count),
     "position": (SceneStyle(counts=(0.0, 0.4, 0.4, 0.2)), _position),
@@ -330,7 +330,7 @@ def write_prior(folder: Path, settings: BenchmarkSettings) -> dict[str, int]:
     return _write_pope_files(folder, rows)
 
 
-def colour_questions(item: Item, luck: random.Random) -> list[Question]:
+def colour_questions(item: Item, luck: random.Random) -> list[SceneQuestion]:
     """Is it what it is, and is it the colour that it might be thought to be? Without suffixes."""
     wrong = CANONICAL[item.name]
     if item.colour == wrong:
@@ -363,7 +363,7 @@ def _watched(each: Iterable[Any], name: str, settings: BenchmarkSettings) -> Ite
     return iter(tqdm(each, total=settings.images, desc=name, file=sys.stderr))
 
 
-def _pope_row(file: str, question: Question) -> dict[str, str]:
+def _pope_row(file: str, question: SceneQuestion) -> dict[str, str]:
     return {"image": file, "text": question.text, "label": question.answer.lower()}
 
 

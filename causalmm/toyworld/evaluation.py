@@ -17,7 +17,7 @@ from causalmm.config import CausalMMConfig
 from causalmm.evaluation.benchmarks.vocabulary import Vocabulary
 from causalmm.toyworld import questions as ask
 from causalmm.toyworld.lessons import SIZES, prompt_parts
-from causalmm.toyworld.questions import Question
+from causalmm.toyworld.questions import SceneQuestion
 from causalmm.toyworld.scenes import Scene, SceneStyle, scene
 from causalmm.toyworld.vocabulary import CANONICAL, COLOURS, SYNONYMS
 
@@ -43,7 +43,7 @@ class Asked:
 
     number: int
     scene: Scene
-    question: Question
+    question: SceneQuestion
 
 
 def question_set(name: str, family: str, split: str, images: int) -> list[Asked]:
@@ -78,7 +78,7 @@ def _drawn(
         yield number, scene(number, split=split, style=sized)
 
 
-def _questions(name: str, drawn: Scene, luck: random.Random) -> list[Question]:
+def _questions(name: str, drawn: Scene, luck: random.Random) -> list[SceneQuestion]:
     item = luck.choice(drawn.items)
     if name.startswith("existence"):
         own_group = 1.0 if name == "existence adversarial" else 0.0

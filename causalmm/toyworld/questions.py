@@ -36,7 +36,7 @@ KINDS = ("existence", "colour", "count", "position", "statement", "sense", "cont
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class SceneQuestion:
     """What is asked about an image and what is right."""
 
     kind: str
@@ -44,73 +44,77 @@ class Question:
     answer: str
 
 
-def existence(name: str, present: bool, suffix: str = "") -> Question:
+def existence(name: str, present: bool, suffix: str = "") -> SceneQuestion:
     text = f"Is there {article(name)} {name} in the image?{suffix}"
-    return Question(kind="existence", text=text, answer="Yes" if present else "No")
+    return SceneQuestion(kind="existence", text=text, answer="Yes" if present else "No")
 
 
-def colour(name: str, right: str) -> Question:
-    return Question(kind="colour", text=f"What color is the {name}?", answer=right.capitalize())
+def colour(name: str, right: str) -> SceneQuestion:
+    return SceneQuestion(
+        kind="colour", text=f"What color is the {name}?", answer=right.capitalize()
+    )
 
 
-def colour_check(name: str, asked: str, right: str) -> Question:
+def colour_check(name: str, asked: str, right: str) -> SceneQuestion:
     """MME's colour question: yes or no."""
     text = f"Is the {name} {asked}?{YES_OR_NO}"
-    return Question(kind="colour", text=text, answer="Yes" if asked == right else "No")
+    return SceneQuestion(kind="colour", text=text, answer="Yes" if asked == right else "No")
 
 
-def count(right: int) -> Question:
+def count(right: int) -> SceneQuestion:
     text = "How many objects are in the image?"
-    return Question(kind="count", text=text, answer=NUMBERS[right].capitalize())
+    return SceneQuestion(kind="count", text=text, answer=NUMBERS[right].capitalize())
 
 
-def count_check(asked: int, right: int) -> Question:
+def count_check(asked: int, right: int) -> SceneQuestion:
     verb, noun = ("Is", "object") if asked == 1 else ("Are", "objects")
     text = f"{verb} there {NUMBERS[asked]} {noun} in the image?{YES_OR_NO}"
-    return Question(kind="count", text=text, answer="Yes" if asked == right else "No")
+    return SceneQuestion(kind="count", text=text, answer="Yes" if asked == right else "No")
 
 
-def position(name: str, other: str, left: bool) -> Question:
+def position(name: str, other: str, left: bool) -> SceneQuestion:
     text = f"Is the {name} on the left or on the right of the {other}?"
-    return Question(kind="position", text=text, answer="Left" if left else "Right")
+    return SceneQuestion(kind="position", text=text, answer="Left" if left else "Right")
 
 
-def position_check(name: str, other: str, asked_left: bool, left: bool) -> Question:
+def position_check(name: str, other: str, asked_left: bool, left: bool) -> SceneQuestion:
     side = "left" if asked_left else "right"
     text = f"Is the {name} on the {side} side of the {other}?{YES_OR_NO}"
-    return Question(kind="position", text=text, answer="Yes" if asked_left == left else "No")
+    return SceneQuestion(kind="position", text=text, answer="Yes" if asked_left == left else "No")
 
 
-def _statement(kind: str, statement: str, source: str, true: bool, context: str = "") -> Question:
+def _statement(
+    kind: str, statement: str, source: str, true: bool, context: str = ""
+) -> SceneQuestion:
     given = f"Context: {context}\n" if context else ""
     text = (
         f"Only respond in True or False.\n{given}Statement: {statement}\n"
         f"Based on {source}, is the given statement true or false?"
     )
-    return Question(kind=kind, text=text, answer="True" if true else "False")
+    return SceneQuestion(kind=kind, text=text, answer="True" if true else "False")
 
 
-def image_statement(statement: str, true: bool) -> Question:
+def image_statement(statement: str, true: bool) -> SceneQuestion:
     """VLind-Bench VP and LP."""
     return _statement("statement", statement, "the image", true)
 
 
-def sense_statement(name: str, asked: str) -> Question:
+def sense_statement(name: str, asked: str) -> SceneQuestion:
     """VLind-Bench CK: what is usual, whatever the image shows."""
     statement = colour_rule(name, asked)
     return _statement("sense", statement, "common sense", CANONICAL[name] == asked)
 
 
-def context_statement(name: str, told: str, asked: str) -> Question:
+def context_statement(name: str, told: str, asked: str) -> SceneQuestion:
     """VLind-Bench CB: what the context says, whatever is usual or shown."""
     statement = colour_rule(name, asked)
     return _statement("context", statement, "the context", told == asked, world(name, told))
 
 
-def context_colour(name: str, told: str) -> Question:
+def context_colour(name: str, told: str) -> SceneQuestion:
     """What the context says, in an open question: no benchmark asks it, but it teaches to look."""
     text = f"Context: {world(name, told)}\nBased on the context, what color are {plural(name)}?"
-    return Question(kind="context", text=text, answer=told.capitalize())
+    return SceneQuestion(kind="context", text=text, answer=told.capitalize())
 
 
 def colour_rule(name: str, colour_name: str) -> str:
@@ -127,11 +131,13 @@ def presence(name: str) -> str:
     return f"There is {name} in the given image."
 
 
-def caption(items: Sequence[tuple[str, str]], prompt: str = CAPTION_PROMPTS[0]) -> Question:
+def caption(items: Sequence[tuple[str, str]], prompt: str = CAPTION_PROMPTS[0]) -> SceneQuestion:
     """A caption names every (class, colour), left to right."""
     parts = [f"{article(colour_name)} {colour_name} {name}" for name, colour_name in items]
     sentence = ", ".join(parts)
-    return Question(kind="caption", text=prompt, answer=sentence[0].upper() + sentence[1:] + ".")
+    return SceneQuestion(
+        kind="caption", text=prompt, answer=sentence[0].upper() + sentence[1:] + "."
+    )
 
 
 def absent_name(names: Sequence[str], own_group: float, luck: random.Random) -> str:
@@ -172,7 +178,7 @@ _CAPTION_OTHERWISE = (
 )
 
 
-def rephrase(question: Question, luck: random.Random) -> Question:
+def rephrase(question: SceneQuestion, luck: random.Random) -> SceneQuestion:
     """The same question as a person might type it; statements keep their template."""
     text = question.text
     if match := _EXISTENCE.fullmatch(text):
@@ -194,7 +200,7 @@ def training_questions(
     own_group: float = 0.25,
     existence_pairs: int = 2,
     text_apart: bool = False,
-) -> list[Question]:
+) -> list[SceneQuestion]:
     """About ten questions about one training image, whose items are given from left to right.
 
     `own_group` is the share of absent objects that would fit the others; `existence_pairs` are
@@ -204,7 +210,7 @@ def training_questions(
     in_order, items = tuple(items), list(items)
     luck.shuffle(items)
     names = tuple(item.name for item in in_order)
-    asked: list[Question] = []
+    asked: list[SceneQuestion] = []
     for index in range(existence_pairs):
         asked.append(
             existence(items[index % len(items)].name, True, luck.choice(EXISTENCE_SUFFIXES))
@@ -227,12 +233,12 @@ def training_questions(
     return asked
 
 
-def _check(item: Item, luck: random.Random) -> Question:
+def _check(item: Item, luck: random.Random) -> SceneQuestion:
     wrong = other_colour(item.colour, item.name, luck)
     return colour_check(item.name, luck.choice((item.colour, wrong)), item.colour)
 
 
-def _where_or_how_many(items: Sequence[Item], luck: random.Random) -> Question:
+def _where_or_how_many(items: Sequence[Item], luck: random.Random) -> SceneQuestion:
     total = len(items)
     if total < 2 or luck.random() < 0.5:
         if luck.random() < 0.5:
@@ -248,7 +254,7 @@ def _where_or_how_many(items: Sequence[Item], luck: random.Random) -> Question:
 
 def _image_statement(
     item: Item, names: Sequence[str], own_group: float, luck: random.Random
-) -> Question:
+) -> SceneQuestion:
     true = luck.random() < 0.5
     if luck.random() < 0.5:
         name = item.name if true else absent_name(names, own_group, luck)
@@ -257,7 +263,7 @@ def _image_statement(
     return image_statement(colour_rule(item.name, shown), true)
 
 
-def blind_questions(luck: random.Random) -> list[Question]:
+def blind_questions(luck: random.Random) -> list[SceneQuestion]:
     """One or two questions that need no picture."""
     name, told = luck.choice(CLASSES), luck.choice(list(COLOURS))
     wrong = luck.choice([each for each in COLOURS if each != told])

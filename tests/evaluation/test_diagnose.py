@@ -539,12 +539,6 @@ def test_vlind_gives_the_language_prior_questions(folder, tmp_path):
         assert len(part) == 2 * good
 
 
-def test_contradicting_images_may_lie_elsewhere(folder, tmp_path):
-    found = command.asked(parsed(folder, tmp_path, "--contradicting-images", "/elsewhere"))
-    paths = {each.path for each in found if each.facts["set"] == "contradicting"}
-    assert paths == {"/elsewhere/a.png", "/elsewhere/c.png"}
-
-
 # -- ranking and report
 
 

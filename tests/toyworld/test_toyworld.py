@@ -126,13 +126,13 @@ def test_wording_of_the_benchmarks():
         "Only respond in True or False.\nStatement: There is banana in the given image.\n"
         "Based on the image, is the given statement true or false?"
     )
-    assert ask.sense_statement("banana", "yellow") == ask.Question(
+    assert ask.sense_statement("banana", "yellow") == ask.SceneQuestion(
         kind="sense",
         text="Only respond in True or False.\nStatement: Bananas are yellow.\n"
         "Based on common sense, is the given statement true or false?",
         answer="True",
     )
-    assert ask.context_statement("leaf", "blue", "green") == ask.Question(
+    assert ask.context_statement("leaf", "blue", "green") == ask.SceneQuestion(
         kind="context",
         text="Only respond in True or False.\nContext: In this world, all leaves are blue.\n"
         "Statement: Leaves are green.\n"

@@ -22,7 +22,7 @@ from causalmm.evaluation.diagnosis.measurement import (
     failures,
 )
 from causalmm.evaluation.diagnosis.view import ViewChoice
-from causalmm.evaluation.records import Answer, Question
+from causalmm.evaluation.records import Question
 from causalmm.evaluation.report import BOOTSTRAP, text_table, to_json
 from causalmm.evaluation.statistics import (
     LEVEL,
@@ -162,7 +162,8 @@ def diagnose(
     kept = [place for place, each in enumerate(questions) if each.id not in failed]
     if not kept:
         raise FailureError(f"no question could be asked (first: {next(iter(failed.values()))})")
-    asked = [questions[place] for place in kept]
+    # An image goes by its path: two files may have different images of one name.
+    asked = [replace(questions[place], image=questions[place].path) for place in kept]
     plain = [used[0].alone[place] for place in kept]
     given = _Given(
         questions=asked,
@@ -293,23 +294,13 @@ class _Given:
     def _pairs(self, *halves: str, adjusted: Sequence[ViewChoice] | None = None) -> list[Pair]:
         """Questions of a half with the plain probabilities, and with adjusted ones where given."""
         pairs = []
-        for question, plain, after in zip(
-            self.questions, self.plain, adjusted or self.plain, strict=True
-        ):
+        after = [None] * len(self.plain) if adjusted is None else adjusted
+        for question, plain, contrasted in zip(self.questions, self.plain, after, strict=True):
             if any(question.path in self.halves[half] for half in halves):
                 scores = {"factual": plain.probabilities}
-                if adjusted is not None:
-                    scores["adjusted"] = after.probabilities
-                # By its path: two files may have different images of one name.
-                question = replace(question, image=question.path)
-                answer = Answer(
-                    question_id=question.id,
-                    image=question.image,
-                    prompt=question.prompt,
-                    answer="",
-                    scores=scores,
-                )
-                pairs.append(Pair(question, answer))
+                if contrasted is not None:
+                    scores["adjusted"] = contrasted.probabilities
+                pairs.append(Pair(question, question.answered("", scores=scores)))
         return pairs
 
 

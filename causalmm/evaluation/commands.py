@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
             shares = [take_share(each, args.batch_size, processes) for each in runs]
             processes.wait()
         if any(share.units for share in shares):
-            with memory_guard(question_flags.SMALLER):
+            with memory_guard():
                 _answer(args, shares, processes)
         else:
             for each in runs:

@@ -23,6 +23,7 @@ from causalmm.counterfactual.attention import language_attention
 from causalmm.counterfactual.attention_mask import AttentionMask, visible_keys
 from causalmm.counterfactual.methods import find
 from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
+from causalmm.decoding import one_query
 from causalmm.decoding.branch_state import BranchState
 from causalmm.decoding.call_checks import check_cache, check_encoded
 from causalmm.decoding.kv_cache import branch_layers
@@ -206,10 +207,12 @@ class LanguagePass:
         scaling: float,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        if self.plan.branches > 1 and one_query.supports(module, query):
+            interface = self._one_query  # without branches nothing may differ from upstream
         edit = self.plan.language
         if edit is None or not edit.edits(module.layer_idx):
             return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        # The edited groups are the last ones: the language groups, or all joint groups.
+        # Edited branches are the last ones: those of the language, or all joint ones.
         rows = query.shape[0]
         first = rows - edit.draws * (rows // self.plan.branches)
         mask = leading_rows(attention_mask, rows, first)
@@ -222,10 +225,17 @@ class LanguagePass:
         edited = self._edited(module, query[first:], key[first:], value[first:], scaling)
         return torch.cat([factual, edited.transpose(1, 2)]), weights
 
+    def _one_query(
+        self, _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any,
+        *, scaling: float, **_kwargs: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        output = one_query.attention(query, key, value, scale=scaling, visible=self.visible)
+        return output.transpose(1, 2), None
+
     def _edited(
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        """Counterfactual attention output of the edited groups' rows."""
+        """Counterfactual attention output of the edited branches' rows."""
         edit, layer = self.plan.language, module.layer_idx
         hashes = self.hashes.get(layer)
         return language_attention(

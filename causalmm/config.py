@@ -30,7 +30,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Of a checkpoint's weights; "auto": the checkpoint's own, float32 on a CPU."""
 MAX_STRENGTH = 10**6
 """Of a contrast: beyond it, float32 cannot hold the difference that is left of two logits."""
-_STRENGTH = {"kind": float, "least": 0, "most": MAX_STRENGTH, "metavar": "G"}
+_STRENGTH = {"least": 0, "most": MAX_STRENGTH, "metavar": "G"}
 
 
 def choice(
@@ -50,25 +50,26 @@ def number(
     default: float | None,
     help: str,
     *,
-    kind: type[int] | type[float],
     least: float = -math.inf,
     most: float = math.inf,
     metavar: str,
 ) -> Any:
-    """A field that is a number from `least` to `most`; a whole one where `kind` is int."""
-    expected = {int: "an integer", float: "a number"}[kind]
+    """A field that is a number from `least` to `most`; a whole one where the default is an int."""
+    whole = isinstance(default, int)
+    types = int if whole else int | float
+    expected = "an integer" if whole else "a number"
     if most < math.inf:
         expected += f" from {least} to {most:,}"
     elif least > -math.inf:
         expected += f" >= {least}"
-    types = int if kind is int else int | float
 
     def check(name: str, value: object) -> object:
         if not isinstance(value, types) or isinstance(value, bool) or not least <= value <= most:
             raise ValueError(f"{name}={value!r}: expected {expected}")
         return value
 
-    return _setting(default, f"{help}: {expected}", check, type=kind, metavar=metavar)
+    flag = {"type": int if whole else float, "metavar": metavar}
+    return _setting(default, f"{help}: {expected}", check, **flag)
 
 
 def layers(default: str, help: str) -> Any:
@@ -93,47 +94,34 @@ class CausalMMConfig:
     mode: str = choice(
         "multimodal",
         MODES,
-        "branches decoded beside the factual one; multimodal: one of each tower, joint: one that "
-        "carries both interventions, plain (as a flag only): none",
+        "branches decoded beside the factual one; multimodal: one of each tower, joint: one with "
+        "both interventions, plain (a flag's value only): none",
         flag_choices=("plain", *MODES),
     )
     vision_method: str = choice("random", VISION_METHODS, "counterfactual of the vision encoder")
     language_method: str = choice("random", LANGUAGE_METHODS, "counterfactual of the decoder")
-    vision_layers: LayerSpec = layers(
-        "all", "of the vision layers below the one whose features the model reads"
-    )
-    language_layers: LayerSpec = layers("half:", "of the decoder's layers")
+    vision_layers: LayerSpec = layers("all", "vision layers, of those below the one that is read")
+    language_layers: LayerSpec = layers("half:", "decoder layers")
     gamma: float = number(1.0, "contrast strength of every branch, 0 leaves them out", **_STRENGTH)
     gamma_vision: float | None = number(
-        None, "of the vision branch, in the place of gamma; not in mode joint", **_STRENGTH
+        None, "the vision branch's, in the place of gamma; not in mode joint", **_STRENGTH
     )
     gamma_language: float | None = number(
-        None, "of the language branch, in the place of gamma; not in mode joint", **_STRENGTH
+        None, "the language branch's, in the place of gamma; not in mode joint", **_STRENGTH
     )
     epsilon: float = number(
-        0.1,
-        "adaptive plausibility: tokens below E x p(best) come after all others, 0 keeps the order",
-        kind=float,
-        least=0,
-        most=1,
-        metavar="E",
+        0.1, "tokens below E x p(best token) come after all others", least=0, most=1, metavar="E"
     )
-    draws: int = number(
-        1, "samples of a stochastic counterfactual, averaged", kind=int, least=1, metavar="S"
-    )
+    draws: int = number(1, "samples of a stochastic method, averaged", least=1, metavar="S")
     normalization: str = choice(
         "visible",
         NORMALIZATIONS,
         "visible: weights are normalised over the visible keys; released: the released formulas",
     )
     site: str = choice(
-        "attention",
-        SITES,
-        "where vision is edited: attention in the encoder, or the selected features (LLaVA only)",
+        "attention", SITES, "edit attention in the encoder, or weigh the features (LLaVA only)"
     )
-    seed: int = number(
-        0, "of the counterfactuals and, as a flag, of sampling", kind=int, metavar="N"
-    )
+    seed: int = number(0, "of the counterfactuals and, as a flag, of sampling", metavar="N")
 
     def __post_init__(self) -> None:
         for each in fields(self):

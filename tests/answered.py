@@ -17,13 +17,7 @@ def answered(
     elif not isinstance(answers, Mapping):
         answers = {each.id: text for each, text in zip(questions, answers, strict=True)}
     return {
-        each.id: Answer(
-            question_id=each.id,
-            image=each.image,
-            prompt=each.prompt,
-            answer=answers[each.id],
-            scores=(scores or {}).get(each.id),
-        )
+        each.id: each.answered(answers[each.id], scores=(scores or {}).get(each.id))
         for each in questions
     }
 

@@ -24,7 +24,7 @@ class Token(NamedTuple):
     adjusted: float
 
 
-class Answer(NamedTuple):
+class TimedAnswer(NamedTuple):
     """What a model answered. Seconds count from the call of `generate`."""
 
     text: str

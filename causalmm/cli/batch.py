@@ -7,6 +7,7 @@ answers holds the file meanwhile (`sole_writer`).
 Tests: tests/cli/test_batch_command.py.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from causalmm.inputs.messages import check_prompt
 SUFFIX = ".settings.json"
 
 
-class Row(NamedTuple):
+class BatchRow(NamedTuple):
     """A question as it was given; `error` says in a sentence why it is none."""
 
     id: Any
@@ -58,7 +59,7 @@ class Row(NamedTuple):
 class Batch(NamedTuple):
     """Questions, and what of them is answered."""
 
-    rows: list[Row]
+    rows: list[BatchRow]
     size: int
     """How many to ask at a time."""
     settings: dict[str, Any]
@@ -91,7 +92,9 @@ def open_batch(
     """
     rows = read_rows(Path(questions))
     if settings["sampling"]["do_sample"]:
-        settings = settings | {"batch_size": size}
+        # What is drawn for a row depends on its place and on those that are asked with it.
+        ids = json.dumps([row.id for row in rows]).encode()
+        settings = settings | {"batch_size": size, "ids_sha256": hashlib.sha256(ids).hexdigest()}
     batch = Batch(rows, size, settings, Path(out))
     if not batch.out.exists() or not read_bytes(batch.out):
         return batch
@@ -114,7 +117,7 @@ def open_batch(
     return batch._replace(lines=lines)
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[BatchRow]:
     """The questions of a JSON lines file, numbered by line where they have no id.
 
     Raises RequestError for a file that cannot be read or has no rows, or where two questions were
@@ -135,7 +138,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_answers(
-    batch: Batch, ask: Callable[[Sequence[Row], int], Sequence[dict[str, str]]]
+    batch: Batch, ask: Callable[[Sequence[BatchRow], int], Sequence[dict[str, str]]]
 ) -> Batch:
     """Answer what is left; returns the batch with nothing left.
 
@@ -154,7 +157,7 @@ def write_answers(
         open(batch.out, "ab") as file,
         tqdm(total=len(batch.rows), initial=len(lines), unit="row", file=sys.stderr) as progress,
     ):
-        for start, rows in groups(batch.rows, batch.size):
+        for start, rows in question_groups(batch.rows, batch.size):
             places = range(start, start + len(rows))
             if all(place in lines for place in places):
                 continue
@@ -177,7 +180,9 @@ def outcome(answered: int, failed: int) -> str:
     return said + f", {failed} failed (--retry-failed asks again)" * bool(failed)
 
 
-def groups(rows: Sequence[Row], size: int) -> Iterator[tuple[int, Sequence[Row]]]:
+def question_groups(
+    rows: Sequence[BatchRow], size: int
+) -> Iterator[tuple[int, Sequence[BatchRow]]]:
     """Up to `size` rows that are asked together, and the number of the first.
 
     Questions in a row about the same pictures are asked apart from others: they can share the work
@@ -195,10 +200,10 @@ def groups(rows: Sequence[Row], size: int) -> Iterator[tuple[int, Sequence[Row]]
         start += length
 
 
-def _row(number: int, given: dict[str, Any] | str) -> Row:
+def _row(number: int, given: dict[str, Any] | str) -> BatchRow:
     if isinstance(given, str):
-        return Row(number, None, None, f"line {number} {given}", named=False)
-    row = Row(given.get("id"), given.get("image"), given.get("prompt"))
+        return BatchRow(number, None, None, f"line {number} {given}", named=False)
+    row = BatchRow(given.get("id"), given.get("image"), given.get("prompt"))
     if row.id is None:
         row = row._replace(id=number, named=False)
     if not isinstance(row.id, str | int) or isinstance(row.id, bool):

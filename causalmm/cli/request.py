@@ -155,7 +155,7 @@ def _sampling(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in SAMPLING_OFF if name in args}
     if not given:
         return {"do_sample": False}
-    if args.greedy:
+    if "greedy" in args:
         raise RequestError(f"--greedy and {flag_name(next(iter(given)))} exclude each other")
     # All three, because a checkpoint's own may leave one token to choose from (Qwen2-VL: top-k 1).
     return {"do_sample": True, **SAMPLING_OFF, **given}

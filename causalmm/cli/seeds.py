@@ -1,4 +1,4 @@
-"""Seeds of what is drawn, by what is asked. Held by tests/evaluation/test_evaluation_run.py."""
+"""Seeds of what is drawn, by what is asked. Tests: tests/evaluation/test_evaluation_run.py."""
 
 import hashlib
 

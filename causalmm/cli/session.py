@@ -13,7 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from causalmm.cli.batch import Row
+from causalmm.cli.batch import BatchRow
 from causalmm.cli.request import Request
 from causalmm.cli.terminal import quiet_transformers
 from causalmm.config import CausalMMConfig
@@ -22,8 +22,12 @@ from causalmm.families import checkpoints
 from causalmm.inputs.messages import limit_sizes, one_turn, open_messages, text_part
 
 if TYPE_CHECKING:  # they load torch
-    from causalmm.cli.answer import Answer, Reply
+    from causalmm.cli.answer import Reply, TimedAnswer
     from causalmm.decoding.trace import BranchTrace
+
+SMALLER = (
+    "smaller images, a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
+)
 
 
 class Session(NamedTuple):
@@ -68,9 +72,9 @@ class Session(NamedTuple):
         *,
         probabilities: bool = False,
         out: TextIO | None = None,
-    ) -> "Answer":
+    ) -> "TimedAnswer":
         """The answer to one row of inputs, printed to `out` as it comes if given."""
-        from causalmm.cli.answer import Answer, AnswerStreamer, Token, probability
+        from causalmm.cli.answer import AnswerStreamer, TimedAnswer, Token, probability
         from causalmm.decoding.trace import BranchTrace
 
         tokenizer = self.processor.tokenizer
@@ -97,9 +101,9 @@ class Session(NamedTuple):
             for token, pair in zip(ids.tolist(), found, strict=False)
         ]
         text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-        return Answer(text, tokens, streamer.first_token_at - begun, ended - begun)
+        return TimedAnswer(text, tokens, streamer.first_token_at - begun, ended - begun)
 
-    def answer_rows(self, rows: Sequence[Row], first: int) -> list[dict[str, str]]:
+    def answer_rows(self, rows: Sequence[BatchRow], first: int) -> list[dict[str, str]]:
         """{"answer"} or {"error"} of each row. `first` is the number of the first in its file."""
         # A seed of its own for each batch: rows at the same place would be drawn alike.
         replies = self.ask_rows(rows, self.request.seed + first)
@@ -109,7 +113,7 @@ class Session(NamedTuple):
         ]
 
     def ask_rows(
-        self, rows: Sequence[Row], seed: int, trace: "BranchTrace | None" = None
+        self, rows: Sequence[BatchRow], seed: int, trace: "BranchTrace | None" = None
     ) -> "list[Reply | str]":
         """The reply to each row, or a sentence on why it cannot be asked.
 
@@ -207,7 +211,7 @@ class Session(NamedTuple):
 
 
 @contextlib.contextmanager
-def memory_guard(advice: str) -> Iterator[None]:
+def memory_guard(advice: str = SMALLER) -> Iterator[None]:
     """Raise FailureError with this advice where memory runs out."""
     try:
         yield

@@ -1,8 +1,8 @@
-"""One process at a time writes a file that is gone on with.
+"""One process at a time writes a file that is resumed.
 
-Everything that appends to a file, or reads how far it is and goes on from there, holds its lock
+Everything that appends to a file, or reads how far it is and resumes there, holds its lock
 meanwhile: .FILE.lock beside it, which is there while the file is written (or was, when a process
-was killed: the next one takes it over). Held by tests/cli/test_sole_writer.py.
+was killed: the next one takes it over). Tests: tests/cli/test_sole_writer.py.
 """
 
 import contextlib

@@ -48,7 +48,7 @@ class AttentionMask:
         first = seen.int().argmax(dim=1).where(seen.any(dim=1), own.clamp(0, queries - 1))
         positions = places.gather(1, first.unsqueeze(1))
         if queries > 1:  # else there is one position for each
-            _require(
+            require(
                 ((places == positions) | ~seen).all(),
                 "random attention weights need one position for each key, and this 4-D "
                 "attention_mask gives some keys several, as a sliding window does: expected a mask "
@@ -180,11 +180,11 @@ def _seen(mask: Tensor) -> Tensor:
     if not mask.is_floating_point():
         raise ValueError(expected)
     seen = mask == 0
-    _require((seen | (mask <= HIDDEN)).all(), expected)
+    require((seen | (mask <= HIDDEN)).all(), expected)
     return seen
 
 
-def _require(holds: Tensor, expected: str) -> None:
+def require(holds: Tensor, expected: str) -> None:
     """Raise ValueError unless a bool of no dimensions is True; RuntimeError in compiled code, where
     the check becomes part of the graph."""
     if torch.compiler.is_compiling():

@@ -4,33 +4,90 @@ Rows: B samples a branch (causalmm/decoding/plan.py). A plan of None stands for 
 which cannot go on with what branches left behind either. Tests: tests/decoding/test_contracts.py.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-from transformers.cache_utils import BaseQuantizedLayer, DynamicLayer, StaticLayer
+import torch
+from transformers.cache_utils import DynamicLayer, StaticLayer
 
+from causalmm.counterfactual.attention_mask import require
+from causalmm.counterfactual.methods import find
+from causalmm.decoding.kv_cache import BranchStaticLayer, PreallocatedLayer
 from causalmm.decoding.plan import BranchPlan
+
+_LAYERS = (DynamicLayer, StaticLayer, PreallocatedLayer, BranchStaticLayer)
+"""Layers known to work: anything else might drop or change a branch's keys."""
+_SAME_PLAN = (
+    "continue a cache only with the CausalMM configuration that filled it, and without one only "
+    "what was filled without"
+)
 
 
 def check_cache(cache: Any, plan: BranchPlan | None, batch: int) -> None:
-    """Raise ValueError unless a plan's rows can be kept in `cache`, and continue what it holds.
+    """Raise ValueError unless a plan's keys can be kept in `cache`, and continue what it holds.
 
-    `batch` is the number of samples. A cache of the plain model must hold that many rows.
+    `batch` is the number of samples. Another plan may continue a cache only if it would have left
+    the same keys in it; without branches on both sides nothing is checked.
     """
     if cache is None:
         return
+    wanted = {} if plan is None else plan.key_settings()
+    layers = getattr(cache, "layers", [cache])
     if plan is not None:
-        for layer in getattr(cache, "layers", [cache]):
-            _check_kind(cache, layer)
-    for number, held in _held_rows(cache):
-        needed = batch * (1 if plan is None else plan.branches_in_layer(number))
-        if held != needed:
+        for layer in layers:
+            if type(layer) not in _LAYERS:
+                raise ValueError(
+                    f"causalmm does not support past_key_values of type {type(cache).__name__} "
+                    f"with layers of type {type(layer).__name__}: expected a DynamicCache or "
+                    "StaticCache"
+                )
+            if isinstance(layer, StaticLayer):
+                check_static(plan)
+    state = getattr(layers[0], "state", None) if layers else None
+    if state is None and (not wanted or _is_empty(cache)):
+        return
+    filled = {} if state is None else state.filled_by
+    for name in filled | wanted:
+        if filled.get(name) != wanted.get(name):
             raise ValueError(
-                f"past_key_values hold {held} rows in layer {number}, this call needs {needed} "
-                f"(for a batch of {batch}): continue a cache only with the CausalMM configuration "
-                "that filled it, and without one only what was filled without"
+                f"past_key_values were filled {_told(name, filled)}, this call is made "
+                f"{_told(name, wanted)}: {_SAME_PLAN}"
             )
+    rows, branches = len(layers[0].keys), layers[0].branches
+    if rows != batch * branches:
+        raise ValueError(
+            f"past_key_values hold {rows // branches} samples, this call has {batch}: continue a "
+            "cache with as many samples as filled it"
+        )
+
+
+def check_static(plan: BranchPlan) -> None:
+    """Raise ValueError where a plan cannot be followed with a static cache."""
+    edit = plan.language
+    if edit and find("language", edit.method).formula(edit.normalization).counts_every_key:
+        raise ValueError(
+            f"normalization={edit.normalization!r} with language_method={edit.method!r} counts all "
+            "keys, those a static cache has not filled yet included: expected a dynamic cache"
+        )
+
+
+def _is_empty(cache: Any) -> bool:
+    length = cache.get_seq_length()
+    if not torch.compiler.is_compiling() or isinstance(length, int):
+        return int(length) == 0
+    require(length == 0, f"past_key_values were filled without branches: {_SAME_PLAN}")
+    return True
+
+
+def _told(name: str, settings: Mapping[str, Any]) -> str:
+    """One of a plan's key settings, for a message."""
+    value = settings.get(name)
+    if not settings:
+        return "without branches"
+    if isinstance(value, tuple):  # of truth values, one a layer
+        name = name.replace("edited", "layers")
+        value = [layer for layer, edited in enumerate(value) if edited]
+    return f"with {name}={value!r}"
 
 
 def check_encoded(encoded: Mapping[str, Any] | None, plan: BranchPlan | None, width: int) -> None:
@@ -46,21 +103,3 @@ def check_encoded(encoded: Mapping[str, Any] | None, plan: BranchPlan | None, wi
                     "CausalMM configuration that they are used with, "
                     "get_image_features(..., causalmm=model.causalmm_plan(config))"
                 )
-
-
-def _check_kind(cache: Any, layer: Any) -> None:
-    # By what is known to work: anything else might drop or change a branch's keys.
-    if isinstance(layer, BaseQuantizedLayer) or not isinstance(layer, DynamicLayer | StaticLayer):
-        raise ValueError(
-            f"causalmm does not support past_key_values of type {type(cache).__name__} with layers "
-            f"of type {type(layer).__name__}: expected a DynamicCache or StaticCache"
-        )
-
-
-def _held_rows(cache: Any) -> Iterator[tuple[int, int]]:
-    """Number and rows of each layer that holds plain keys [rows, G, K, D]."""
-    for number, layer in enumerate(getattr(cache, "layers", ())):
-        keys = getattr(layer, "keys", None)
-        quantised = isinstance(layer, BaseQuantizedLayer)
-        if isinstance(keys, Tensor) and keys.ndim == 4 and not quantised:
-            yield number, keys.shape[0]

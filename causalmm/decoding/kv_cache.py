@@ -1,32 +1,27 @@
-"""A cache with room for the steps to come.
+"""The layers of a KV cache that a plan fills.
 
-The DynamicCache of transformers copies all keys and values at every step; with many rows behind a
-long prompt that takes longer than the rest of the step. Everything else, what `generate` returns
-included, is as with that one. Tests: tests/decoding/test_kv_cache.py.
+They keep the state of the keys (causalmm/decoding/branch_state.py), and those of a dynamic cache
+are preallocated: the DynamicCache of transformers copies all keys and values at every step, which
+with many rows behind a long prompt takes longer than the rest of the step. Everything else, what
+`generate` returns included, is as with transformers' own. Tests: tests/decoding/test_kv_cache.py.
 """
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer, StaticLayer
+
+from causalmm.decoding.branch_state import BranchLayer
+from causalmm.decoding.plan import BranchPlan
 
 CAPACITY_STEP = 64
-"""Places made at a time: so many steps share one copy."""
+"""Tokens for which a buffer is allocated at a time: so many steps share one copy."""
 
 
-def preallocated_cache(config: PreTrainedConfig) -> DynamicCache:
-    """A DynamicCache for the decoder of this configuration; sliding layers stay as they are."""
-    return preallocate(DynamicCache(config=config))
-
-
-def preallocate(cache: DynamicCache) -> DynamicCache:
-    """Give the layers of an empty cache room; sliding ones stay as they are. Returns the cache."""
-    cache.layers = [
-        PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
-    return cache
+class BranchStaticLayer(BranchLayer, StaticLayer):
+    """A StaticLayer that keeps the state of its keys. A reset one allocates its buffers anew."""
 
 
 class _Buffer(NamedTuple):
@@ -36,96 +31,83 @@ class _Buffer(NamedTuple):
     whole: Tensor
 
     def takes(self, held: Tensor, total: int) -> bool:
-        """Whether these can be prolonged to so many where they are."""
+        """Whether `held` can be prolonged to `total` tokens in place."""
         # A tensor of inference mode cannot be written to outside of it.
         writable = torch.is_inference_mode_enabled() or not self.whole.is_inference()
         return held is self.filled and total <= self.whole.shape[2] and writable
 
 
-class PreallocatedLayer(DynamicLayer):
+class PreallocatedLayer(BranchLayer, DynamicLayer):
     """A DynamicLayer whose keys and values [B, G, K, D] are the filled part of larger tensors.
 
     What was handed out stays as it is: only what follows it is written to, and only while nothing
     else took its place. A prefill, what a gradient flows through and what a compiler traces are
-    kept as by DynamicLayer; the first step after them moves all into a room.
+    kept as by DynamicLayer; the first step after them copies all into a buffer.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._key_buffer: _Buffer | None = None
-        self._value_buffer: _Buffer | None = None
+        self._buffers: tuple[_Buffer, _Buffer] | None = None  # of keys and values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append keys and values [B, G, Q, D]; returns all of them, as of DynamicLayer."""
-        if (
-            torch.compiler.is_compiling()
-            or not self.get_seq_length()
-            or self._needs_graph(key_states, value_states)
+        new, held = (key_states, value_states), (self.keys, self.values)
+        copied = torch.compiler.is_compiling() or not self.get_seq_length()
+        if copied or (
+            torch.is_grad_enabled() and any(part.requires_grad for part in (*new, *held))
         ):
-            self._drop_buffers()
-            return super().update(key_states, value_states)
-        self._hold(
-            _append(self.keys, key_states, self._key_buffer),
-            _append(self.values, value_states, self._value_buffer),
-        )
+            self._buffers = None
+            return super().update(*new)
+        self._buffers = tuple(map(_append, held, new, self._buffers or (None, None)))
+        self.keys, self.values = (buffer.filled for buffer in self._buffers)
         return self.keys, self.values
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row, with room behind it: the next update need not move the copies."""
-        if self.get_seq_length():
-            self._hold(_repeat(self.keys, repeats), _repeat(self.values, repeats))
+    # Other tensors take the place of the buffers' below: their memory must not outlive that.
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows only."""
-        self._drop_buffers()
+        self._buffers = None
         super().batch_select_indices(indices)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Put the rows in another order."""
-        self._drop_buffers()
+        self._buffers = None
         super().reorder_cache(beam_idx)
 
+    def offload(self) -> None:
+        self._buffers = None
+        super().offload()
+
     def reset(self) -> None:
-        """Drop everything."""
-        self._drop_buffers()
+        self._buffers = None
         super().reset()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Two layers that shared a room would write over each other's next keys.
-        return self.__dict__ | {"_key_buffer": None, "_value_buffer": None}
-
-    def _hold(self, keys: _Buffer, values: _Buffer) -> None:
-        self._key_buffer, self._value_buffer = keys, values
-        self.keys, self.values = keys.filled, values.filled
-
-    def _drop_buffers(self) -> None:
-        """Before others take the place of what is held: its memory must not outlive that."""
-        self._key_buffer = self._value_buffer = None
-
-    def _needs_graph(self, *new: Tensor) -> bool:
-        parts = (*new, self.keys, self.values)
-        return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
+        # Two layers that shared a buffer would write over each other's next keys.
+        return self.__dict__ | {"_buffers": None}
 
 
-def _allocate(like: Tensor, rows: int, length: int) -> Tensor:
-    return like.new_empty(rows, like.shape[1], length + CAPACITY_STEP, like.shape[3])
-
-
-def _append(held: Tensor, new: Tensor, room: _Buffer | None) -> _Buffer:
+def _append(held: Tensor, new: Tensor, buffer: _Buffer | None) -> _Buffer:
     length, total = held.shape[2], held.shape[2] + new.shape[2]
-    if room is not None and room.takes(held, total):
-        whole = room.whole
+    if buffer is not None and buffer.takes(held, total):
+        whole = buffer.whole
     else:
-        whole = _allocate(new, len(new), total)
+        whole = new.new_empty(*new.shape[:2], total + CAPACITY_STEP, new.shape[3])
         whole[:, :, :length] = held
     whole[:, :, length:total] = new
     return _Buffer(whole[:, :, :total], whole)
 
 
-def _repeat(held: Tensor, repeats: int) -> _Buffer:
-    rows, length = len(held), held.shape[2]
-    whole = _allocate(held, rows * repeats, length)
-    whole.unflatten(0, (rows, repeats))[..., :length, :] = held[:, None]
-    return _Buffer(whole[:, :, :length], whole)
+def branch_layers(cache: Cache, plan: BranchPlan, count: int) -> BranchLayer:
+    """The first of the `count` layers of a cache that the plan filled or, if empty, is to fill.
+
+    The layers of an empty cache are replaced by ones that keep a state.
+    """
+    if not cache.layers or getattr(cache.layers[0], "state", None) is None:
+        lengths = [getattr(layer, "max_cache_len", 0) for layer in cache.layers] or [0] * count
+        cache.layers = [
+            BranchStaticLayer(length) if length else PreallocatedLayer() for length in lengths
+        ]
+        for number, layer in enumerate(cache.layers):
+            layer.branches = plan.branches_in_layer(number)
+    return cache.layers[0]

@@ -24,9 +24,11 @@ from causalmm.counterfactual.attention_mask import AttentionMask, visible_keys
 from causalmm.counterfactual.methods import find
 from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
 from causalmm.decoding import one_query
+from causalmm.decoding.branch_state import BranchState
 from causalmm.decoding.call_checks import check_cache, check_encoded
+from causalmm.decoding.kv_cache import branch_layers
 from causalmm.decoding.plan import BranchPlan
-from causalmm.decoding.rows import append_branches, leading_rows, repeat_branches, split_branches
+from causalmm.decoding.rows import append_branches, leading_rows
 
 
 class DecoderInputs(NamedTuple):
@@ -53,6 +55,7 @@ class LanguagePass:
 
     plan: BranchPlan
     visible: AttentionMask | None = None
+    state: BranchState | None = None
     features: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
     hashes: Mapping[int, RandomHashes] = field(default_factory=dict)
@@ -81,7 +84,7 @@ class LanguagePass:
         Features [tokens, branches x D] carry every branch side by side (see `VisionPass.fold`);
         the result is [tokens, D].
         """
-        factual, *counterfactual = split_branches(features, 1 + self.plan.image_branches)
+        factual, *counterfactual = features.chunk(1 + self.plan.image_branches, dim=-1)
         self.features.append(torch.cat(counterfactual) if counterfactual else features[:0])
         return factual
 
@@ -101,17 +104,17 @@ class LanguagePass:
         own in their place.
         """
         batch = inputs_embeds.shape[0]
-        branches = 1 + self.plan.image_branches
-        counterfactual = inputs_embeds.repeat(branches - 1, 1, 1)
+        branches = self.plan.image_branches
+        counterfactual = inputs_embeds.repeat(branches, 1, 1)
         for mask, features in zip(self.masks, self.features, strict=True):
             counterfactual = counterfactual.masked_scatter(
-                mask.repeat(branches - 1, 1, 1), features.to(counterfactual)
+                mask.repeat(branches, 1, 1), features.to(counterfactual)
             )
         batch_axis = 1 if position_ids is not None and position_ids.ndim == 3 else 0
         return DecoderInputs(
             torch.cat([inputs_embeds, counterfactual]),
-            repeat_branches(attention_mask, batch, branches),
-            repeat_branches(position_ids, batch, branches, axis=batch_axis),
+            append_branches(attention_mask, batch, batch, branches),
+            append_branches(position_ids, batch, batch, branches, axis=batch_axis),
             self,
         )
 
@@ -127,12 +130,15 @@ class LanguagePass:
         """The pass that knows what each query sees, read where the decoder has decided it.
 
         `attention_mask` is what the decoder was given and `causal_mask` what it made of it for
-        attention; `position_ids` [rows or 1, L] are those it looked at. Raises ValueError for a
-        mask that cannot be read.
+        attention; `position_ids` [rows or 1, L] are those it looked at. The KV cache keeps what is
+        true of the new keys. Raises ValueError for a mask that cannot be read, or that contradicts
+        what is true of the cached keys.
         """
         length, past = inputs_embeds.shape[1], 0
-        keys = length
+        keys, first = length, None
         if past_key_values is not None:
+            if self.plan.branches > 1:
+                first = branch_layers(past_key_values, self.plan, config.num_hidden_layers)
             # A static cache hands out its counter itself, and counts on while the layers run.
             past = past_key_values.get_seq_length() + 0
             keys, _ = past_key_values.get_mask_sizes(length, 0)
@@ -148,6 +154,15 @@ class LanguagePass:
                 )
         batch = inputs_embeds.shape[0] // (1 + self.plan.image_branches)
         visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
+        state = None
+        if self.plan.branches > 1:
+            image = [mask.any(dim=-1) for mask in self.masks]
+            state = getattr(first, "state", None) or BranchState(filled_by=self.plan.key_settings())
+            state = state.extended(
+                visible, torch.stack(image).any(dim=0) if image else None, past, length, keys
+            )
+        if first is not None:
+            first.state = state
         edit, hashes = self.plan.language, {}
         if edit and find("language", edit.method).formula(edit.normalization).random_weights:
             visible = visible.to(inputs_embeds.device).numbered()
@@ -157,7 +172,7 @@ class LanguagePass:
                 visible, shape, inputs_embeds.device, edit.seed, range(edit.draws), edit.layers
             )
             hashes = dict(zip(edit.layers, found, strict=True))
-        return replace(self, visible=visible, hashes=hashes)
+        return replace(self, visible=visible, state=state, hashes=hashes)
 
     def join_rows(
         self,
@@ -197,7 +212,7 @@ class LanguagePass:
         edit = self.plan.language
         if edit is None or not edit.edits(module.layer_idx):
             return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        # The edited groups are the last ones: the language groups, or all joint groups.
+        # Edited branches are the last ones: those of the language, or all joint ones.
         rows = query.shape[0]
         first = rows - edit.draws * (rows // self.plan.branches)
         mask = leading_rows(attention_mask, rows, first)
@@ -220,7 +235,7 @@ class LanguagePass:
     def _edited(
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        """Counterfactual attention output of the edited groups' rows."""
+        """Counterfactual attention output of the edited branches' rows."""
         edit, layer = self.plan.language, module.layer_idx
         hashes = self.hashes.get(layer)
         return language_attention(

@@ -49,17 +49,23 @@ def read_answers(path: str | Path) -> dict[str, Answer]:
 def find_runs(path: str | Path) -> dict[str, Path]:
     """The runs at a path by name: itself, or those in a folder of controls or of a grid.
 
-    Controls come in the order of their table, others by name. Raises RequestError where there is
-    no run.
+    A run goes by the name of its folder, a file of another name by its own. Controls come in the
+    order of their table, others by name. Raises RequestError where there is no run.
     """
     path = Path(path)
     if path.is_file() or parts(path):
-        return {path.stem if path.is_file() else path.resolve().name: path}
+        alone = path.is_file() and path.name != ANSWERS
+        return {path.stem if alone else folder_of(path).name: path}
     names = sorted(each.name for each in path.glob("*") if parts(each))
     if not names:
         raise RequestError(f"there are no answers at {path}")
     first = [name for name in CONTROLS if name in names]
     return {name: path / name for name in dict.fromkeys([*first, *names])}
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of a run that is given by it or by its answers file."""
+    return (path.parent if path.name == ANSWERS and path.is_file() else path).resolve()
 
 
 def parts(folder: Path) -> list[Path]:

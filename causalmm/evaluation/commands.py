@@ -1,7 +1,7 @@
 """The `evaluate` command: run a benchmark's questions, score the answers, compare runs.
 
-Exit codes: 0, 2 for a wrong request, 1 for a failure, 130 when interrupted. A run goes on when its
-command is given again. Tests: tests/evaluation/test_evaluation_run.py and
+Exit codes: 0, 2 for a wrong request, 1 for a failure, 130 when interrupted. A run is resumed when
+its command is given again. Tests: tests/evaluation/test_evaluation_run.py and
 tests/evaluation/test_scoring.py.
 """
 
@@ -12,43 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from causalmm.cli import flags
 from causalmm.cli.batch import outcome
-from causalmm.cli.flags import (
-    SETTINGS_EPILOG,
-    Parser,
-    add_batch_size,
-    add_decoding,
-    add_model,
-    add_pixel_limits,
-    add_retry_failed,
-    add_running,
-    add_settings,
-)
 from causalmm.cli.request import find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
+from causalmm.evaluation import question_flags, run_record
 from causalmm.evaluation.answers_file import finish, part_file, parts
 from causalmm.evaluation.benchmarks.benchmark import Benchmark
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.processes import Processes, meeting
 from causalmm.evaluation.question_files import check_images, limited
-from causalmm.evaluation.question_flags import (
-    BATCH_SIZE,
-    FIELD,
-    SMALLER,
-    add_question_flags,
-    to_record,
-)
-from causalmm.evaluation.run_record import (
-    check_record,
-    common_settings,
-    decoding_settings,
-    surroundings,
-)
 from causalmm.evaluation.runner import Run, Share, answer_share, check_plans, open_runs, take_share
 from causalmm.evaluation.scoring import CONTROL_BASES, compare_command, score_command
-from causalmm.evaluation.variants import Variant, controls, grid
+from causalmm.evaluation.variants import controls, grid
 
 
 def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
@@ -63,7 +41,9 @@ def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
 
 def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given, and in `act` what to do with them. Raises RequestError."""
-    parser = Parser(prog=prog, description="Ask a benchmark's questions and count the answers.")
+    parser = flags.Parser(
+        prog=prog, description="Ask a benchmark's questions and count the answers."
+    )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for benchmark in BENCHMARKS.values():
         of_benchmark = benchmarks.add_parser(
@@ -81,9 +61,9 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         "run",
         help="ask a model, into a folder",
         description=f"Ask a model the questions of {benchmark.title}",
-        epilog=f"{SETTINGS_EPILOG} Under `accelerate launch` the images are distributed over the "
-        "processes. What is in --out already is "
-        "continued, if it is of the same questions and settings.",
+        epilog=f"{flags.SETTINGS_EPILOG} Under `accelerate launch` the images are distributed over "
+        "the processes. What is in --out already is continued, if it is of the same questions and "
+        "settings.",
     )
     parser.set_defaults(act=run)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
@@ -101,14 +81,14 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         help="a run for every combination of the settings in a YAML file, such as "
         "{gamma: [0.5, 1], language_layers: ['half:', all]}, in folders of their own",
     )
-    add_batch_size(parser, **BATCH_SIZE)
-    add_retry_failed(parser)
-    add_model(parser)
-    add_pixel_limits(parser)
-    add_question_flags(parser, benchmark, "ask about the first N images only")
-    add_settings(parser)
-    add_decoding(parser, benchmark.max_new_tokens)
-    add_running(parser)
+    flags.add_batch_size(parser, **question_flags.BATCH_SIZE)
+    flags.add_retry_failed(parser)
+    flags.add_model(parser)
+    flags.add_pixel_limits(parser)
+    question_flags.add_question_flags(parser, benchmark, "ask about the first N images only")
+    flags.add_settings(parser)
+    flags.add_decoding(parser, benchmark.max_new_tokens)
+    flags.add_running(parser)
 
 
 def _add_score(actions: Any, benchmark: Benchmark) -> None:
@@ -140,7 +120,7 @@ def _add_reading(
     parser.add_argument("answers", nargs="+", type=Path, metavar="RUN", help=runs)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON, too")
     limit = "the first N images only, as the run; answers in a file of their own may be of more"
-    add_question_flags(parser, benchmark, limit, optional=True)
+    question_flags.add_question_flags(parser, benchmark, limit, optional=True)
     return parser
 
 
@@ -151,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
     """
     runs = _runs(args)
     for each in runs:
-        check_record(each.folder, each.settings)
+        run_record.check_record(each.folder, each.settings)
     with contextlib.ExitStack() as held:
         with meeting() as processes:
             if processes.index == 0:
@@ -163,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
             shares = [take_share(each, args.batch_size, processes) for each in runs]
             processes.wait()
         if any(share.units for share in shares):
-            with memory_guard(SMALLER):
+            with memory_guard():
                 _answer(args, shares, processes)
         else:
             for each in runs:
@@ -182,20 +162,21 @@ def _runs(args: argparse.Namespace) -> list[Run]:
     check_images(questions)
     request = find_model(args)
     if args.controls:
-        variants = controls(request)
+        requests = controls(request)
     elif args.grid is not None:
-        variants = grid(request, args.grid)
+        requests = grid(request, args.grid)
     else:
-        variants = [Variant("", request)]
-    common = common_settings(args.benchmark, questions, request, args)
+        requests = {"": request}
+    common = run_record.common_settings(args.benchmark, questions, request, args)
     return [
         Run(
-            variant=variant,
-            folder=args.out / variant.name,
+            name=name,
+            request=each,
+            folder=args.out / name,
             questions=questions,
-            settings=common | decoding_settings(variant.request, args.batch_size),
+            settings=common | run_record.decoding_settings(each, args.batch_size),
         )
-        for variant in variants
+        for name, each in requests.items()
     ]
 
 
@@ -207,17 +188,17 @@ def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Proces
     if processes.count > 1 and device in ("auto", "cuda") and runs[0].settings["device"] == "cuda":
         device = f"cuda:{processes.local}"
     # One with a configuration, since that is checked before the weights are read.
-    requests = sorted((run.variant.request for run in runs), key=lambda each: each.config is None)
+    requests = sorted((run.request for run in runs), key=lambda each: each.config is None)
     session = Session.start(argparse.Namespace(**{**vars(args), "device": device}), requests[0])
     check_plans(session, runs)
     words = choice_tokens(session.processor.tokenizer, runs[0].questions)
     if missing := [word for word, tokens in words.items() if not tokens]:
         tell(f"the tokenizer has no token {missing[0]!r}: answers come without probabilities")
-    about = surroundings(benchmark.question_files(args), session.model)
-    about[FIELD] = to_record(args, benchmark)
+    about = run_record.surroundings(benchmark.question_files(args), session.model)
+    about[question_flags.FIELD] = question_flags.to_record(args, benchmark)
     for share in shares:
         if share.units:
-            named = {"name": share.run.variant.name or None, **about}
+            named = {"name": share.run.name or None, **about}
             answer_share(session, share, words, processes, named)
         _report(share.run, processes)
 

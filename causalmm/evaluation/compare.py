@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report, text_table
-from causalmm.evaluation.statistics import LEVEL, Estimate, differences, mcnemar
+from causalmm.evaluation.statistics import LEVEL, Estimate, estimates, mcnemar
 from causalmm.evaluation.tally import Pair, Tally, join
 from causalmm.evaluation.two_way import DECIDING, auc_difference
 
@@ -109,7 +109,7 @@ def compare(
         if base not in runs:
             raise RequestError(f"base {base!r}: expected one of the runs {', '.join(runs)}")
     for name in others:
-        _check_same(first, runs[first], name, runs[name])
+        _check_same(runs, first, name)
     pairs = {name: join(questions, answers) for name, answers in runs.items()}
     found = []
     for base in bases:
@@ -131,15 +131,10 @@ def compare(
     )
 
 
-def _check_same(
-    base: str, base_answers: Mapping[str, Answer], name: str, answers: Mapping[str, Answer]
-) -> None:
+def _check_same(runs: Mapping[str, Mapping[str, Answer]], base: str, name: str) -> None:
     """Raise RequestError where two runs answered different questions."""
-    for one, other, missing in (
-        (name, base, base_answers.keys() - answers.keys()),
-        (base, name, answers.keys() - base_answers.keys()),
-    ):
-        if missing:
+    for one, other in ((name, base), (base, name)):
+        if missing := runs[other].keys() - runs[one].keys():
             raise RequestError(
                 f"{one} lacks {len(missing)} of the questions of {other} (first: {min(missing)}): "
                 "runs are compared over the same questions"
@@ -161,7 +156,7 @@ def _differences(
         strict=True,
     ):
         asked = list(other.right)
-        metrics = differences(mine.table, other.table, other.metrics)
+        metrics = estimates(mine.table, other.metrics, base=other.table)
         auc = auc_difference([ours[id] for id in asked], [theirs[id] for id in asked])
         only_run = sum(mine.right[id] and not other.right[id] for id in asked)
         only_base = sum(other.right[id] and not mine.right[id] for id in asked)

@@ -49,9 +49,7 @@ def read_foreign(file: Path, questions: Sequence[Question]) -> dict[str, Answer]
             )
         if question is not None:
             _check(row, question, where)
-            answers[question.id] = Answer(
-                question_id=question.id, image=question.image, prompt=question.prompt, answer=text
-            )
+            answers[question.id] = question.answered(text)
     twice = [name for name, count in seen.items() if count > 1]
     unknown = [name for name in seen if name not in known]
     for names, what in ((twice, "there more than once"), (unknown, "of no question")):

@@ -17,7 +17,7 @@ class Question:
     """Unique among all questions of a run, e.g. "coco/random/17"."""
     image: str
     """Name of the image, relative to the benchmark's image folder. Questions about one image share
-    it: it is what bootstrap resamples and what the runner groups by."""
+    it: it is what the bootstrap resamples and what the runner keeps together."""
     path: str
     """Where the image lies."""
     prompt: str
@@ -29,6 +29,11 @@ class Question:
     """The right one of `choices`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else scoring needs: split, task, stage, objects."""
+
+    def answered(self, answer: str | None, **fields: Any) -> "Answer":
+        """The answer to this question; `fields` are others of an `Answer`."""
+        about = {"question_id": self.id, "image": self.image, "prompt": self.prompt}
+        return Answer(answer=answer, **about, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)

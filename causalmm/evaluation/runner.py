@@ -16,21 +16,15 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from causalmm.cli.batch import Row, groups
+from causalmm.cli.batch import BatchRow, question_groups
+from causalmm.cli.request import Request
 from causalmm.cli.seeds import seed_of
 from causalmm.cli.session import Session
 from causalmm.errors import RequestError
-from causalmm.evaluation.answers_file import (
-    answer_line,
-    check_unwritten,
-    drop_failed,
-    gather,
-    part_file,
-)
+from causalmm.evaluation import answers_file
 from causalmm.evaluation.processes import Processes
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.run_record import check_record, write_record
-from causalmm.evaluation.variants import Variant
 from causalmm.inputs.json_lines import cut_torn_line
 
 Unit = Sequence[Question]
@@ -40,7 +34,9 @@ Unit = Sequence[Question]
 class Run:
     """One way of answering the questions, and its folder."""
 
-    variant: Variant
+    name: str
+    """That of its folder within the command's, "" where it is the only one."""
+    request: Request
     folder: Path
     questions: Sequence[Question]
     settings: Mapping[str, Any]
@@ -61,7 +57,9 @@ def units(questions: Sequence[Question], size: int) -> list[Unit]:
     for question in questions:
         by_image.setdefault(question.path, []).append(question)
     ordered = [question for asked in by_image.values() for question in asked]
-    return [ordered[first : first + len(part)] for first, part in groups(_rows(ordered), size)]
+    return [
+        ordered[first : first + len(part)] for first, part in question_groups(_rows(ordered), size)
+    ]
 
 
 def open_runs(runs: Sequence[Run], retry_failed: bool) -> None:
@@ -70,16 +68,16 @@ def open_runs(runs: Sequence[Run], retry_failed: bool) -> None:
     Raises RequestError where a folder is another run's, or another process still writes there.
     """
     for run in runs:
-        check_unwritten(run.folder)
+        answers_file.check_unwritten(run.folder)
         check_record(run.folder, run.settings)  # again: now no other process can begin
         if retry_failed:
-            drop_failed(run.folder)
-        gather(run.folder, run.questions)
+            answers_file.drop_failed(run.folder)
+        answers_file.gather(run.folder, run.questions)
 
 
 def take_share(run: Run, size: int, processes: Processes) -> Share:
     """The units of this process among those not answered yet, those about one image together."""
-    done = frozenset(gather(run.folder, run.questions))
+    done = frozenset(answers_file.gather(run.folder, run.questions))
     left = [
         unit
         for unit in units(run.questions, size)
@@ -93,9 +91,9 @@ def check_plans(session: Session, runs: Sequence[Run]) -> None:
     """Raise RequestError for a configuration that this model cannot follow."""
     for run in runs:
         try:
-            session.model.causalmm_plan(run.variant.request.config)
+            session.model.causalmm_plan(run.request.config)
         except ValueError as error:
-            raise RequestError(f"{run.variant.name}: {error}".removeprefix(": ")) from error
+            raise RequestError(f"{run.name}: {error}".removeprefix(": ")) from error
 
 
 def answer_share(
@@ -110,9 +108,9 @@ def answer_share(
     `words` are the tokens of the choices, see `probabilities`.
     """
     run = share.run
-    session = session._replace(request=run.variant.request)
+    session = session._replace(request=run.request)
     write_record(run.folder, run.settings, surroundings)
-    file = part_file(run.folder, processes.index)
+    file = answers_file.part_file(run.folder, processes.index)
     cut_torn_line(file)
     answered = len(share.done) if processes.count == 1 else 0
     left = sum(question.id not in share.done for unit in share.units for question in unit)
@@ -122,7 +120,7 @@ def answer_share(
             total=answered + left,
             initial=answered,
             unit="question",
-            desc=run.variant.name or None,
+            desc=run.name or None,
             disable=processes.index > 0,
             file=sys.stderr,
         ) as progress,
@@ -130,7 +128,7 @@ def answer_share(
         for unit in share.units:
             answers = ask(session, unit, words)
             new = [each for each in answers if each.question_id not in share.done]
-            part.write(b"".join(map(answer_line, new)))
+            part.write(b"".join(map(answers_file.answer_line, new)))
             part.flush()
             progress.update(len(new))
 
@@ -146,21 +144,14 @@ def ask(session: Session, unit: Unit, words: Mapping[str, Sequence[int]]) -> lis
     seconds = round((time.perf_counter() - begun) / len(unit), 4)
     answers = []
     for question, reply, row in replies:
-        said: dict[str, Any] = {"answer": None, "error": reply}
-        if row is not None:
-            said = {"answer": reply.text}
-            if question.id in watched:
-                step = deciding_step(session.processor.tokenizer, reply.tokens, question.choices)
-                said["scores"] = trace.scores(row, step, question.choices)
-        answers.append(
-            Answer(
-                question_id=question.id,
-                image=question.image,
-                prompt=question.prompt,
-                seconds=seconds,
-                **said,
-            )
-        )
+        if row is None:
+            answers.append(question.answered(None, error=reply, seconds=seconds))
+            continue
+        scores = None
+        if question.id in watched:
+            step = deciding_step(session.processor.tokenizer, reply.tokens, question.choices)
+            scores = trace.scores(row, step, question.choices)
+        answers.append(question.answered(reply.text, seconds=seconds, scores=scores))
     return answers
 
 
@@ -182,5 +173,5 @@ def unit_seed(seed: int, unit: Unit) -> int:
     return seed_of(f"{seed} {unit[0].image} {unit[0].id}")
 
 
-def _rows(questions: Sequence[Question]) -> list[Row]:
-    return [Row(each.id, each.path, each.prompt) for each in questions]
+def _rows(questions: Sequence[Question]) -> list[BatchRow]:
+    return [BatchRow(each.id, each.path, each.prompt) for each in questions]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from causalmm.errors import FailureError, RequestError
-from causalmm.evaluation.answers_file import ANSWERS, CONTROLS, find_runs, read_answers
+from causalmm.evaluation.answers_file import CONTROLS, find_runs, folder_of, read_answers
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.compare import compare
 from causalmm.evaluation.foreign_answers import is_foreign, read_foreign
@@ -58,14 +58,8 @@ def named_runs(paths: Sequence[Path]) -> dict[str, Path]:
     Raises RequestError where there is no run, or one twice.
     """
     runs = [run for path in paths for run in find_runs(path).items()]
-    # A run's own file goes by the name of its folder.
-    places = [(path.parent if path.name == ANSWERS else path).resolve() for _, path in runs]
-    if len(set(places)) < len(places):
+    if len({folder_of(path) for _, path in runs}) < len(runs):
         raise RequestError("one run is given twice")
-    runs = [
-        (place.name if path.name == ANSWERS else name, path)
-        for (name, path), place in zip(runs, places, strict=True)
-    ]
     names = [name for name, _ in runs]
     return {name if names.count(name) == 1 else str(path): path for name, path in runs}
 
@@ -108,8 +102,7 @@ def _read(args: argparse.Namespace) -> dict[str, _Run]:
 def _record(path: Path) -> dict[str, Any] | None:
     """What a run was made with, where that lies beside its answers."""
     # Of a file of another name, what lies beside it may be another run's.
-    folder = path.parent if path.name == ANSWERS and path.is_file() else path
-    file = folder / RECORD
+    file = folder_of(path) / RECORD
     return to_object(read_bytes(file)) if file.is_file() else None
 
 

@@ -120,36 +120,28 @@ class Estimate:
 
 
 def estimates(
-    table: Table, metrics: Mapping[str, Metric], resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Estimate]:
-    """Metrics with their intervals, on the same resamples."""
-    totals, sums = table.totals(), table.resampled(resamples, seed)
-    return {
-        name: around(float(metric.of(totals)), metric.of(sums)) for name, metric in metrics.items()
-    }
-
-
-def differences(
     table: Table,
-    base: Table,
     metrics: Mapping[str, Metric],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    *,
+    base: Table | None = None,
 ) -> dict[str, Estimate]:
-    """Metrics less those of a base counted on the same images; both see the same resamples.
+    """Metrics with their intervals, all on the same resamples; less those of `base`, if given.
 
-    Raises ValueError where the images differ.
+    Raises ValueError where the base counts other images.
     """
-    if table.images != base.images:
+    tables = [table] if base is None else [table, base]
+    if len({each.images for each in tables}) > 1:
         raise ValueError("paired tables must count the same images")
-    ours, theirs = table.resampled(resamples, seed), base.resampled(resamples, seed)
-    totals, base_totals = table.totals(), base.totals()
-    return {
-        name: around(
-            float(metric.of(totals) - metric.of(base_totals)), metric.of(ours) - metric.of(theirs)
-        )
-        for name, metric in metrics.items()
-    }
+    totals = [each.totals() for each in tables]
+    sums = [each.resampled(resamples, seed) for each in tables]
+    found = {}
+    for name, metric in metrics.items():
+        value, *base_value = (float(metric.of(each)) for each in totals)
+        resampled, *base_resampled = (metric.of(each) for each in sums)
+        found[name] = around(value - sum(base_value), resampled - sum(base_resampled))
+    return found
 
 
 def around(value: float, resampled: np.ndarray) -> Estimate:

@@ -5,10 +5,10 @@ Tests: tests/evaluation/test_evaluation_variants.py.
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -21,15 +21,9 @@ _LONGEST_NAME = 255
 """Of a folder, on the usual file systems."""
 
 
-class Variant(NamedTuple):
-    """One way of answering. `name` is its folder within the command's, "" for that one itself."""
-
-    name: str
-    request: Request
-
-
-def controls(request: Request) -> list[Variant]:
-    """What any gain must be measured against, and the chosen configuration, greedy and sampled.
+def controls(request: Request) -> dict[str, Request]:
+    """What any gain must be measured against, and the chosen configuration, greedy and sampled, by
+    the name of the folder.
 
     Raises RequestError where the request has no configuration.
     """
@@ -47,44 +41,41 @@ def controls(request: Request) -> list[Variant]:
         (request.config, greedy),
         (request.config, sampled),
     )
-    return [
-        Variant(name, request._replace(config=config, sampling=sampling))
+    return {
+        name: request._replace(config=config, sampling=sampling)
         for name, (config, sampling) in zip(CONTROLS, ways, strict=True)
-    ]
+    }
 
 
-def grid(request: Request, path: str | Path) -> list[Variant]:
-    """Every combination of the settings in a YAML file, over the request's.
+def grid(request: Request, path: str | Path) -> dict[str, Request]:
+    """Every combination of the settings in a YAML file, over the request's, by the folder's name.
 
     The file holds a mapping from settings to a value or a list of values, or a list of such
     mappings; mode may be plain. Raises RequestError for anything else.
     """
     if request.config is None:
         raise RequestError("--grid needs a mode other than plain; in the file, mode may be plain")
-    variants: dict[str, Variant] = {}
-    for table in _tables(path):
-        for given in _combinations(table):
-            name = _name(given)
-            if name in variants:
-                raise RequestError(f"{path}: two combinations would have the name {name}")
-            if len(name) > _LONGEST_NAME:
-                raise RequestError(
-                    f"{path}: give settings that do not vary as flags: the name {name} is too long"
-                )
-            settings = dict(given)
-            plain = settings.get("mode") == "plain"
-            if plain:
-                del settings["mode"]
-            try:
-                config = override(request.config, settings)
-            except RequestError as error:
-                raise RequestError(f"{path}: {error}") from error
-            one = request._replace(config=None if plain else config, seed=config.seed)
-            variants[name] = Variant(name, one)
-    return list(variants.values())
+    requests: dict[str, Request] = {}
+    for given in _combinations(path):
+        name = _name(given)
+        if name in requests:
+            raise RequestError(f"{path}: two combinations would have the name {name}")
+        if len(name) > _LONGEST_NAME:
+            raise RequestError(
+                f"{path}: give settings that do not vary as flags: the name {name} is too long"
+            )
+        plain = given.get("mode") == "plain"
+        if plain:
+            del given["mode"]
+        try:
+            config = override(request.config, given)
+        except RequestError as error:
+            raise RequestError(f"{path}: {error}") from error
+        requests[name] = request._replace(config=None if plain else config, seed=config.seed)
+    return requests
 
 
-def _tables(path: str | Path) -> list[dict[str, list[Any]]]:
+def _combinations(path: str | Path) -> Iterator[dict[str, Any]]:
     try:
         read = yaml.safe_load(read_bytes(Path(path)))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -92,15 +83,17 @@ def _tables(path: str | Path) -> list[dict[str, list[Any]]]:
     tables = read if isinstance(read, list) else [read]
     if not tables or not all(isinstance(table, Mapping) and table for table in tables):
         raise RequestError(f"{path}: expected settings and lists of their values")
-    return [{str(key): _values(path, str(key), of) for key, of in each.items()} for each in tables]
+    for table in tables:
+        values = [_values(path, str(name), given) for name, given in table.items()]
+        for combination in itertools.product(*values):
+            yield dict(zip(map(str, table), combination, strict=True))
 
 
-def _values(path: str | Path, name: str, values: Any) -> list[Any]:
+def _values(path: str | Path, name: str, given: Any) -> list[Any]:
+    values = given if isinstance(given, list) else [given]
     if name not in SETTINGS:
-        raise RequestError(
-            f"{path}: unknown setting {name!r}: expected one of {', '.join(SETTINGS)}"
-        )
-    values = values if isinstance(values, list) else [values]
+        known = ", ".join(SETTINGS)
+        raise RequestError(f"{path}: unknown setting {name!r}: expected one of {known}")
     if not values:
         raise RequestError(f"{path}: {name} has no values")
     for value in values:
@@ -108,11 +101,6 @@ def _values(path: str | Path, name: str, values: Any) -> list[Any]:
         if name.endswith("_layers") and not isinstance(value, str | list):
             raise RequestError(f'{path}: {name}: {value!r}: write layers in quotes, as "half:"')
     return values
-
-
-def _combinations(table: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    for values in itertools.product(*table.values()):
-        yield dict(zip(table, values, strict=True))
 
 
 def _name(given: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 A greedy answer is the one that the `generate` command gives for the same conversation, whatever the
 batch, its order and the number of processes. What is drawn depends on the seed, and on what it is
-decoded together with. Held by tests/lmms/test_lmms_eval.py.
+decoded together with. Tests: tests/lmms/test_lmms_eval.py.
 """
 
 import time

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from causalmm.toyworld.questions import Question, blind_questions, rephrase, training_questions
+from causalmm.toyworld.questions import SceneQuestion, blind_questions, rephrase, training_questions
 from causalmm.toyworld.scenes import Scene, SceneStyle, scene
 from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
@@ -52,10 +52,10 @@ class Lessons(torch.utils.data.Dataset):
         own_group = settings.own_group if step < settings.steps else settings.late_own_group
         first = _SPACING * 2 * settings.seed + step * settings.rows
         scenes = _scenes(first, settings.rows, style)
-        luck = random.Random(f"{settings.family} {settings.seed} {step}")
+        rng = random.Random(f"{settings.family} {settings.seed} {step}")
         asked = [
             training_questions(
-                each.items, luck, own_group, settings.existence_pairs, settings.text_rows > 0
+                each.items, rng, own_group, settings.existence_pairs, settings.text_rows > 0
             )
             for each in scenes
         ]
@@ -83,7 +83,7 @@ def collate(
     family: str,
     processor: Any,
     scenes: list[Scene],
-    asked: list[list[Question]],
+    asked: list[list[SceneQuestion]],
     statement_weight: float = 1.0,
 ) -> dict[str, Tensor]:
     """Inputs, labels and cell labels of images of one size and their questions.
@@ -99,7 +99,7 @@ def collate(
     return {**pictures(processor, scenes), **_padded(processor, rows)}
 
 
-def text_rows(family: str, processor: Any, asked: list[Question]) -> dict[str, Tensor]:
+def text_rows(family: str, processor: Any, asked: list[SceneQuestion]) -> dict[str, Tensor]:
     """input_ids, labels, segment, position and weights [B, T] of questions without an image, one a
     row: as in `collate`, with an empty prefix."""
     rows = []
@@ -143,7 +143,7 @@ def _row(
     family: str,
     processor: Any,
     size: tuple[int, int],
-    questions: list[Question],
+    questions: list[SceneQuestion],
     statement_weight: float,
 ) -> dict[str, list[Any]]:
     tokenizer = processor.tokenizer

@@ -16,7 +16,7 @@ from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig
 from causalmm.cli import generate
-from causalmm.cli.batch import SUFFIX, Row, groups, read_rows
+from causalmm.cli.batch import SUFFIX, BatchRow, question_groups, read_rows
 from causalmm.cli.flags import parse_args
 from causalmm.cli.request import check
 from causalmm.cli.session import Session
@@ -79,8 +79,8 @@ def batch(folder, tmp_path, capfd):
 
 def test_questions_about_the_same_pictures_are_asked_together():
     images = ["a", "a", "a", "b", "c", ["c"], "d", "d", "e", "f"]
-    rows = [Row(number, image, "?") for number, image in enumerate(images)]
-    found = [(start, [row.id for row in part]) for start, part in groups(rows, 2)]
+    rows = [BatchRow(number, image, "?") for number, image in enumerate(images)]
+    found = [(start, [row.id for row in part]) for start, part in question_groups(rows, 2)]
     assert found == [(0, [0, 1]), (2, [2]), (3, [3, 4]), (5, [5]), (6, [6, 7]), (8, [8, 9])]
 
 
@@ -237,6 +237,21 @@ def test_an_out_that_is_something_else_is_refused(batch, folder, tmp_path):
     assert "there is no folder" in batch(None, out="nowhere/out", code=2)[1]
 
 
+def test_rows_of_a_sampled_batch_keep_their_places(batch, folder):
+    """Greedy answers do not depend on them."""
+    rows = questions(folder)[:3]
+    greedy, _ = batch(rows[:2])
+    sampled = ("--temperature", "5")
+    drawn, _ = batch(rows[:2], *sampled, out="drawn.jsonl")
+    moved, _ = batch([rows[2], *rows[:2]])
+    assert moved[1:] == greedy
+    for others in ([rows[1], rows[0]], rows):
+        assert (
+            "other settings (ids_sha256: " in batch(others, *sampled, out="drawn.jsonl", code=2)[1]
+        )
+    assert batch(rows[:2], *sampled, out="drawn.jsonl")[0] == drawn
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [("", "holds no rows"), ("\n \n", "holds no rows"), (None, "cannot be read")],
@@ -268,7 +283,7 @@ def test_an_id_belongs_to_one_question(tmp_path):
 
 
 def test_a_bad_line_whose_number_is_an_id(batch, folder, tmp_path):
-    """Also when it is gone on with: rows without an id keep their places."""
+    """Also when it is resumed: rows without an id keep their places."""
     rows = questions(folder)
     rows = [rows[0] | {"id": 2}, "cut", rows[2] | {"id": None}, rows[3] | {"id": 3}, rows[4]]
     text = [json.dumps(row) + "\n" if row != "cut" else '{"id"\n' for row in rows]
@@ -322,7 +337,7 @@ def test_what_failed_is_asked_again_on_demand(batch, folder, tmp_path, monkeypat
 
 
 def test_failed_rows_of_a_file_cut_short(batch, folder, tmp_path, monkeypatch):
-    """Answered again, stopped after the first, and gone on with: none is lost or doubled."""
+    """Answered again, stopped after the first, and resumed: none is lost or doubled."""
     rows = questions(folder)
     picture = rows[0]["image"], rows[3]["image"]
     missing = [rows[0] | {"image": "no.png"}, *rows[1:3], rows[3] | {"image": "no.png"}, rows[4]]
@@ -394,7 +409,7 @@ def test_running_out_of_memory_names_the_batch_size(batch, folder, tmp_path, mon
 
     monkeypatch.setattr("causalmm.decoding.generation.CounterfactualGeneration.generate", generate)
     _, said = batch(questions(folder), code=1)
-    assert said.splitlines()[-1].startswith("error: not enough memory: try a smaller --batch-size")
+    assert said.splitlines()[-1].startswith("error: not enough memory: try smaller images")
     assert (tmp_path / f"out.jsonl{SUFFIX}").exists()
 
 

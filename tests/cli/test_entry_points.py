@@ -16,7 +16,7 @@ from causalmm.cli.terminal import exit_code
 from causalmm.errors import FailureError, RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ["llava_causalmm.generate", "qwen2vl_causalmm.generate", "causalmm.lmms_eval"]
+MODULES = ["causalmm", "llava_causalmm.generate", "qwen2vl_causalmm.generate", "causalmm.lmms_eval"]
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("scripts/*.py"))
 BENCHMARKS = sorted(
     path.relative_to(ROOT).as_posix()
@@ -64,7 +64,7 @@ def test_all_are_known():
     "command",
     [
         pytest.param(each, marks=pytest.mark.slow if "train" in each else ())  # loads torch
-        for each in [*SCRIPTS, *MODULES[:2]]
+        for each in [*SCRIPTS, *MODULES[:3]]
     ],
 )
 def test_help_to_a_closed_pipe_ends_quietly(command):
@@ -123,8 +123,9 @@ def test_an_interrupt_ends_in_one_word(command, monkeypatch, capsys):
         stand_in = types.ModuleType(name)
         stand_in.__spec__, stand_in.main = ModuleSpec(name, None), interrupt
         monkeypatch.setitem(sys.modules, name, stand_in)
-    monkeypatch.setattr(sys, "argv", [command])
+    monkeypatch.setattr(sys, "argv", [command, *(["generate"] if command == "causalmm" else [])])
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.delitem(sys.modules, f"{command}.__main__", raising=False)
     run = runpy.run_module if command in MODULES else runpy.run_path
     with pytest.raises(SystemExit) as ended:
         run(command, run_name="__main__")

@@ -1,4 +1,4 @@
-"""A roomy cache holds what transformers' own does, after whatever is done to it."""
+"""A preallocated layer holds what transformers' own does, after whatever is done to it."""
 
 import copy
 import pickle
@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import FAMILIES, model_pair, sample
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from causalmm import CausalMMConfig
-from causalmm.decoding.kv_cache import CAPACITY_STEP, PreallocatedLayer, preallocated_cache
+from causalmm.decoding.kv_cache import CAPACITY_STEP, PreallocatedLayer
 
 DEEDS = st.one_of(
     st.tuples(st.just("update"), st.sampled_from([1, 1, 2, CAPACITY_STEP, CAPACITY_STEP + 3])),
@@ -73,17 +73,8 @@ def test_steps_do_not_move_what_is_there():
     assert layer.keys.data_ptr() != first[0].data_ptr()
 
 
-def test_repeated_rows_are_not_moved_by_the_first_step():
-    layer = PreallocatedLayer()
-    layer.update(*states(2, 5, 0))
-    layer.batch_repeat_interleave(3)
-    place = layer.keys.data_ptr()
-    layer.update(*states(6, 1, 0))
-    assert layer.keys.data_ptr() == place
-
-
 def filled():
-    """A layer with room behind what it holds."""
+    """A layer whose buffer is longer than what it holds."""
     layer = PreallocatedLayer()
     layer.update(*states(2, 5, 0))
     layer.update(*states(2, 1, 1))
@@ -95,7 +86,7 @@ def filled():
     [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))],
     ids=["copy", "deepcopy", "pickle"],
 )
-def test_copies_do_not_share_the_room(other):
+def test_copies_do_not_share_the_buffer(other):
     layer = filled()
     twin = other(layer)
     layer.update(*states(2, 1, 2))
@@ -137,8 +128,8 @@ def test_goes_on_outside_of_inference_mode():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_branches_generate_in_one_and_nothing_else_does(family):
-    """Its tokens, scores, keys and values are those with transformers' own cache."""
+def test_branches_are_kept_in_one_and_nothing_else_is(family):
+    """In a cache of the caller's too, with the same tokens, scores, keys and values."""
     model = model_pair(family, "sdpa")[0]
     inputs = sample(family, seed=1)
     config = CausalMMConfig(epsilon=0)
@@ -146,9 +137,13 @@ def test_branches_generate_in_one_and_nothing_else_does(family):
     own = DynamicCache(config=model.config.get_text_config())
     expected = model.generate(**inputs, **SETTINGS, causalmm=config, past_key_values=own)
     plain = model.generate(**inputs, **SETTINGS)
-    assert {type(layer) for layer in got.past_key_values.layers} == {PreallocatedLayer}
-    for other in (expected, plain):
-        assert {type(layer) for layer in other.past_key_values.layers} == {DynamicLayer}
+    assert expected.past_key_values is own
+    for other, kind in (
+        (got, PreallocatedLayer),
+        (expected, PreallocatedLayer),
+        (plain, DynamicLayer),
+    ):
+        assert {type(layer) for layer in other.past_key_values.layers} == {kind}
     assert torch.equal(got.sequences, expected.sequences)
     for ours, theirs in zip(got.scores, expected.scores, strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -161,10 +156,10 @@ def test_branches_generate_in_one_and_nothing_else_does(family):
 def test_answers_are_those_with_transformers_own(family):
     model = model_pair(family, "sdpa")[0]
     inputs = sample(family, seed=1)
-    cache = preallocated_cache(model.config.get_text_config())
-    assert {type(layer) for layer in cache.layers} == {PreallocatedLayer}
+    cache = Cache(layer_class_to_replicate=PreallocatedLayer)
     expected = model.generate(**inputs, **SETTINGS)
     got = model.generate(**inputs, **SETTINGS, past_key_values=cache)
     assert torch.equal(got.sequences, expected.sequences)
+    assert {type(layer) for layer in cache.layers} == {PreallocatedLayer}
     for ours, theirs in zip(cache.layers, expected.past_key_values.layers, strict=True):
         assert torch.equal(ours.keys, theirs.keys)

@@ -79,14 +79,14 @@ def test_parts_together_are_the_file_of_one_process(
     tmp_path_factory, count, processes, seed, doubled
 ):
     folder = tmp_path_factory.mktemp("run")
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     questions = [question(number) for number in range(count)]
-    order = luck.sample(range(count), count)
+    order = rng.sample(range(count), count)
     for number in order + order[: count // 2] * doubled:
-        with open(part_file(folder, luck.randrange(processes)), "ab") as part:
+        with open(part_file(folder, rng.randrange(processes)), "ab") as part:
             part.write(answer_line(answer(number)))
     assert set(read_answers(folder)) == {each.id for each in questions}
-    if luck.random() < 0.5:
+    if rng.random() < 0.5:
         # As where another one was quicker.
         finish(folder, questions)
     assert list(finish(folder, questions)) == [each.id for each in questions]
@@ -156,7 +156,7 @@ def test_runs_are_found_in_folders_of_several(tmp_path):
     (tmp_path / "empty").mkdir()
     assert list(find_runs(tmp_path)) == ["greedy", "causalmm", "ape", "zebra"]
     assert find_runs(tmp_path / "ape") == {"ape": tmp_path / "ape"}
-    assert find_runs(tmp_path / "ape" / ANSWERS) == {"answers": tmp_path / "ape" / ANSWERS}
+    assert find_runs(tmp_path / "ape" / ANSWERS) == {"ape": tmp_path / "ape" / ANSWERS}
     for nothing in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(RequestError, match="no answers at"):
             find_runs(nothing)

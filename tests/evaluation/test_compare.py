@@ -40,10 +40,10 @@ def compared(questions, runs, benchmark="pope"):
 
 
 def random_run(questions, accuracy: float, seed: int):
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     other = {"yes": "no", "no": "yes"}
     return answered(
-        questions, lambda each: each.label if luck.random() < accuracy else other[each.label]
+        questions, lambda each: each.label if rng.random() < accuracy else other[each.label]
     )
 
 

@@ -18,7 +18,6 @@ from causalmm.evaluation.statistics import (
     Term,
     around,
     auc,
-    differences,
     estimates,
     mcnemar,
     ratio,
@@ -35,11 +34,9 @@ ACCURACY = ratio("right", "questions")
 
 
 def random_rows(seed: int, images: int = 20) -> list[ImageCounts]:
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     return [
-        ImageCounts(
-            f"image {luck.randrange(images)}", {"right": luck.random() < 0.6, "questions": 1}
-        )
+        ImageCounts(f"image {rng.randrange(images)}", {"right": rng.random() < 0.6, "questions": 1})
         for _ in range(4 * images)
     ] + [ImageCounts(f"image {image}", {"questions": 1}) for image in range(images)]
 
@@ -109,11 +106,11 @@ def test_an_interval_is_that_of_resampling_images_one_by_one():
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    luck = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
         # Questions about one image are right or wrong together: 4 questions are worth one.
-        right = luck.random(60) < 0.7
+        right = rng.random(60) < 0.7
         rows = [
             ImageCounts(str(image), {"right": 4 * yes, "questions": 4})
             for image, yes in enumerate(right)
@@ -129,11 +126,11 @@ def test_differences_are_paired():
     better = Table.of(
         [*base, *(ImageCounts(row.image, {"right": 0.1}) for row in base)], ["right", "questions"]
     )
-    found = differences(better, table, {"accuracy": ACCURACY})["accuracy"]
+    found = estimates(better, {"accuracy": ACCURACY}, base=table)["accuracy"]
     # Every question gains the same, so nothing is left to chance.
     assert (found.value, found.low, found.high) == pytest.approx((10, 10, 10))
     with pytest.raises(ValueError, match="same images"):
-        differences(better, Table.of(ROWS, ["right", "questions"]), {})
+        estimates(better, {}, base=Table.of(ROWS, ["right", "questions"]))
 
 
 def test_an_estimate_for_reading_and_for_json():

@@ -44,9 +44,9 @@ def pairs(labels, chances, view="factual", images=None):
 
 def leaning(lean: float, questions: int = 600, seed: int = 0):
     """Log-odds that know something, with a constant added."""
-    luck = random.Random(seed)
-    labels = [luck.choice(("yes", "no")) for _ in range(questions)]
-    odds = [(2 if label == "yes" else -2) + luck.gauss(0, 1.5) + lean for label in labels]
+    rng = random.Random(seed)
+    labels = [rng.choice(("yes", "no")) for _ in range(questions)]
+    odds = [(2 if label == "yes" else -2) + rng.gauss(0, 1.5) + lean for label in labels]
     images = [at // 3 for at in range(questions)]
     return pairs(labels, [1 / (1 + math.exp(-value)) for value in odds], images=images)
 
@@ -100,10 +100,10 @@ def masked(labels, chances, epsilon=0.1):
 
 
 def test_the_mask_alone_changes_no_auc_and_no_bias_reaches_what_it_settles():
-    luck = random.Random(0)
-    labels = [luck.choice(("yes", "no")) for _ in range(300)]
+    rng = random.Random(0)
+    labels = [rng.choice(("yes", "no")) for _ in range(300)]
     # Mostly sure, at times wrongly, and leaning toward no.
-    odds = [(3 if label == "yes" else -3) + luck.gauss(0, 3) - 1 for label in labels]
+    odds = [(3 if label == "yes" else -3) + rng.gauss(0, 3) - 1 for label in labels]
     pairs = masked(labels, [1 / (1 + math.exp(-value)) for value in odds])
     factual, adjusted = two_way("set", pairs)
     assert sum(0 in pair.answer.scores["adjusted"] for pair in pairs) > 150
@@ -184,8 +184,8 @@ def test_one_image_leaves_nothing_to_fit_on():
 
 def test_auc_differences_use_the_questions_that_both_runs_have():
     labels, images = ["yes", "no"] * 20, [at // 4 for at in range(40)]
-    luck = random.Random(0)
-    base = pairs(labels, [luck.random() for _ in labels], images=images)
+    rng = random.Random(0)
+    base = pairs(labels, [rng.random() for _ in labels], images=images)
     same = auc_difference(base, base)
     assert same == Estimate(0, 0, 0)
     # The other run decides by its adjusted probabilities, and knows all but the last question.

@@ -17,7 +17,7 @@ from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.errors import RequestError
 from causalmm.figures import language, maps, vision
 from causalmm.figures.pictures import Picture, pictures
-from causalmm.figures.recording import Recorder, record_language, record_vision
+from causalmm.figures.recording import record_language, record_vision
 
 RECORDING = "eager_recording_for_tests"
 LAYER, SEED = 1, 5
@@ -121,23 +121,25 @@ def test_the_factual_language_map_is_upstreams(pair, two_pictures, attention, la
 
 
 @torch.no_grad()
-def test_recording_changes_nothing_and_leaves_nothing_behind(family, pair, two_pictures):
+def test_recording_changes_nothing_and_leaves_nothing_behind(pair, two_pictures):
     model, _ = pair
+    model.set_attn_implementation("eager")
     before = model(**two_pictures).logits
-    base = model.model
-    tower = base.vision_tower if family == "llava" else base.visual
-    for module in (tower, base.language_model):
-        recorder = Recorder(LAYER)
-        handle = module.register_forward_pre_hook(
-            lambda _, args, kwargs, recorder=recorder: (args, kwargs | {"causalmm": recorder}),
-            with_kwargs=True,
-        )
-        assert torch.equal(model(**two_pictures).logits, before)
-        assert recorder.calls
-        handle.remove()
-    record_vision(model, two_pictures, LAYER)
+    attributes = [set(vars(module)) for module in model.modules()]
+    assert record_vision(model, two_pictures, LAYER)
     record_language(model, two_pictures, LAYER)
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert [set(vars(module)) for module in model.modules()] == attributes
+    assert torch.equal(model(**two_pictures).logits, before)
+
+
+@torch.no_grad()
+def test_a_failed_recording_leaves_nothing_behind(pair, inputs):
+    model, _ = pair
+    model.set_attn_implementation("eager")
+    before = model(**inputs).logits
+    with pytest.raises((TypeError, ValueError), match="input_ids|None"):
+        record_language(model, inputs | {"input_ids": None}, LAYER)
+    assert torch.equal(model(**inputs).logits, before)
 
 
 # -- counterfactual maps -----------------------------------------------------------------------
@@ -147,7 +149,7 @@ def edited(call, method, causal, normalization):
     return maps.counterfactual(call, method, causal=causal, normalization=normalization, seed=SEED)
 
 
-def luck(call):
+def numbers_of(call):
     positions = torch.arange(call.key.shape[2])
     return uniform(SEED, (0,), LAYER, call.heads, positions, positions)[0]
 
@@ -156,7 +158,7 @@ def luck(call):
 def test_released_language_maps_are_those_of_the_reference(call, method):
     weights = maps.factual(call, causal=True)[None]
     formula = getattr(released, f"language_{method}")
-    expected = formula(weights, luck(call)) if method == "random" else formula(weights)
+    expected = formula(weights, numbers_of(call)) if method == "random" else formula(weights)
     # The first row is uniform: the reference divides 0 by 0 there.
     rows = slice(1, None) if method == "reverse_and_normalize" else slice(None)
     found = edited(call, method, True, "released")
@@ -168,7 +170,7 @@ def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
     weights = maps.factual(vision_call, causal=False)[None]
     size = weights.shape[-1]
     chance = {
-        "random": (luck(vision_call),),
+        "random": (numbers_of(vision_call),),
         "shuffle": (
             torch.stack(
                 [
@@ -186,7 +188,7 @@ def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
 def test_visible_language_maps_are_those_of_the_table(call):
     weights = maps.factual(call, causal=True)
     seen = torch.ones_like(weights[0]).tril()
-    drawn = luck(call) * seen
+    drawn = numbers_of(call) * seen
     count, peak = seen.sum(-1, keepdim=True), weights.amax(-1, keepdim=True)
     reverse = (peak - weights) * seen
     expected = {
@@ -210,7 +212,7 @@ def test_visible_vision_maps_are_those_of_the_table(vision_call):
     expected = {
         "uniform": torch.full_like(weights, 1 / size),
         "reversed": (peak - weights) / (size * peak - 1),
-        "random": luck(vision_call) / luck(vision_call).sum(-1, keepdim=True),
+        "random": numbers_of(vision_call) / numbers_of(vision_call).sum(-1, keepdim=True),
     }
     for method, each in expected.items():
         found = edited(vision_call, method, False, "visible")

@@ -52,7 +52,7 @@ def test_differences_without_zero_are_marked(toy_results, monkeypatch):
 
 def test_the_questions_are_those_of_real_benchmarks(toy_results):
     found = toy_results.questions(Path("bench"))
-    assert {name for name, _ in found.values()} == set(BENCHMARKS)
+    assert {name for name, _ in found.values()} <= set(BENCHMARKS)
     assert {column.run for column in toy_results.COLUMNS} == set(found)
 
 

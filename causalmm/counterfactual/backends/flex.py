@@ -6,6 +6,7 @@ r_ij / sum r = softmax(ln r_ij), a modification of the scores.
 Letters as in causalmm/counterfactual/attention.py. Tests: tests/counterfactual/test_flex.py.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -149,4 +150,7 @@ def _run(function: Callable[..., Any], call: AttentionCall, *more: Tensor) -> An
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # There are kinds of calls: one row or more, one query or more, padded or not, either tower.
-    return torch.compile(function, dynamic=True, recompile_limit=64)
+    # Torch 2.11 has no such option; its own limit for every function holds there.
+    known = inspect.signature(torch.compile).parameters
+    options = {"recompile_limit": 64} if "recompile_limit" in known else {}
+    return torch.compile(function, dynamic=True, **options)

@@ -1,4 +1,4 @@
-"""What a benchmark declares: its flags, how its questions are read, how answers are counted.
+"""What a benchmark declares: how its questions are read, and how answers to them are counted.
 
 Tests: tests/evaluation/test_scoring.py.
 """
@@ -8,14 +8,23 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report
 from causalmm.evaluation.tally import Pair, Tally, join
 
-IMAGES = {"type": Path, "metavar": "FOLDER", "help": "where the images lie"}
-"""Options of the flag --images."""
+
+class Flag(NamedTuple):
+    """What a flag needs besides the name, type and default of its parameter."""
+
+    metavar: str | None
+    help: str
+    choices: Sequence[str] | None = None
+
+
+Images = Annotated[Path, Flag("FOLDER", "where the images lie")]
+"""The type of a parameter `images`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +36,9 @@ class Benchmark:
     title: str
     """One line for the help."""
     read: Callable[..., list[Question]]
-    """The questions that its flags ask for; each parameter is a flag of the same name, and needed
-    if it has no default. Raises RequestError, which says what is wrong with the files. Images need
-    not be there."""
-    flags: Mapping[str, Mapping[str, Any]]
-    """By the name of the parameter: options of `add_argument`, without default and required."""
+    """The questions that its flags ask for. Each parameter is a flag of the same name, of type str,
+    Path or a list of those, annotated with a `Flag`, and needed if it has no default. Raises
+    RequestError, which says what is wrong with the files. Images need not be there."""
     files: Callable[..., list[Path]]
     """Takes what `read` takes; the files that the questions come from, to keep their SHA-256."""
     tally: Callable[[Sequence[Pair]], list[Tally]]
@@ -39,33 +46,44 @@ class Benchmark:
     max_new_tokens: int = 64
     """Enough for an answer, where the user does not say."""
 
+    @property
+    def flags(self) -> dict[str, dict[str, Any]]:
+        """The options of `add_argument` by the name of the parameter."""
+        hints = get_type_hints(self.read, include_extras=True)
+        flags = {}
+        for name, parameter in inspect.signature(self.read).parameters.items():
+            kind, flag = get_args(hints[name])
+            options = {key: value for key, value in flag._asdict().items() if value is not None}
+            kinds = (kind, *get_args(kind))  # of X | None, X
+            if any(get_origin(each) is list for each in kinds):
+                options["nargs"] = "+"
+            if any(Path in (each, *get_args(each)) for each in kinds):
+                options["type"] = Path
+            if parameter.default is parameter.empty:
+                options["required"] = True
+            elif parameter.default is not None:
+                options["default"] = parameter.default
+                shown = str(parameter.default).replace("%", "%%")
+                options["help"] += f' (default: "{shown}")'
+            flags[name] = options
+        return flags
+
     def add_flags(self, group: Any, optional: bool = False) -> None:
         """Add the flags that say which questions; if `optional`, one not given is not in the
         result, and none has to be given."""
-        for name, parameter in inspect.signature(self.read).parameters.items():
-            options = dict(self.flags[name])
-            options["required"] = parameter.default is parameter.empty
-            if not options["required"]:
-                options["default"] = parameter.default
-                if parameter.default is not None:
-                    shown = str(parameter.default).replace("%", "%%")
-                    options["help"] += f' (default: "{shown}")'
-            if optional:
-                options |= {"required": False, "default": argparse.SUPPRESS}
-            group.add_argument(f"--{name.replace('_', '-')}", **options)
+        lenient = {"required": False, "default": argparse.SUPPRESS} if optional else {}
+        for name, options in self.flags.items():
+            group.add_argument(f"--{name.replace('_', '-')}", **options | lenient)
 
     def questions(self, args: argparse.Namespace) -> list[Question]:
         """Those that the flags ask for; raises as `read` does."""
-        return self.read(**self._given(args))
+        return self.read(**{name: getattr(args, name) for name in self.flags})
 
     def question_files(self, args: argparse.Namespace) -> list[Path]:
         """The files that they come from."""
-        return self.files(**self._given(args))
+        return self.files(**{name: getattr(args, name) for name in self.flags})
 
     def score(self, questions: Sequence[Question], answers: Mapping[str, Answer]) -> Report:
         """The report on a run. Raises RequestError where answers are missing."""
         pairs = join(questions, answers)
         return make_report(self.name, pairs, self.tally(pairs))
-
-    def _given(self, args: argparse.Namespace) -> dict[str, Any]:
-        return {name: getattr(args, name) for name in self.flags}

@@ -11,9 +11,10 @@ Tests: tests/evaluation/test_chair.py.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks.benchmark import IMAGES, Benchmark
+from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag, Images
 from causalmm.evaluation.benchmarks.vocabulary import Vocabulary, read_vocabulary
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.statistics import ImageCounts, Metric, Table, ratio
@@ -32,7 +33,18 @@ METRICS: dict[str, Metric] = {
 
 
 def read(
-    annotations: Path, *, vocabulary: Path, images: Path = Path("."), prompt: str = PROMPT
+    annotations: Annotated[Path, Flag("FILE", "JSON: {image: [objects in it]}")],
+    *,
+    vocabulary: Annotated[
+        Path,
+        Flag(
+            "FILE",
+            "JSON: {object: [synonyms]}; or lines of an object and its synonyms, with commas, as "
+            "in CHAIR's synonyms.txt",
+        ),
+    ],
+    images: Images = Path("."),
+    prompt: Annotated[str, Flag("TEXT", "asks for a caption")] = PROMPT,
 ) -> list[Question]:
     """One request for a caption for each image.
 
@@ -127,21 +139,6 @@ BENCHMARK = Benchmark(
     name="chair",
     title="CHAIR: which objects of a caption are not in the image",
     read=read,
-    flags={
-        "annotations": {
-            "type": Path,
-            "metavar": "FILE",
-            "help": "JSON: {image: [objects in it]}",
-        },
-        "vocabulary": {
-            "type": Path,
-            "metavar": "FILE",
-            "help": "JSON: {object: [synonyms]}; or lines of an object and its synonyms, with "
-            "commas, as in CHAIR's synonyms.txt",
-        },
-        "images": IMAGES,
-        "prompt": {"metavar": "TEXT", "help": "asks for a caption"},
-    },
     files=lambda annotations, vocabulary, **_: [annotations, vocabulary],
     tally=tally,
     max_new_tokens=512,

@@ -14,10 +14,10 @@ an answer in a file of results, is not read. Tests: tests/evaluation/test_mme.py
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks.benchmark import Benchmark
+from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.question_files import check_unique
 from causalmm.evaluation.records import Question
@@ -36,7 +36,14 @@ _PER_IMAGE = "questions_answers_YN"
 _SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
-def read(data: Path, *, tasks: Sequence[str] | None = None) -> list[Question]:
+def read(
+    data: Annotated[Path, Flag("FOLDER", "the folder of the tasks")],
+    *,
+    tasks: Annotated[
+        list[str] | None,
+        Flag("TASK", f"only these (default: those that are there) of {', '.join(TASKS)}", TASKS),
+    ] = None,
+) -> list[Question]:
     """The questions of a folder, task by task in MME's order.
 
     Raises RequestError for a folder without tasks or a file that is not as described above.
@@ -191,15 +198,6 @@ BENCHMARK = Benchmark(
     name="mme",
     title="MME: two yes-or-no questions about each image",
     read=read,
-    flags={
-        "data": {"type": Path, "metavar": "FOLDER", "help": "the folder of the tasks"},
-        "tasks": {
-            "nargs": "+",
-            "choices": TASKS,
-            "metavar": "TASK",
-            "help": f"only these (default: those that are there) of {', '.join(TASKS)}",
-        },
-    },
     files=lambda data, tasks: [file for task in _tasks(data, tasks) for file in _files(data, task)],
     tally=tally,
 )

@@ -7,9 +7,10 @@ file, so a question is known by dataset, split and id. Tests: tests/evaluation/t
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks.benchmark import IMAGES, Benchmark
+from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag, Images
 from causalmm.evaluation.benchmarks.yes_no import CHOICES, yes_no_tally
 from causalmm.evaluation.question_files import check_unique, field, identifier
 from causalmm.evaluation.records import Question
@@ -21,16 +22,20 @@ SUFFIX = " Please answer this question with one word."
 """What the released CausalMM and VCD scripts put after a question."""
 HEADLINE = "strict"
 """The rule that comparisons go by."""
+_UNTOLD = Flag(None, "of files whose name does not say it")
 _NAME = re.compile(r"(?P<dataset>.+)_pope_(?P<split>.+)\.jsonl?", re.IGNORECASE)
 
 
 def read(
-    questions: Sequence[Path],
+    questions: Annotated[
+        list[Path],
+        Flag("FILE", "question files; DATASET_pope_SPLIT.json says its dataset and split"),
+    ],
     *,
-    dataset: str | None = None,
-    split: str | None = None,
-    images: Path = Path("."),
-    suffix: str = SUFFIX,
+    dataset: Annotated[str | None, _UNTOLD] = None,
+    split: Annotated[str | None, _UNTOLD] = None,
+    images: Images = Path("."),
+    suffix: Annotated[str, Flag("TEXT", 'put after every question; "" for none')] = SUFFIX,
 ) -> list[Question]:
     """The questions of one or several files, in their order.
 
@@ -98,18 +103,6 @@ BENCHMARK = Benchmark(
     name="pope",
     title="POPE: is a thing of this name in the image",
     read=read,
-    flags={
-        "questions": {
-            "nargs": "+",
-            "type": Path,
-            "metavar": "FILE",
-            "help": "question files; DATASET_pope_SPLIT.json says its dataset and split",
-        },
-        "dataset": {"help": "of files whose name does not say it"},
-        "split": {"help": "of files whose name does not say it"},
-        "images": IMAGES,
-        "suffix": {"metavar": "TEXT", "help": 'put after every question; "" for none'},
-    },
     files=lambda questions, **_: questions,
     tally=tally,
 )

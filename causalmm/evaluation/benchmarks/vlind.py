@@ -9,10 +9,10 @@ one in that for GPT-4o. Tests: tests/evaluation/test_vlind.py.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks.benchmark import Benchmark
+from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag
 from causalmm.evaluation.question_files import check_unique, field, identifier
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.statistics import ImageCounts, Metric, Table, ratio
@@ -38,11 +38,26 @@ METRICS: dict[str, Metric] = {
     "CB accuracy": ratio("CB", "instances"),
     "LP accuracy": ratio("LP", "instances"),
 }
+_STYLE = Flag(None, "count only good images of this style", tuple(STYLES))
+_TEXTS = (
+    *("concept", "context", "factual_context", "true_statement", "false_statement"),
+    *("existent_noun", "non-existent_noun"),
+)
 _ONLY = "Only respond in True or False."
 _GROUND = {"CK": "common sense", "VP": "the image", "CB": "the context", "LP": "the image"}
 
 
-def read(data: Path, *, templates: str = TEMPLATES[0], style: str = "all") -> list[Question]:
+def read(
+    data: Annotated[
+        Path,
+        Flag("FOLDER", "of data.json, with factual/ and counterfactual/ in it or in its images/"),
+    ],
+    *,
+    templates: Annotated[
+        str, Flag(None, "which of the two published sets of prompts", TEMPLATES)
+    ] = TEMPLATES[0],
+    style: Annotated[str, _STYLE] = "all",
+) -> list[Question]:
     """The questions of all instances that have a good image of the style.
 
     Raises RequestError for a folder or a data.json that is not as described above.
@@ -59,15 +74,18 @@ def read(data: Path, *, templates: str = TEMPLATES[0], style: str = "all") -> li
         if not good:
             # Nothing else of it is looked at: what was left out may be incomplete.
             continue
-        instance = _instance(row, where)
-        earlier = seen.setdefault(instance.context_key, [])
+        for name in _TEXTS:
+            field(row, name, where)
+        context = f"{row['concept']}/{identifier(row, 'context_id', where)}"
+        best = _image_id(identifier(row, "best_img_id", where), where)
+        earlier = seen.setdefault(context, [])
         if row in earlier:
-            raise RequestError(f"{file} holds the instance {instance.context_key} twice")
+            raise RequestError(f"{file} holds the instance {context} twice")
         earlier.append(row)
         # One context may come with several pairs of statements.
-        again = f"-{len(earlier)}" if len(earlier) > 1 else ""
-        key = instance.context_key + again
-        questions += _questions(file.parent, instance, key, good, templates)
+        instance = context + (f"-{len(earlier)}" if len(earlier) > 1 else "")
+        facts = {"instance": instance, "context": context}
+        questions += _questions(file.parent, row, facts, best, good, templates)
     if not questions:
         raise RequestError(f"{file} has no instance with a good image of style {style}")
     check_unique(questions)
@@ -78,9 +96,9 @@ def prompt(templates: str, stage: str, statement: str, context: str) -> str:
     """A question as it is sent."""
     of_gpt4o = templates == "gpt4o"
     ground = "the common sense" if of_gpt4o and stage == "CK" else _GROUND[stage]
-    asked = (
-        f"Context: {context}\n" if stage == "CB" else ""
-    ) + f"Statement: {statement}\nBased on {ground}, is the given statement true or false?"
+    context = f"Context: {context}\n" if stage == "CB" else ""
+    asked = f"{context}Statement: {statement}\nBased on {ground}, "
+    asked += "is the given statement true or false?"
     if not of_gpt4o:
         return f"{_ONLY}\n{asked}"
     if stage in ("CB", "LP"):
@@ -88,17 +106,6 @@ def prompt(templates: str, stage: str, statement: str, context: str) -> str:
             f" Forget real-world common sense and just follow the information provided in {ground}."
         )
     return f"{asked} {_ONLY}"
-
-
-class _Instance(NamedTuple):
-    row: Mapping[str, Any]
-    concept: str
-    context_id: str
-    best: int
-
-    @property
-    def context_key(self) -> str:
-        return f"{self.concept}/{self.context_id}"
 
 
 def _data_file(root: Path) -> Path:
@@ -121,20 +128,6 @@ def _good_images(row: Any, where: str) -> list[int]:
     return sorted(_image_id(image, where) for image, count in votes.items() if count >= GOOD_VOTES)
 
 
-def _instance(row: dict[str, Any], where: str) -> _Instance:
-    for name in (
-        *("concept", "context", "factual_context", "true_statement", "false_statement"),
-        *("existent_noun", "non-existent_noun"),
-    ):
-        field(row, name, where)
-    return _Instance(
-        row,
-        row["concept"],
-        identifier(row, "context_id", where),
-        _image_id(identifier(row, "best_img_id", where), where),
-    )
-
-
 def _image_id(text: str, where: str) -> int:
     if not text.isdecimal() or int(text) not in STYLES["all"]:
         raise RequestError(f"{where} names an image {text!r}: expected 0 to 11")
@@ -142,62 +135,59 @@ def _image_id(text: str, where: str) -> int:
 
 
 def _questions(
-    root: Path, instance: _Instance, key: str, good: list[int], templates: str
+    root: Path,
+    row: Mapping[str, Any],
+    facts: Mapping[str, str],
+    best: int,
+    good: Sequence[int],
+    templates: str,
 ) -> Iterator[Question]:
-    row = instance.row
-    folders = {
-        "factual": _folder(root, "factual", instance, row["factual_context"]),
-        "counterfactual": _folder(root, "counterfactual", instance, row["context"]),
-    }
     true, false = row["true_statement"], row["false_statement"]
     there, absent = (
         f"There is {row[name]} in the given image."
         for name in ("existent_noun", "non-existent_noun")
     )
-
-    def pair(stage: str, kind: str, image: int, right: str, wrong: str) -> Iterator[Question]:
+    # In the factual world the statement that is false of the picture's world is the true one.
+    asked = [
+        ("CK", "factual", 0, false, true),
+        ("VP", "counterfactual", best, there, absent),
+        ("CB", "counterfactual", best, true, false),
+        *(("LP", "counterfactual", image, true, false) for image in good),
+    ]
+    contexts = {"factual": row["factual_context"], "counterfactual": row["context"]}
+    folders = {kind: _folder(root, kind, facts["context"], text) for kind, text in contexts.items()}
+    for stage, kind, image, right, wrong in asked:
         for number, (statement, label) in enumerate(((right, "true"), (wrong, "false")), 1):
+            name = f"{facts['instance']}/{stage}{number}"
             yield Question(
-                id=f"{key}/{stage}{number}" + (f"/{image}" if stage == "LP" else ""),
+                id=f"{name}/{image}" if stage == "LP" else name,
                 # The same whether or not the images are there, and whatever their folder's name.
-                image=f"{kind}/{instance.context_key}/{image}.jpg",
+                image=f"{kind}/{facts['context']}/{image}.jpg",
                 path=str(folders[kind] / f"{image}.jpg"),
                 prompt=prompt(templates, stage, statement, row["context"]),
                 choices=CHOICES,
                 label=label,
-                facts={
-                    "instance": key,
-                    "context": instance.context_key,
-                    "stage": stage,
-                    "pair": f"{key}/{stage}/{image}",
-                },
+                facts={**facts, "stage": stage, "pair": f"{facts['instance']}/{stage}/{image}"},
             )
 
-    # In the factual world the statement that is false of the picture's world is the true one.
-    yield from pair("CK", "factual", 0, false, true)
-    yield from pair("VP", "counterfactual", instance.best, there, absent)
-    yield from pair("CB", "counterfactual", instance.best, true, false)
-    for image in good:
-        yield from pair("LP", "counterfactual", image, true, false)
 
-
-def _folder(root: Path, kind: str, instance: _Instance, context: str) -> Path:
+def _folder(root: Path, kind: str, key: str, context: str) -> Path:
     """Where an instance's images lie; where they would, if they do not lie anywhere.
 
     Told by the number in front: what follows it is free text, which not every file system keeps.
     """
-    number = f"{instance.context_id}_"
+    concept, _, number = key.rpartition("/")
     for base in (root / kind, root / "images" / kind):
-        folder = base / instance.concept
-        if (folder / f"{number}{context}").is_dir():
-            return folder / f"{number}{context}"
-        found = sorted(folder.iterdir()) if folder.is_dir() else []
-        found = [each for each in found if each.name.startswith(number) and each.is_dir()]
+        folder = base / concept
+        if (folder / f"{number}_{context}").is_dir():
+            return folder / f"{number}_{context}"
+        named = (each for each in folder.glob("*") if each.name.startswith(f"{number}_"))
+        found = sorted(each for each in named if each.is_dir())
         if len(found) > 1:
-            raise RequestError(f"{folder} holds {len(found)} folders that begin with {number}")
+            raise RequestError(f"{folder} holds {len(found)} folders that begin with {number}_")
         if found:
             return found[0]
-    return root / "images" / kind / instance.concept / f"{number}{context}"
+    return root / "images" / kind / concept / f"{number}_{context}"
 
 
 def tally(pairs: Sequence[Pair]) -> list[Tally]:
@@ -254,19 +244,6 @@ BENCHMARK = Benchmark(
     name="vlind",
     title="VLind-Bench: does the model believe a counterfactual picture",
     read=read,
-    flags={
-        "data": {
-            "type": Path,
-            "metavar": "FOLDER",
-            "help": "the folder of data.json, with factual/ and counterfactual/ in it or in its "
-            "images/",
-        },
-        "templates": {
-            "choices": TEMPLATES,
-            "help": "which of the two published sets of prompts",
-        },
-        "style": {"choices": STYLES, "help": "count only good images of this style"},
-    },
     files=lambda data, **_: [_data_file(data)],
     tally=tally,
 )

@@ -16,21 +16,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from causalmm.cli.flags import (
-    Parser,
-    add_batch_size,
-    add_model,
-    add_pixel_limits,
-    add_running,
-    add_settings,
-    at_least,
-)
+from causalmm.cli import flags
 from causalmm.cli.request import Request, find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
 from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
+from causalmm.evaluation import run_record
 from causalmm.evaluation.benchmarks import pope, vlind
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.diagnosis.measurement import (
@@ -48,18 +41,13 @@ from causalmm.evaluation.diagnosis.measurement import (
 from causalmm.evaluation.diagnosis.report import ALL, SETS, Diagnosis, diagnose, split
 from causalmm.evaluation.diagnosis.windows import DEFAULT, read_kinds
 from causalmm.evaluation.question_files import check_images, check_unique, limited
-from causalmm.evaluation.question_flags import BATCH_SIZE, SMALLER
+from causalmm.evaluation.question_flags import BATCH_SIZE
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.run_record import (
-    check_record,
-    common_settings,
-    read_record,
-    surroundings,
-    write_record,
-)
 from causalmm.inputs.json_lines import cut_torn_line, write_json
 
 TABLE, PICTURE = "table.json", "heatmap.png"
+SHOWN = 12
+"""How many windows are printed; all are in the table's file."""
 _VARIED = ("mode", "site", "gamma_vision", "gamma_language") + tuple(
     f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")
 )
@@ -74,7 +62,7 @@ def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
 
 def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given. Raises RequestError for flags that cannot be read."""
-    parser = Parser(
+    parser = flags.Parser(
         prog=prog,
         description="Which layers should I edit? For each tower, method and window of layers: what "
         "the counterfactual branch says alone at the first token, and what the adjusted model says "
@@ -91,15 +79,8 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         help=f"write the best window as {CONFIG_NAME} into it, if it gains on the half of the "
         "images that windows are ranked on",
     )
-    parser.add_argument(
-        "--show",
-        type=at_least(1),
-        default=12,
-        metavar="N",
-        help="print the first N windows (default: %(default)s)",
-    )
-    add_model(parser)
-    add_pixel_limits(parser)
+    flags.add_model(parser)
+    flags.add_pixel_limits(parser)
     _add_questions(parser.add_argument_group("questions"))
     edits = parser.add_argument_group("what is compared")
     every = dict.fromkeys(method for methods in METHODS.values() for method in methods)
@@ -123,10 +104,10 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         'on), sliding:W:S (from every S-th on), or slices such as "half:" and 10:20 '
         "(default: %(default)s)",
     )
-    add_settings(parser, without=_VARIED)
-    parser.set_defaults(greedy=True, max_new_tokens=1)
-    add_running(parser)
-    add_batch_size(parser, **BATCH_SIZE)
+    flags.add_settings(parser, without=_VARIED)
+    parser.set_defaults(max_new_tokens=1)
+    flags.add_running(parser)
+    flags.add_batch_size(parser, **BATCH_SIZE)
     return parser.parse_args(argv)
 
 
@@ -137,14 +118,8 @@ def _add_questions(group: Any) -> None:
         type=Path,
         metavar="PATH",
         help="questions whose right answer contradicts the prior, the others being consistent with "
-        "it: a file of POPE's form, or VLind-Bench's data.json or its folder, of which the "
-        "language-prior questions (LP) are taken",
-    )
-    group.add_argument(
-        "--contradicting-images",
-        type=Path,
-        metavar="FOLDER",
-        help="of a file of POPE's form (default: that of --images)",
+        "it: a file of POPE's form about --images, or VLind-Bench's data.json or its folder, of "
+        "which the language-prior questions (LP) are taken",
     )
     group.add_argument(
         "--contradicting-label",
@@ -154,7 +129,7 @@ def _add_questions(group: Any) -> None:
     )
     group.add_argument(
         "--limit",
-        type=at_least(2),
+        type=flags.at_least(2),
         metavar="N",
         help="ask about the first N images of each set only",
     )
@@ -174,20 +149,20 @@ def run(args: argparse.Namespace) -> None:
         raise RequestError("gamma 0 leaves no branch to look at: expected a number > 0")
     if args.write is not None and (there := args.write / CONFIG_NAME).exists():
         raise RequestError(f"{there} is there already: give --write another folder")
-    settings = common_settings("diagnose", questions, request, args)
+    settings = run_record.common_settings("diagnose", questions, request, args)
     settings["base"] = {name: getattr(base, name) for name in _BASE}
-    check_record(args.out, settings)
+    run_record.check_record(args.out, settings)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / MEASUREMENTS
     with sole_writer(file):
-        check_record(args.out, settings)  # again: now no other process can begin
+        run_record.check_record(args.out, settings)  # again: now no other process can begin
         cut_torn_line(file)
         measured = read_measurements(file, len(questions))
         # An earlier run of the command has left how many layers there are.
-        layers = read_record(args.out).get("layers")
+        layers = run_record.read_record(args.out).get("layers")
         wanted = layers and candidates(layers, args.towers, args.methods, kinds)
         if not wanted or _left(wanted, measured):
-            with memory_guard(SMALLER):
+            with memory_guard():
                 wanted = _measure(args, questions, request, settings, kinds, measured)
         found = diagnose(questions, measured, wanted, base.seed)
         _report(args, found, wanted, request)
@@ -227,9 +202,8 @@ def _contradicting(args: argparse.Namespace) -> list[Question]:
     if path.is_dir() or path.name == "data.json":
         every = vlind.read(path if path.is_dir() else path.parent)
         return [each for each in every if each.facts["stage"] == "LP"]
-    images = args.images if args.contradicting_images is None else args.contradicting_images
     named = {"dataset": args.dataset or "given", "split": args.split or "given"}
-    every = pope.read([path], images=images, suffix=args.suffix, **named)
+    every = pope.read([path], images=args.images, suffix=args.suffix, **named)
     return [each for each in every if args.contradicting_label in (None, each.label)]
 
 
@@ -263,7 +237,9 @@ def _measure(
         )
     sources = [*args.questions, *([] if args.contradicting is None else [args.contradicting])]
     files = [each / "data.json" if each.is_dir() else each for each in sources]
-    write_record(args.out, settings, surroundings(files, session.model) | {"layers": layers})
+    run_record.write_record(
+        args.out, settings, run_record.surroundings(files, session.model) | {"layers": layers}
+    )
     left, every = _left(wanted, measured), len(_left(wanted, {}))
     with (
         open(args.out / MEASUREMENTS, "ab") as file,
@@ -293,29 +269,21 @@ def _measure(
 def _report(
     args: argparse.Namespace, found: Diagnosis, wanted: Sequence[Candidate], request: Request
 ) -> None:
-    record = read_record(args.out)
+    record = run_record.read_record(args.out)
     write_json(args.out / TABLE, found.to_dict() | {"run": record})
-    print(found.table(args.show), flush=True)
+    print(found.table(SHOWN), flush=True)
     if find_spec("matplotlib") is None:
         tell('no heat map: drawing needs matplotlib (pip install -e ".[figures]")')
     else:
-        _draw(args.out / PICTURE, found, wanted, record["layers"], request)
+        name = request.model.rstrip("/").rpartition("/")[2]
+        _draw(args.out / PICTURE, found, wanted, record["layers"], name)
     tell(f"wrote {args.out / TABLE}")
 
 
-def _draw(
-    path: Path,
-    found: Diagnosis,
-    wanted: Sequence[Candidate],
-    layers: Mapping[str, int],
-    request: Request,
-) -> None:
+def _draw(path: Path, *drawn: Any) -> None:
     from causalmm.evaluation.diagnosis.figure import diagnosis_figure
 
-    name = request.model.rstrip("/").rpartition("/")[2]
-    title = f"{name}: what branches say alone, and what is gained"
-    figure = diagnosis_figure(found, wanted, layers, title)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    diagnosis_figure(*drawn).savefig(path, format="png", metadata={"Software": None})
 
 
 def _write_configuration(folder: Path, found: Diagnosis, base: CausalMMConfig) -> None:

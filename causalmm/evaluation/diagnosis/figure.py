@@ -1,6 +1,6 @@
 """The figure of `diagnose`: layers along, a lane for each method and kind of window.
 
-Numbers are those of the held-out half, from evaluation/diagnosis_report.py. Windows that overlap
+Numbers are those of the held-out half, see report.py. Windows that overlap
 are drawn around their middles, next to each other. Tests: tests/evaluation/test_diagnose.py.
 """
 
@@ -20,7 +20,7 @@ from causalmm.figures.canvas import NORMAL, SMALL, WIDTH, new_axes, new_figure
 
 _LANE, _BETWEEN = 0.2, 0.08  # inches
 _NARROWEST = 0.24
-"""Inches of a cell in which its number still has room."""
+"""Inches of a cell that is wide enough for its number."""
 
 
 class Cell(NamedTuple):
@@ -58,42 +58,38 @@ def _cells(windows: Sequence[Configuration]) -> list[Cell]:
 
 
 def diagnosis_figure(
-    found: Diagnosis, wanted: Sequence[Candidate], layers: Mapping[str, int], title: str
+    found: Diagnosis, wanted: Sequence[Candidate], layers: Mapping[str, int], model: str
 ) -> Figure:
     """What each branch says alone and what the adjusted model gains, a panel each."""
-    panels = _panels(found)
-    values = {each.configuration: each.held_out for each in found.ranked}
-    by_tower = {tower: lanes(wanted, tower) for tower in layers}
-    by_tower = {tower: each for tower, each in by_tower.items() if each}
+    title = f"{model}: what branches say alone, and what is gained"
+    alone = [name for name in found.ranked[0].held_out if name.startswith("alone")]
+    panels = {name: f"branch {name}\n% right" for name in alone}
+    panels |= {"unreadable": "branch alone\n% unreadable", "gain": "adjusted\npoints gained"}
+    by_tower = {tower: each for tower in layers if (each := lanes(wanted, tower))}
+    heights = {tower: _tops(each)[-1] + _LANE for tower, each in by_tower.items()}
     left, gap, head, foot, below = 1.75, 0.12, 0.62, 0.4, 0.5
-    heights = {tower: _height(each) for tower, each in by_tower.items()}
     figure = new_figure(head + sum(heights.values()) + below * (len(heights) - 1) + foot, title)
     wide = (WIDTH - left - 0.1 - gap * (len(panels) - 1)) / len(panels)
     # The largest gain or loss has the full colour.
-    most = max((abs(each["gain"].value) for each in values.values()), default=0) or 1.0
+    most = max((abs(each.held_out["gain"].value) for each in found.ranked), default=0) or 1.0
     top = figure.get_figheight() - head
-    for turn, (tower, each) in enumerate(by_tower.items()):
-        for column, (name, heading) in enumerate(panels):
+    for tower, each in by_tower.items():
+        for column, (name, heading) in enumerate(panels.items()):
             where = (left + column * (wide + gap), top - heights[tower], wide, heights[tower])
             axes = new_axes(figure, where)
             axes.set_xlim(0, layers[tower])
             axes.set_ylim(heights[tower], 0)
-            if turn == 0:
+            if tower == next(iter(by_tower)):
                 axes.set_title(heading, fontsize=NORMAL, pad=4)
-            _draw_lanes(axes, each, name, values, most, wide / layers[tower])
-            _label(axes, each, layers[tower], tower if column == 0 else None)
+            values = {each.configuration: each.held_out[name].value for each in found.ranked}
+            scale = most if name == "gain" else 100.0
+            narrowest = _NARROWEST * layers[tower] / wide
+            _draw_lanes(axes, each, values, scale, name == "gain", narrowest)
+            _label_layers(axes, layers[tower])
+            if column == 0:
+                _label_lanes(axes, each, tower)
         top -= heights[tower] + below
     return figure
-
-
-def _panels(found: Diagnosis) -> list[tuple[str, str]]:
-    """Metrics and what is said above them."""
-    alone = [name for name in found.ranked[0].held_out if name.startswith("alone")]
-    return [
-        *((name, f"branch {name}\n% right") for name in alone),
-        ("unreadable", "branch alone\n% unreadable"),
-        ("gain", "adjusted\npoints gained"),
-    ]
 
 
 def _tops(each: Sequence[Lane]) -> list[float]:
@@ -107,34 +103,31 @@ def _tops(each: Sequence[Lane]) -> list[float]:
     return tops
 
 
-def _height(each: Sequence[Lane]) -> float:
-    return _tops(each)[-1] + _LANE
-
-
 def _draw_lanes(
     axes: Any,
     each: Sequence[Lane],
-    name: str,
-    values: Mapping[Configuration, Mapping[str, Any]],
-    most: float,
-    layer_width: float,
+    values: Mapping[Configuration, float],
+    scale: float,
+    diverging: bool,
+    narrowest: float,
 ) -> None:
+    """`scale` is the value of the full colour; cells below `narrowest` layers have no number."""
     for lane, top in zip(each, _tops(each), strict=True):
         for start, end, configuration in lane.cells:
-            value = values[configuration][name].value
-            colour = shade(value / most, diverging=True) if name == "gain" else shade(value / 100)
+            value = values[configuration]
+            colour = shade(value / scale, diverging)
             corner, size = (start, top + 0.01), (end - start, _LANE - 0.02)
             axes.add_patch(
                 Rectangle(corner, *size, facecolor=colour, edgecolor="white", linewidth=0.6)
             )
-            if (end - start) * layer_width >= _NARROWEST:
+            if end - start >= narrowest:
                 # The eye sees green most and blue least.
                 light = float(np.dot(colour, (0.299, 0.587, 0.114)))
+                # Adding 0 turns -0.0 into 0.0.
                 axes.text(
                     (start + end) / 2,
                     top + _LANE / 2,
-                    # Adding 0 turns -0.0 into 0.0.
-                    f"{round(value) + 0.0:{'+' if name == 'gain' else ''}.0f}",
+                    f"{round(value) + 0.0:{'+' if diverging else ''}.0f}",
                     fontsize=SMALL - 1,
                     color="black" if light > 0.55 else "white",
                     ha="center",
@@ -153,13 +146,13 @@ def shade(share: float, diverging: bool = False) -> np.ndarray:
     return (1 - strength) * np.ones(3) + strength * np.array(to_rgb(strong))
 
 
-def _label(axes: Any, each: Sequence[Lane], layers: int, tower: str | None) -> None:
-    step = max(1, math.ceil(layers / 8))
-    ticks = list(range(0, layers + 1, step))
+def _label_layers(axes: Any, layers: int) -> None:
+    ticks = list(range(0, layers + 1, max(1, math.ceil(layers / 8))))
     axes.set_xticks(ticks, map(str, ticks), fontsize=SMALL - 1, color=colours.FAINT)
     axes.tick_params(length=2, pad=1)
-    if tower is None:
-        return
+
+
+def _label_lanes(axes: Any, each: Sequence[Lane], tower: str) -> None:
     axes.set_xlabel("layer", fontsize=SMALL, color=colours.FAINT, labelpad=1)
     axes.set_ylabel(tower, fontsize=NORMAL + 1)
     names, before = [], None

@@ -37,7 +37,17 @@ class FirstTokens(BranchTrace):
 
     def said(self, row: int, choices: Sequence[str]) -> dict[str, ViewChoice]:
         """Of a row's question, under "factual", "adjusted" and the name of each branch."""
-        return {name: view.said(row, choices, self.tokens) for name, view in self.views.items()}
+        found = {}
+        for name, view in self.views.items():
+            best, divergence = view.best[row], view.divergence[row]
+            spelled = [place for place, word in enumerate(choices) if best in self.tokens[word]]
+            found[name] = ViewChoice(
+                choice=spelled[0] if spelled else None,
+                probabilities=tuple(view.words[word][row] for word in choices),
+                entropy=view.entropy[row],
+                divergence=None if divergence == float("inf") else divergence,
+            )
+        return found
 
 
 class _View(NamedTuple):
@@ -47,18 +57,6 @@ class _View(NamedTuple):
     words: dict[str, list[float]]
     entropy: list[float]
     divergence: list[float]
-
-    def said(
-        self, row: int, choices: Sequence[str], tokens: Mapping[str, Sequence[int]]
-    ) -> ViewChoice:
-        spelled = [place for place in (0, 1) if self.best[row] in tokens[choices[place]]]
-        divergence = self.divergence[row]
-        return ViewChoice(
-            choice=spelled[0] if spelled else None,
-            probabilities=tuple(self.words[word][row] for word in choices),
-            entropy=self.entropy[row],
-            divergence=None if divergence == float("inf") else divergence,
-        )
 
 
 def _view(own: Tensor, factual: Tensor, tokens: Mapping[str, Sequence[int]]) -> _View:

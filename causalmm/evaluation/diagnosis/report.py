@@ -8,7 +8,7 @@ An answer that cannot be read is wrong. Tests: tests/evaluation/test_diagnose.py
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from causalmm.evaluation.diagnosis.measurement import (
     failures,
 )
 from causalmm.evaluation.diagnosis.view import ViewChoice
-from causalmm.evaluation.records import Answer, Question
+from causalmm.evaluation.records import Question
 from causalmm.evaluation.report import BOOTSTRAP, text_table, to_json
 from causalmm.evaluation.statistics import (
     LEVEL,
@@ -95,16 +95,9 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "sets": list(self.sets),
-            "questions": to_json(self.questions),
-            "images": to_json(self.images),
-            "plain": to_json(self.plain),
-            "bias": to_json(self.bias) | {"biases": to_json(self.biases)},
-            "ranked": to_json(self.ranked),
-            "failed": to_json(self.failed),
-            "bootstrap": BOOTSTRAP | {"seed": self.seed},
-        }
+        found = {each.name: to_json(getattr(self, each.name)) for each in fields(self)}
+        found["bias"]["biases"] = found.pop("biases")
+        return found | {"bootstrap": BOOTSTRAP | {"seed": found.pop("seed")}}
 
     def table(self, shown: int) -> str:
         """For reading: the plain model, the bias, and the first so many configurations."""
@@ -162,7 +155,8 @@ def diagnose(
     kept = [place for place, each in enumerate(questions) if each.id not in failed]
     if not kept:
         raise FailureError(f"no question could be asked (first: {next(iter(failed.values()))})")
-    asked = [questions[place] for place in kept]
+    # An image goes by its path: two files may have different images of one name.
+    asked = [replace(questions[place], image=questions[place].path) for place in kept]
     plain = [used[0].alone[place] for place in kept]
     given = _Given(
         questions=asked,
@@ -293,23 +287,13 @@ class _Given:
     def _pairs(self, *halves: str, adjusted: Sequence[ViewChoice] | None = None) -> list[Pair]:
         """Questions of a half with the plain probabilities, and with adjusted ones where given."""
         pairs = []
-        for question, plain, after in zip(
-            self.questions, self.plain, adjusted or self.plain, strict=True
-        ):
+        after = [None] * len(self.plain) if adjusted is None else adjusted
+        for question, plain, contrasted in zip(self.questions, self.plain, after, strict=True):
             if any(question.path in self.halves[half] for half in halves):
                 scores = {"factual": plain.probabilities}
-                if adjusted is not None:
-                    scores["adjusted"] = after.probabilities
-                # By its path: two files may have different images of one name.
-                question = replace(question, image=question.path)
-                answer = Answer(
-                    question_id=question.id,
-                    image=question.image,
-                    prompt=question.prompt,
-                    answer="",
-                    scores=scores,
-                )
-                pairs.append(Pair(question, answer))
+                if contrasted is not None:
+                    scores["adjusted"] = contrasted.probabilities
+                pairs.append(Pair(question, question.answered("", scores=scores)))
         return pairs
 
 

@@ -1,0 +1,176 @@
+"""What is true of the keys in a KV cache that a plan filled, and the mixin of layers that keep it.
+
+A step, or a later call with the same cache, must know which settings decided the cached keys, and
+which keys are padding, image tokens or parts of packed rows. Tensor shapes do not say it.
+
+transformers applies every operation on a cache (beams, crops, repeats, selections, resets) layer by
+layer. So the state is a declared attribute of a layer: what changes the keys changes the state too,
+and no copy or pickle of the keys is without it. The first layer of a cache keeps it for all layers.
+Every layer knows of how many branches its rows are: callers name samples, as for the plain model,
+and the rows of every branch follow. Tests: tests/decoding/test_branch_state.py.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from causalmm.counterfactual.attention_mask import AttentionMask, require
+
+_TENSORS = ("real", "image", "packed")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BranchState:
+    """Of the cached keys of B samples, the same in every branch. Tensors are bool [B or 1, K].
+
+    None: no padding, no image tokens, no packed rows. A tensor may be narrower than the cache: the
+    keys after it are real, text and not packed, so a one-token step has nothing to add.
+    """
+
+    filled_by: Mapping[str, Any]
+    """`BranchPlan.key_settings` of the plan that filled the cache."""
+    real: Tensor | None = None
+    """Keys that are no padding."""
+    image: Tensor | None = None
+    """Keys of image or video tokens."""
+    packed: Tensor | None = None
+    """Keys whose 4-D mask said more than causality and padding, as for packed sequences."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "BranchState":
+        """The state with every tensor changed as the keys are."""
+        parts = {name: getattr(self, name) for name in _TENSORS}
+        changed = {name: change(part) for name, part in parts.items() if part is not None}
+        return replace(self, **changed)
+
+    def extended(
+        self,
+        visible: AttentionMask,
+        image: Tensor | None,
+        past: int | Tensor,
+        queries: int,
+        keys: int,
+    ) -> "BranchState":
+        """The state that includes the keys of Q new tokens, numbers `past` and up of `keys` keys.
+
+        `visible` says which keys they see, and `image` bool [B, Q] which of them are image tokens.
+        Raises ValueError (RuntimeError in compiled code) where `visible` contradicts the padding
+        with which the cached keys were computed, or lets a token see several packed sequences.
+        """
+        parts = {}
+        if image is not None:
+            old = _widened(self.image, keys, image)
+            here = past + torch.arange(queries, device=image.device)
+            parts["image"] = old.expand(len(image), -1).index_copy(1, here, image)
+        if visible.mask is not None:
+            parts |= self._read_4d(visible.mask[:, 0], past, keys)
+        elif visible.keys is not None or self.real is not None or self.packed is not None:
+            parts |= self._read_2d(visible.keys, past, queries, keys)
+        # A compiled step keeps the tensors it was given: it says nothing new.
+        return self if torch.compiler.is_compiling() and queries == 1 else replace(self, **parts)
+
+    def _read_2d(
+        self, given: Tensor | None, past: int | Tensor, queries: int, keys: int
+    ) -> dict[str, Tensor]:
+        like = next(part for part in (given, self.real, self.packed) if part is not None)
+        if self.packed is not None:
+            require(
+                ~self.packed.any(),
+                "past_key_values hold several sequences packed into a row: continue them with a "
+                "4-D attention_mask, which says which sequence the new tokens belong to",
+            )
+        column = torch.arange(keys, device=like.device)
+        known = _widened(self.real, keys, like, fill=True)
+        given = torch.ones_like(known) if given is None else given
+        _require_same_padding(((given == known) | (column >= past)).all())
+        return {"real": given | (column >= past + queries)}
+
+    def _read_4d(self, seen: Tensor, past: int | Tensor, keys: int) -> dict[str, Tensor]:
+        """By the last query, which sees all real keys but those of other packed sequences."""
+        queries = seen.shape[1]
+        column = torch.arange(keys, device=seen.device)
+        cached, later = column < past, column >= past + queries
+        known = _widened(self.real, keys, seen, fill=True)
+        packed = _widened(self.packed, keys, seen)
+        last = seen[:, -1]
+        wrong = last & ~known & cached & ~packed.any(dim=1, keepdim=True)
+        _require_same_padding(~wrong.any())
+        separate = (known & ~last & cached).any(dim=1, keepdim=True)
+        if queries > 1:
+            # A real query sees all real keys before it, and no query sees other keys before it.
+            place = past + torch.arange(queries, device=seen.device)
+            hidden = last[:, place].unsqueeze(2) & ~seen
+            odd = torch.where(last.unsqueeze(1), hidden, seen) & (column < place.unsqueeze(1))
+            separate = separate | odd.any(dim=2).any(dim=1, keepdim=True)
+        return {
+            "real": torch.where(cached, known, last | later),
+            "packed": packed | (separate & ~cached & ~later),
+        }
+
+
+class BranchLayer:
+    """Mixin in front of a cache layer class: row operations take samples, and the state follows."""
+
+    branches: int = 1
+    """Of how many branches the layer holds rows."""
+    state: BranchState | None = None
+    """In the first layer of a cache that a plan filled."""
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let the samples of a batch, in every branch, be those that int64 [B] names."""
+        super().reorder_cache(self._rows(beam_idx))
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these samples only, in every branch."""
+        super().batch_select_indices(self._rows(indices))
+        self._select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sample, in every branch."""
+        super().batch_repeat_interleave(repeats)
+        self._change(lambda part: part.repeat_interleave(repeats, dim=0))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the last -`tokens_to_remove` tokens."""
+        super().crop(tokens_to_remove)
+        self._change(lambda part: part[:, : self.get_seq_length()])
+        if not self.get_seq_length():
+            self.state = None
+
+    def reset(self) -> None:
+        """Drop all keys, and what is true of them: any plan, or none, may fill the layer."""
+        super().reset()
+        self.branches, self.state, self.is_initialized = 1, None, False
+
+    def _rows(self, samples: Tensor) -> Tensor:
+        if self.branches == 1:
+            return samples
+        batch = len(self.keys) // self.branches
+        samples = torch.arange(batch, device=samples.device)[samples]
+        return torch.cat([samples + branch * batch for branch in range(self.branches)])
+
+    def _select(self, samples: Tensor) -> None:
+        self._change(lambda part: part if len(part) == 1 else part[samples.to(part.device)])
+
+    def _change(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.state is not None:
+            self.state = self.state.each(change)
+
+
+def _widened(part: Tensor | None, keys: int, like: Tensor, fill: bool = False) -> Tensor:
+    """A tensor of the state for `keys` keys: bool [B or 1, keys]."""
+    if part is None:
+        return torch.full((1, keys), fill, device=like.device)
+    return pad(part, (0, keys - part.shape[1]), value=fill)
+
+
+def _require_same_padding(same: Tensor) -> None:
+    require(
+        same,
+        "attention_mask contradicts the padding with which the keys in past_key_values were "
+        "computed: continue a cache with the attention_mask that filled it, prolonged",
+    )

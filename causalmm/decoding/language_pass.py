@@ -27,7 +27,7 @@ from causalmm.counterfactual.methods import find
 from causalmm.counterfactual.softmax_stats import one_query_attention
 from causalmm.decoding.branch_state import BranchState
 from causalmm.decoding.call_checks import check_cache, check_encoded
-from causalmm.decoding.kv_cache import branch_layers
+from causalmm.decoding.kv_cache import branch_layers, state_of
 from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.rows import append_branches, leading_rows
 
@@ -163,11 +163,10 @@ class LanguagePass:
                 random = StepRandomWeights(edit, visible)
         state = None
         if self.plan.branches > 1:
-            image = [mask.any(dim=-1) for mask in self.masks]
-            state = getattr(first, "state", None) or BranchState(filled_by=self.plan.key_settings())
-            state = state.extended(
-                visible, torch.stack(image).any(dim=0) if image else None, past, length, keys
-            )
+            masks = [mask.any(dim=-1) for mask in self.masks]
+            image = torch.stack(masks).any(dim=0) if masks else None
+            state = state_of(past_key_values) or BranchState(filled_by=self.plan.key_settings())
+            state = state.extended(visible, image, past, length, keys)
         if first is not None:
             first.state = state
         return replace(self, visible=visible, state=state, random=random)

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
             _check_file(path)
     if args.png is not None and find_spec("matplotlib") is None:
         raise FailureError('drawing needs matplotlib: install it by pip install -e ".[figures]"')
-    with memory_guard("a smaller image, --dtype bfloat16 or another --device"):
+    with memory_guard():
         session = Session.start(args, request)
         inputs = session.inputs(request.messages)
         _DRAWN[args.figure](args, session, inputs.to(session.model.device, session.model.dtype))

@@ -181,17 +181,17 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from memory import peak_memory
 
-    from llava_causalmm.loading import load as load_llava
+    from causalmm.families.loading import load as load_checkpoint
 
     kept = []
 
     def loading() -> None:
-        kept.append(load_llava(str(args.folder), dtype=args.dtype, device="cpu"))
+        kept.append(load_checkpoint(str(args.folder), dtype=args.dtype, device="cpu"))
         for part in kept[0].model.parameters():
             part.max()
 
     # Once before: modules are imported, and libraries take what they keep.
-    load_llava(checkpoints.resolve("demo-llava"), device="cpu")
+    load_checkpoint(checkpoints.resolve("demo-llava"), device="cpu")
     peak = peak_memory(loading, torch.device("cpu"))
     return {"extra_bytes": peak.extra, "weights_bytes": _storage_bytes(kept[0].model)}
 
@@ -203,9 +203,9 @@ def branches(args: argparse.Namespace) -> dict[str, Any]:
     from memory import peak_memory
 
     from causalmm import CausalMMConfig
-    from llava_causalmm.loading import load as load_llava
+    from causalmm.families.loading import load as load_checkpoint
 
-    model = load_llava(str(args.folder), dtype=args.dtype, device="cpu").model
+    model = load_checkpoint(str(args.folder), dtype=args.dtype, device="cpu").model
     model.generation_config.eos_token_id = None
     inputs = models.prompt(args.preset, model, text_tokens=24)
     peaks = []

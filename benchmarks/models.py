@@ -7,7 +7,6 @@ Held by tests/measuring/test_benchmarks.py.
 
 import copy
 from dataclasses import dataclass
-from importlib import import_module
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -17,16 +16,13 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
 from causalmm.errors import RequestError
-from causalmm.families.checkpoints import FAMILIES
+from causalmm.families.family import load_reference
+from causalmm.families.registry import find
 
 NOISE = 2**20 - 3
 """Numbers that are drawn; odd, so that rows of a matrix do not repeat one another."""
 WORDS = (8, 120)
 """Tokens that text is drawn from: in every vocabulary, and special in none."""
-_CLASSES = {
-    "llava": "LlavaForConditionalGeneration",
-    "qwen2_vl": "Qwen2VLForConditionalGeneration",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +30,6 @@ class Preset:
     """The shape of a model."""
 
     family: str
-    """A key of `causalmm.families.checkpoints.FAMILIES`."""
     text: dict[str, Any]
     vision: dict[str, Any]
     image_token: int
@@ -172,9 +167,8 @@ def configuration(name: str, image_tokens: int = 576) -> Any:
 
 def class_of(family: str, *, ours: bool) -> type:
     """The model class of a family: the patched one or upstream's."""
-    if not ours:
-        return getattr(transformers, _CLASSES[family])
-    return getattr(import_module(FAMILIES[family].package), _CLASSES[family])
+    patched = load_reference(find(family).model_class)
+    return patched if ours else getattr(transformers, patched.__name__)
 
 
 def build(

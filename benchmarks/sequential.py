@@ -21,6 +21,7 @@ from causalmm.counterfactual.attention import language_attention, vision_attenti
 from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.plan import BranchPlan, Intervention
+from causalmm.families.registry import find
 
 NAME = "causalmm_one_branch"
 
@@ -46,7 +47,7 @@ class SequentialBranches:
         model.set_attn_implementation(NAME)
         self.model = model
         self.running = FACTUAL
-        for tower, modules in _attention_modules(model).items():
+        for tower, modules in find(model.config.model_type).attention_modules(model).items():
             for layer, module in enumerate(modules):
                 module.one_branch = (self, tower, layer)
 
@@ -138,12 +139,3 @@ def _attend(
         visible = AttentionMask(query_start=past)  # no padding
         output = language_attention(edit.method, query, key, value, visible=visible, **settings)
     return output.transpose(1, 2).contiguous(), None
-
-
-def _attention_modules(model: Any) -> dict[str, list[Any]]:
-    if model.config.model_type == "llava":
-        vision = [layer.self_attn for layer in model.model.vision_tower.encoder.layers]
-    else:
-        vision = [block.attn for block in model.model.visual.blocks]
-    language = [layer.self_attn for layer in model.model.language_model.layers]
-    return {"vision": vision, "language": language}

@@ -6,7 +6,9 @@ of cache honoured or refused; and no way to call a model that takes `causalmm` a
 
 import pytest
 import torch
-from tiny_models import FAMILIES, PAD, model_pair, pad_together, sample
+from family_rows import FAMILIES
+from tiny_models import model_pair, pad_together, sample
+from tiny_words import PAD
 from transformers import DynamicCache, GenerationConfig, QuantizedCache, StaticCache
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 

@@ -8,6 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from family_rows import FAMILIES
 from test_inputs import (
     PROCESSOR,
     PROMPT,
@@ -21,7 +22,6 @@ from test_inputs import (
     write_video,
 )
 from tiny_checkpoints import save_checkpoint
-from tiny_models import FAMILIES
 
 from causalmm.cli import generate
 from causalmm.errors import RequestError
@@ -187,7 +187,7 @@ def test_a_video_as_base64(folder):
     part = opened(video("data:video/quicktime;base64," + base64.b64encode(content).decode()))
     assert part == video(content)
     inputs = [
-        PROMPT["qwen2vl"].build_chat_inputs(PROCESSOR["qwen2vl"](), [user(each, QUESTION)])
+        PROMPT["qwen2_vl"].build_chat_inputs(PROCESSOR["qwen2_vl"](), [user(each, QUESTION)])
         for each in (part, video(folder / "a b.MOV"))
     ]
     assert_same(*inputs)
@@ -228,7 +228,7 @@ def test_the_network_is_asked_only_if_allowed(address, server, family):
 
 
 def test_a_video_from_the_network(address, folder):
-    build, processor = PROMPT["qwen2vl"].build_chat_inputs, PROCESSOR["qwen2vl"]()
+    build, processor = PROMPT["qwen2_vl"].build_chat_inputs, PROCESSOR["qwen2_vl"]()
     messages = [user({"type": "video", "url": f"{address}/a.mov"}, QUESTION)]
     with pytest.raises(RequestError, match="is not fetched"):
         build(processor, messages)

@@ -69,7 +69,7 @@ docs: $(DOCS)
 
 demo-models: setup
 	$(PY) scripts/train_demo.py llava
-	$(PY) scripts/train_demo.py qwen2vl
+	$(PY) scripts/train_demo.py qwen2_vl
 
 clean:
 	rm -f llava_causalmm/modeling_*.py qwen2vl_causalmm/modeling_*.py $(VENDORED)

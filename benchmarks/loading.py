@@ -91,26 +91,26 @@ def load(folder: Path, dtype: str) -> dict[str, int]:
 
     Weights of the right precision stay pages of the file until they are read.
     """
-    from llava_causalmm.loading import load as load_llava
+    from causalmm.families.loading import load as load_checkpoint
 
     kept = []
 
     def loading() -> None:
-        kept.append(load_llava(str(folder), dtype=dtype, device="cpu"))
+        kept.append(load_checkpoint(str(folder), dtype=dtype, device="cpu"))
         for part in kept[0].model.parameters():
             part.max()
 
     # Once before: modules are imported, and libraries take what they keep.
-    load_llava(checkpoints.resolve("demo-llava"), device="cpu")
+    load_checkpoint(checkpoints.resolve("demo-llava"), device="cpu")
     peak = peak_memory(loading, CPU)
     return {"extra_bytes": peak.extra, "weights_bytes": _storage_bytes(kept[0].model)}
 
 
 def branches(folder: Path, dtype: str) -> dict[str, Any]:
     """Peak memory of answers with more and more branches, and the weights held meanwhile."""
-    from llava_causalmm.loading import load as load_llava
+    from causalmm.families.loading import load as load_checkpoint
 
-    model = load_llava(str(folder), dtype=dtype, device="cpu").model
+    model = load_checkpoint(str(folder), dtype=dtype, device="cpu").model
     model.generation_config.eos_token_id = None
     inputs = models.prompt(model, text_tokens=24)
     peaks = []

@@ -8,7 +8,6 @@ Tests: tests/measuring/test_benchmarks.py.
 
 import copy
 import json
-from importlib import import_module
 from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
 from causalmm.errors import RequestError
-from causalmm.families.checkpoints import FAMILIES
+from causalmm.families.family import load_reference
+from causalmm.families.registry import find
 
 PUBLISHED = ("llava-1.5-7b", "qwen2-vl-2b", "qwen2-vl-7b")
 """Shapes of published checkpoints."""
@@ -73,10 +73,9 @@ def configuration(name: str, image_tokens: int = 576) -> Any:
 
 
 def class_of(family: str, *, ours: bool) -> type:
-    """The model class of a family: the patched one, or upstream's of the same name."""
-    package = import_module(FAMILIES[family].package)
-    name = next(name for name in package.__all__ if name.endswith("ForConditionalGeneration"))
-    return getattr(package if ours else transformers, name)
+    """The model class of a family: the patched one or upstream's."""
+    patched = load_reference(find(family).model_class)
+    return patched if ours else getattr(transformers, patched.__name__)
 
 
 def build(

@@ -1,20 +1,8 @@
 """LLaVA-1.5 with CausalMM: transformers' `LlavaForConditionalGeneration`, plus `causalmm=`."""
 
-from importlib import import_module
-from typing import Any
+from causalmm.families.family import lazy_exports
+from llava_causalmm.family import FAMILY
 
-import causalmm  # noqa: F401 - makes torchvision importable
+__all__ = ["LlavaForConditionalGeneration", "from_llava"]  # noqa: F822 - by __getattr__
 
-__all__ = ["LlavaForConditionalGeneration", "from_llava"]
-
-_HOME = {
-    "LlavaForConditionalGeneration": "llava_causalmm.model",
-    "from_llava": "llava_causalmm.authors.model",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use: torch and transformers take seconds.
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+__getattr__ = lazy_exports(__name__, FAMILY.model_class, "llava_causalmm.authors.wrap:from_llava")

@@ -1,10 +1,12 @@
 """Ask LLaVA about an image.    python -m llava_causalmm.generate --image FILE --prompt TEXT"""
 
 from causalmm.cli import generate
+from llava_causalmm.family import FAMILY
 
 
 def main(argv: list[str] | None = None) -> int:
-    return generate.main(argv, family="llava")
+    """Run the command and return its exit code."""
+    return generate.main(argv, family=FAMILY.name)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from causalmm.decoding.generation import CounterfactualGeneration, patched
 from causalmm.decoding.plan import Towers
 from llava_causalmm import modeling_llava
 from llava_causalmm.authors.config import HUB_OPTIONS, read_settings
+from llava_causalmm.authors.model import AuthorsFormat
 from llava_causalmm.modeling_clip import CLIPVisionModel
 from llava_causalmm.modeling_llama import LlamaModel
 
@@ -23,9 +24,7 @@ class LlavaForConditionalGeneration(
         source, loader = pretrained_model_name_or_path, super()
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         if source is not None and read_settings(source, **hub) is not None:
-            from llava_causalmm.authors import model as authors
-
-            loader = authors.LlavaForConditionalGeneration
+            loader = AuthorsLlava
         return loader.from_pretrained(source, *model_args, **kwargs)
 
     def causalmm_towers(self) -> Towers:
@@ -45,3 +44,11 @@ class LlavaForConditionalGeneration(
             features_site=isinstance(selected, int)
             and config.vision_feature_select_strategy == "default",
         )
+
+
+class AuthorsLlava(AuthorsFormat, LlavaForConditionalGeneration):
+    """A checkpoint of the authors' format."""
+
+
+# The name that `save_pretrained` writes as the architecture.
+AuthorsLlava.__name__ = LlavaForConditionalGeneration.__name__

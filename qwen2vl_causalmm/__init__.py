@@ -1,16 +1,8 @@
 """Qwen2-VL with CausalMM: transformers' `Qwen2VLForConditionalGeneration`, plus `causalmm=`."""
 
-from typing import Any
+from causalmm.families.family import lazy_exports
+from qwen2vl_causalmm.family import FAMILY
 
-import causalmm  # noqa: F401 - makes torchvision importable
+__all__ = ["Qwen2VLForConditionalGeneration"]  # noqa: F822 - by __getattr__
 
-__all__ = ["Qwen2VLForConditionalGeneration"]
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use: torch and transformers take seconds.
-    if name != "Qwen2VLForConditionalGeneration":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from qwen2vl_causalmm.model import Qwen2VLForConditionalGeneration
-
-    return Qwen2VLForConditionalGeneration
+__getattr__ = lazy_exports(__name__, FAMILY.model_class)

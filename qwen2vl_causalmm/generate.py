@@ -1,10 +1,12 @@
 """Ask Qwen2-VL about an image.    python -m qwen2vl_causalmm.generate --image FILE --prompt TEXT"""
 
 from causalmm.cli import generate
+from qwen2vl_causalmm.family import FAMILY
 
 
 def main(argv: list[str] | None = None) -> int:
-    return generate.main(argv, family="qwen2_vl")
+    """Run the command and return its exit code."""
+    return generate.main(argv, family=FAMILY.name)
 
 
 if __name__ == "__main__":

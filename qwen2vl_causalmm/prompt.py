@@ -1,7 +1,7 @@
 """From images and a question, or a whole conversation, to Qwen2-VL's inputs.
 
 Pictures are sized as by qwen_vl_utils' `process_vision_info` and then the checkpoint's processor.
-Held by tests/inputs/test_inputs.py, tests/inputs/test_sizes.py and
+Tests: tests/inputs/test_inputs.py, tests/inputs/test_sizes.py and
 tests/families/test_checkpoints.py.
 """
 
@@ -11,32 +11,13 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from causalmm.inputs import prompts
-from causalmm.inputs.messages import Message, one_turn, open_messages, parts_of
-from causalmm.inputs.prompts import Prepared, chat_text
+from causalmm.inputs.messages import Message, open_messages, parts_of
+from causalmm.inputs.prompts import Prepared, chat_text, input_builders
 
 if TYPE_CHECKING:  # they load torch
     from torch import Tensor
 
     from qwen2vl_causalmm.sizes import Size
-
-
-def build_inputs(processor: Any, images: Sequence[Image.Image], prompt: str) -> Any:
-    """Model inputs (a BatchFeature of one row) for a user's turn: the images, then the prompt.
-
-    Raises RequestError where the prompt contains a token that stands for an image or video.
-    """
-    return build_chat_inputs(processor, one_turn(images, prompt))
-
-
-def build_chat_inputs(
-    processor: Any, messages: Sequence[Message], *, allow_network: bool = False
-) -> Any:
-    """Model inputs (a BatchFeature of one row) for the answer to a conversation.
-
-    Messages as in `causalmm.inputs.messages`; pictures at http(s) addresses are fetched only with
-    `allow_network`. Raises RequestError for what Qwen2-VL cannot take.
-    """
-    return join(processor, [prepare(processor, messages, allow_network=allow_network)])
 
 
 def prepare(
@@ -65,6 +46,9 @@ def join(processor: Any, prepared: Sequence[Prepared]) -> Any:
     Raises FailureError where the tokenizer cannot pad.
     """
     return prompts.join(processor, prepared, do_resize=False)
+
+
+build_inputs, build_chat_inputs = input_builders(prepare, join)
 
 
 def _image(part: dict[str, Any], image_processor: Any) -> Image.Image:

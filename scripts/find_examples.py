@@ -13,7 +13,8 @@ from typing import Any
 
 from causalmm.cli.terminal import exit_code
 from causalmm.config import CausalMMConfig
-from causalmm.families.checkpoints import DEMOS
+from causalmm.families.loading import load
+from causalmm.families.registry import families
 from causalmm.toyworld import CHECKPOINTS
 
 LOOKED_AT = ("existence adversarial", "odd colour")
@@ -38,8 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("examples"))
     args = parser.parse_args(argv)
     args.out.mkdir(exist_ok=True)
-    trained = [demo for demo in DEMOS if (CHECKPOINTS / demo / "model.safetensors").is_file()]
-    found = [example for demo in trained for example in find(demo, args.images, args.out)]
+    demos = {family.demo: name for name, family in families().items() if family.demo}
+    trained = [demo for demo in demos if (CHECKPOINTS / demo / "model.safetensors").is_file()]
+    found = [each for demo in trained for each in find(demo, demos[demo], args.images, args.out)]
     (args.out / "examples.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     rows = "".join(
         f"| ![]({each['image']}) | {each['model']} | {each['prompt']} | {each['right']} "
@@ -50,11 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def find(demo: str, images: int, out: Path) -> list[dict[str, Any]]:
+def find(demo: str, family: str, images: int, out: Path) -> list[dict[str, Any]]:
     """Examples of one model, their pictures saved."""
     from causalmm.toyworld.evaluation import answered_right, question_set
 
-    family = demo.removeprefix("demo-")
     model, processor, ask = open_demo(demo)
     config = CausalMMConfig.from_pretrained(CHECKPOINTS / demo)
     found = []
@@ -68,7 +69,7 @@ def find(demo: str, images: int, out: Path) -> list[dict[str, Any]]:
             if before == after or not wanted[effect]:
                 continue
             wanted[effect] -= 1
-            file = f"{family}_{each.number}_{effect}.png"
+            file = f"{demo.removeprefix('demo-')}_{each.number}_{effect}.png"
             each.scene.image.save(out / file)
             answers = ask(each.scene.image, each.question.text, config)
             found.append(
@@ -86,12 +87,9 @@ def find(demo: str, images: int, out: Path) -> list[dict[str, Any]]:
 
 def open_demo(demo: str) -> tuple[Any, Any, Any]:
     """A demonstration model, its processor, and a function that answers plainly and adjusted."""
-    from importlib import import_module
-
     from causalmm.inputs.questions import answer_questions
 
-    package = {"demo-llava": "llava_causalmm", "demo-qwen2vl": "qwen2vl_causalmm"}[demo]
-    model, processor = import_module(f"{package}.loading").load(str(CHECKPOINTS / demo))
+    model, processor = load(str(CHECKPOINTS / demo))
 
     def ask(image: Any, prompt: str, config: CausalMMConfig) -> dict[str, str]:
         settings = {"max_new_tokens": 40, "do_sample": False}

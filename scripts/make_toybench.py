@@ -1,6 +1,6 @@
 """Write POPE-, MME-, VLind-Bench- and CHAIR-format folders of held-out toy scenes.
 
-    python scripts/make_toybench.py OUT [--model-family llava|qwen2vl] [--images N]
+    python scripts/make_toybench.py OUT [--model-family llava|qwen2_vl] [--images N]
 
 OUT/README.md says how to ask and score them.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from causalmm.cli.flags import Parser, number
 from causalmm.cli.terminal import exit_code, tell
 from causalmm.errors import RequestError
-from causalmm.toyworld import FAMILIES
+from causalmm.families.registry import find
 from causalmm.toyworld.benchmarks import (
     MOST_IMAGES,
     MOST_VOTES,
@@ -21,6 +21,7 @@ from causalmm.toyworld.benchmarks import (
     BenchmarkSettings,
     write_benchmarks,
 )
+from causalmm.toyworld.recipes import RECIPES
 
 README = """# Benchmarks of the toy world
 
@@ -30,19 +31,19 @@ Counts are in manifest.json. With FOLDER for this folder:
 
     python scripts/evaluate.py pope run --questions FOLDER/pope/toy_pope_random.json \\
         FOLDER/pope/toy_pope_popular.json FOLDER/pope/toy_pope_adversarial.json \\
-        --images FOLDER/pope/images --model demo-{family} --out runs/toy-pope
-    python scripts/evaluate.py mme run --data FOLDER/mme --model demo-{family} --out runs/toy-mme
-    python scripts/evaluate.py vlind run --data FOLDER/vlind --model demo-{family} \\
+        --images FOLDER/pope/images --model {demo} --out runs/toy-pope
+    python scripts/evaluate.py mme run --data FOLDER/mme --model {demo} --out runs/toy-mme
+    python scripts/evaluate.py vlind run --data FOLDER/vlind --model {demo} \\
         --out runs/toy-vlind
     python scripts/evaluate.py chair run --annotations FOLDER/chair/annotations.json \\
         --vocabulary FOLDER/chair/vocabulary.json --images FOLDER/chair/images \\
-        --model demo-{family} --out runs/toy-chair
+        --model {demo} --out runs/toy-chair
     python scripts/diagnose.py --questions FOLDER/prior/toy_pope_canonical.json \\
         --contradicting FOLDER/prior/toy_pope_odd.json --images FOLDER/prior/images \\
-        --suffix " Please answer yes or no." --model demo-{family} --out runs/toy-diagnosis
+        --suffix " Please answer yes or no." --model {demo} --out runs/toy-diagnosis
     python scripts/diagnose.py --questions FOLDER/pope/toy_pope_adversarial.json \\
         --contradicting FOLDER/pope/toy_pope_adversarial.json --contradicting-label no \\
-        --images FOLDER/pope/images --model demo-{family} --out runs/toy-diagnosis-pope
+        --images FOLDER/pope/images --model {demo} --out runs/toy-diagnosis-pope
 
 - pope: two objects a scene, of one group; each file asks for both and for two absent classes.
   Adversarial: the two that would fit the scene. Popular: the most frequent of all others in
@@ -70,7 +71,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, metavar="OUT", help="a folder that is not there yet")
     parser.add_argument(
         "--model-family",
-        choices=FAMILIES,
+        choices=RECIPES,
         default=defaults.family,
         help="whose sizes of pictures (default: %(default)s)",
     )
@@ -102,6 +103,7 @@ def make(out: Path, settings: BenchmarkSettings) -> None:
         write_benchmarks(folder, settings)
         readme = README.format(
             family=settings.family,
+            demo=find(settings.family).demo,
             split=settings.split,
             images=settings.images,
             votes=MOST_VOTES,

@@ -23,13 +23,15 @@ from causalmm.errors import FailureError
 from causalmm.evaluation import commands
 from causalmm.evaluation.answers_file import CONTROLS
 from causalmm.evaluation.statistics import Estimate
-from causalmm.families.checkpoints import DEMOS
+from causalmm.families.registry import demos, families
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("vision", "language", "multimodal", "joint")
 # What the modes have in common, whatever the checkpoint's own configuration says.
 SAME = ("--vision-method", "random", "--vision-layers", "all", "--language-method", "random",
         "--language-layers", "half:", "--gamma", "1", "--epsilon", "0.1")  # fmt: skip
+VCD_FAMILIES = ("llava",)
+"""What `mitigv` can run."""
 BASES = CONTROLS[:3]
 _STANDARD_ERROR = 2
 NAMES = {
@@ -67,7 +69,7 @@ COLUMNS = (
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model", choices=DEMOS)
+    parser.add_argument("model", choices=demos())
     parser.add_argument("--images", type=int, default=100, help="scenes a set (default: 100)")
     parser.add_argument("--runs", type=Path, default=Path("runs/toy"), help="folder of the answers")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the numbers")
@@ -82,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(model: str, images: int, runs: Path) -> dict[str, Any]:
     """All comparisons of a model. Raises FailureError where one of the commands fails."""
-    family = model.removeprefix("demo-")
+    [family] = [name for name, each in families().items() if each.demo == model]
     runs.mkdir(parents=True, exist_ok=True)
     bench = runs / f"bench-{family}-{images}"
     if not bench.is_dir():
@@ -96,7 +98,7 @@ def measure(model: str, images: int, runs: Path) -> dict[str, Any]:
         asked = [benchmark, "run", *flags, "--model", model, "--out", out]
         _do(commands.main, [*asked, "--controls"])
         _do(commands.main, [*asked, "--grid", grid, *SAME])
-        if family == "llava" and find_spec("mitigv"):
+        if family in VCD_FAMILIES and find_spec("mitigv"):
             vcd = [benchmark, *flags, "--model", model, "--out", out / "vcd"]
             _run(ROOT / "benchmarks/vcd_answers.py", vcd)
         found = out / "comparison.json"

@@ -1,6 +1,6 @@
 """Train, evaluate and configure a demonstration model.
 
-    python scripts/train_demo.py llava|qwen2vl [--only train|evaluate|choose]
+    python scripts/train_demo.py llava|qwen2_vl [--only train|evaluate|choose]
 
 Training saves its state under runs/ and goes on from there after a kill. The checkpoint, its
 training.json and its causalmm_config.json go to causalmm/toyworld/checkpoints/.
@@ -20,35 +20,16 @@ import torch
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import complain, exit_code
 from causalmm.errors import FailureError
-from causalmm.toyworld import CHECKPOINTS, FAMILIES
+from causalmm.families.family import load_reference
+from causalmm.families.registry import find
+from causalmm.toyworld import CHECKPOINTS
+from causalmm.toyworld.recipes import RECIPES
 from causalmm.toyworld.training import Trainer, TrainingSettings
-
-# Meant for 45 minutes each on 2 cores; what a run took is in its training.json.
-RECIPES: dict[str, dict[str, Any]] = {
-    "llava": {
-        "steps": 1500,
-        "cell_steps": 1500,
-        "late_steps": 100,
-        "rephrased": 0.2,
-        "canonical": 0.8,
-    },
-    # Images cost more here, so each is asked more about.
-    "qwen2vl": {
-        "steps": 1400,
-        "cell_steps": 480,
-        "rephrased": 0.2,
-        "existence_pairs": 3,
-        "text_rows": 24,
-        "statement_weight": 3.0,
-        "own_group": 0.2,
-        "canonical": 0.8,
-    },
-}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("family", choices=RECIPES)
     parser.add_argument("--only", choices=("train", "evaluate", "choose"))
     parser.add_argument("--steps", type=int, help="default: the recipe's")
     parser.add_argument("--seed", type=int, default=0)
@@ -59,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
         "--no-compile", action="store_true", help="do not use torch.compile: slower, no compiler"
     )
     args = parser.parse_args(argv)
-    out = args.out or CHECKPOINTS / f"demo-{args.family}"
+    out = args.out or CHECKPOINTS / find(args.family).demo
     try:
         if args.only in (None, "train"):
-            recipe = RECIPES[args.family] | ({"steps": args.steps} if args.steps else {})
+            recipe = RECIPES[args.family].training | ({"steps": args.steps} if args.steps else {})
             settings = TrainingSettings(family=args.family, seed=args.seed, **recipe)
             train(settings, args.runs, out, compiled=not args.no_compile)
         if args.only in (None, "evaluate"):
@@ -76,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(settings: TrainingSettings, runs: Path, out: Path, *, compiled: bool) -> None:
-    folder = runs / f"demo-{settings.family}-{settings.seed}"
+    folder = runs / f"{find(settings.family).demo}-{settings.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(settings, folder, compiled=compiled)
     with sole_writer(trainer.state_file):
@@ -121,13 +102,10 @@ def choose(family: str, out: Path, images: int) -> None:
 
 def load(family: str, folder: Path) -> tuple[Any, Any]:
     """A checkpoint as the rest of the project loads it, in float32."""
-    if family == "llava":
-        from llava_causalmm import LlavaForConditionalGeneration as Model
-    else:
-        from qwen2vl_causalmm import Qwen2VLForConditionalGeneration as Model
     from transformers import AutoProcessor
 
-    model = Model.from_pretrained(folder, dtype=torch.float32).eval()
+    model_class = load_reference(find(family).model_class)
+    model = model_class.from_pretrained(folder, dtype=torch.float32).eval()
     return model, AutoProcessor.from_pretrained(folder)
 
 

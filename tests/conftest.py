@@ -9,3 +9,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; read when to
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import causalmm  # noqa: E402, F401
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--family-row",
+        action="append",
+        default=[],
+        metavar="MODULE:ROW",
+        help="a family of another package for tests/families/test_contract.py",
+    )

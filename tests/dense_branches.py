@@ -19,6 +19,7 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from causalmm.counterfactual import random_weights
+from causalmm.families.registry import find
 
 NAME = "dense_branches_for_tests"
 Edit = Callable[[Tensor, Tensor], Tensor]
@@ -101,18 +102,13 @@ class Host:
     falsified: Falsified | None = None
 
 
-def attach(model: Any, family: str) -> Host:
+def attach(model: Any) -> Host:
     """Route an upstream model's attention through `dense_attention`."""
     AttentionInterface.register(NAME, dense_attention)
     AttentionMaskInterface.register(NAME, eager_mask)
     model.set_attn_implementation(NAME)
     host = Host()
-    if family == "llava":
-        vision = [layer.self_attn for layer in model.model.vision_tower.encoder.layers]
-    else:
-        vision = [block.attn for block in model.model.visual.blocks]
-    language = [layer.self_attn for layer in model.model.language_model.layers]
-    for tower, modules in (("vision", vision), ("language", language)):
+    for tower, modules in find(model.config.model_type).attention_modules(model).items():
         for layer, module in enumerate(modules):
             module.dense_place, module.dense_host = (tower, layer), host
     return host

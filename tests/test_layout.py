@@ -1,7 +1,8 @@
 """Imports go downward only, in no circle, and patches import one module of ours.
 
 The order of the packages is that of LEVELS; `counterfactual` is mathematics and imports nothing of
-the project but itself and `errors`.
+the project but itself and `errors`. Family packages stand on `inputs`, and only their commands on
+`cli`; nothing imports them but by the references of their declarations.
 """
 
 import ast
@@ -9,9 +10,13 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from family_rows import FAMILIES
+
+from causalmm.families.registry import find
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "causalmm"
+FAMILY_PACKAGES = tuple(find(family).package for family in FAMILIES)
 LEVELS = (
     ("errors", "layers"),
     ("counterfactual",),
@@ -33,7 +38,11 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = {
+    module_name(path): path
+    for package in ("causalmm", *FAMILY_PACKAGES)
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
 
 
 def imported(path):
@@ -57,7 +66,8 @@ def imported(path):
 
 
 def place(module):
-    return module.split(".")[1] if "." in module else None
+    package, _, rest = module.partition(".")
+    return package if package in FAMILY_PACKAGES else rest.partition(".")[0] or None
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if place(name) in LEVEL])
@@ -73,8 +83,22 @@ def test_the_mathematics_imports_nothing_else(module):
     assert {place(other) for other in imported(MODULES[module])} <= {"counterfactual", "errors"}
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if place(name) in FAMILY_PACKAGES])
+def test_family_packages_stand_on_inputs(module):
+    mine, highest = place(module), "cli" if module.endswith(".generate") else "inputs"
+    for other in imported(MODULES[module]):
+        theirs = place(other)
+        assert theirs in (None, mine) or LEVEL[theirs] <= LEVEL[highest], other
+
+
 def test_every_package_has_a_level():
-    assert {place(name) for name in MODULES} - {None} == set(LEVEL)
+    assert {place(name) for name in MODULES} - {None, *FAMILY_PACKAGES} == set(LEVEL)
+
+
+def test_nothing_below_imports_a_family_package():
+    for name, path in MODULES.items():
+        if place(name) not in FAMILY_PACKAGES:
+            assert not {place(other) for other in imported(path)} & set(FAMILY_PACKAGES), name
 
 
 def test_no_circles():

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from causalmm.config import ATTENTION, CONFIG_NAME, DTYPES, CausalMMConfig
 from causalmm.errors import RequestError
-from causalmm.families.checkpoints import DEFAULT, DEMOS, FAMILIES
+from causalmm.families.registry import demos, find, titles
 from causalmm.inputs.messages import LIMITS
 
 MAX_NEW_TOKENS = 128
@@ -67,7 +67,7 @@ def parse_args(
     Raises RequestError for flags that cannot be read.
     """
     if prog is None and family is not None:
-        prog = f"python -m {FAMILIES[family].package}.generate"
+        prog = f"python -m {find(family).package}.generate"
     parser = Parser(
         prog=prog,
         description="Ask a vision-language model about images or a video, with CausalMM decoding.",
@@ -93,8 +93,8 @@ def add_question(parser: argparse.ArgumentParser, family: str | None = None) -> 
     parser.add_argument(
         "--video",
         metavar="PATH",
-        help="Qwen2-VL: a video file, or a folder of frames in the order of their names; comes "
-        "after the images",
+        help=f"{titles('video')}: a video file, or a folder of frames in the order of their names; "
+        "comes after the images",
     )
     parser.add_argument("--prompt", metavar="TEXT")
     parser.add_argument(
@@ -119,18 +119,21 @@ def add_pixel_limits(parser: argparse.ArgumentParser) -> None:
             flag_name(name),
             type=at_least(1),
             metavar="N",
-            help=f"Qwen2-VL: the {most} pixels of each image or frame, where --messages does not "
-            "say anything of its size (default: the checkpoint's)",
+            help=f"{titles(sized=True)}: the {most} pixels of each image or frame, where "
+            "--messages does not say anything of its size (default: the checkpoint's)",
         )
 
 
 def add_model(parser: argparse.ArgumentParser, family: str | None = None) -> None:
     """Which checkpoint."""
-    demos = DEMOS if family is None else (FAMILIES[family].demo,)
+    packaged = demos() if family is None else (find(family).demo,)
+    kinds = titles() if family is None else find(family).title
     parser.add_argument(
         "--model",
-        default=DEFAULT if family is None else demos[0],
-        help=f"a folder, a hub id, {' or '.join(demos)} (default: %(default)s)",
+        default=packaged[0],
+        required=packaged[0] is None,
+        help=f"a folder or a hub id of {kinds}"
+        + (f", or {' or '.join(packaged)} (default: %(default)s)" if packaged[0] else ""),
     )
 
 

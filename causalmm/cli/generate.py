@@ -22,7 +22,7 @@ from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
 from causalmm.config import CausalMMConfig
-from causalmm.families import checkpoints
+from causalmm.families.registry import demos
 from causalmm.inputs.messages import LIMITS
 
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, request: Request) -> None:
     if request.batch is not None and not request.batch.left:
         tell(f"{request.batch.outcome()}; no other row is left to ask")
         return
-    if request.model in checkpoints.DEMOS:
+    if request.model in demos():
         tell(f"{request.model}: a small demonstration model trained on drawn scenes")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may leave the terminal's encoding

@@ -17,6 +17,7 @@ from causalmm.cli.terminal import quiet_hub, tell
 from causalmm.config import CausalMMConfig
 from causalmm.errors import RequestError
 from causalmm.families import checkpoints
+from causalmm.families.registry import find, titles
 from causalmm.inputs.messages import (
     LIMITS,
     check_prompt,
@@ -67,8 +68,11 @@ def check(args: argparse.Namespace, family: str | None = None) -> Request:
     request = request._replace(
         messages=limit_sizes(messages, request.limits), allow_network=args.allow_network
     )
-    if request.family == "llava" and any(parts_of(messages, "video")):
-        raise RequestError(f"{args.model} is a LLaVA checkpoint, which reads images and no video")
+    known = find(request.family)
+    if "video" not in known.media and any(parts_of(messages, "video")):
+        raise RequestError(
+            f"{args.model} is a {known.title} checkpoint, which reads images and no video"
+        )
     if args.batch is None:
         return request
     size = args.batch_size or BATCH_SIZE
@@ -99,22 +103,21 @@ def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
     if not os.path.isdir(source):
         quiet_hub()
         tell(f"{source}: not a folder here, looking on the hub")
-    kind = checkpoints.family(source)
-    known = checkpoints.FAMILIES[kind]
-    if family not in (None, kind):
+    known = find(checkpoints.family(source))
+    if family not in (None, known.name):
         raise RequestError(
             f"{args.model} is a {known.title} checkpoint: use python -m {known.package}.generate"
         )
-    if kind == "llava" and limits:
+    if limits and not known.sized_pictures:
         raise RequestError(
-            f"{flag_name(next(iter(limits)))} is for Qwen2-VL: {args.model} is a LLaVA checkpoint, "
-            "which has one size"
+            f"{flag_name(next(iter(limits)))} is for {titles(sized=True)}: {args.model} is a "
+            f"{known.title} checkpoint, which has one size"
         )
     config = override(base or checkpoints.configuration(source), given)
     return Request(
         model=args.model,
         source=source,
-        family=kind,
+        family=known.name,
         config=None if plain else config,
         sampling=sampling,
         seed=config.seed,

@@ -9,8 +9,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from causalmm.cli.batch import BatchRow
@@ -18,12 +16,13 @@ from causalmm.cli.request import Request
 from causalmm.cli.terminal import quiet_transformers
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, is_out_of_memory
-from causalmm.families import checkpoints
+from causalmm.families.registry import find
 from causalmm.inputs.messages import limit_sizes, one_turn, open_messages, text_part
 
 if TYPE_CHECKING:  # they load torch
     from causalmm.cli.answer import Reply, TimedAnswer
     from causalmm.decoding.trace import BranchTrace
+    from causalmm.families.family import PromptModule
 
 SMALLER = (
     "smaller images, a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
@@ -35,21 +34,22 @@ class Session(NamedTuple):
 
     model: Any
     processor: Any
-    prompt: ModuleType
-    """The package's, which makes inputs of messages."""
+    prompt: "PromptModule"
+    """The family's, which makes inputs of messages."""
     request: Request
 
     @classmethod
     def start(cls, args: argparse.Namespace, request: Request) -> "Session":
         """Load the model. Raises RequestError or FailureError as loading does."""
-        package = checkpoints.FAMILIES[request.family].package
         with contextlib.redirect_stdout(sys.stderr):
             # Imported here: torch and transformers take seconds.
-            loading = import_module(f"{package}.loading")
-            prompt = import_module(f"{package}.prompt")
+            from causalmm.families import loading
+
+            prompt = find(request.family).prompts()
             quiet_transformers()
             model, processor = loading.load(
                 request.source,
+                family=request.family,
                 dtype=args.dtype,
                 device=args.device,
                 attn=args.attn,

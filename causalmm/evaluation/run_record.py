@@ -9,7 +9,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from causalmm.cli.sole_writer import SUFFIX
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
 from causalmm.families import checkpoints
+from causalmm.families.registry import find
 from causalmm.inputs.json_lines import difference, read_bytes, to_object, write_json
 from causalmm.inputs.messages import LIMITS
 
@@ -32,9 +33,6 @@ def common_settings(
     there."""
     from causalmm.families.loading import find_device  # loads torch
 
-    package = import_module(checkpoints.FAMILIES[request.family].package)
-    # As they are run: upstream's with the patches.
-    patched = sorted(Path(package.__file__).parent.glob("modeling_*.py"))
     return {
         "benchmark": benchmark,
         "questions": len(questions),
@@ -48,7 +46,7 @@ def common_settings(
         "attn": args.attn,
         **{name: request.limits.get(name) for name in LIMITS},
         "versions": {name: metadata.version(name) for name in _VERSIONS},
-        "patched_files_sha256": _files_digest(patched),
+        "patched_files_sha256": _files_digest(find(request.family).patched_files()),
     }
 
 

@@ -1,7 +1,7 @@
 """Which checkpoint a name means, what family it is of, and which CausalMM settings come with it.
 
 A checkpoint is a folder or a hub id of the transformers format, or of that of LLaVA's authors, or
-one of the packaged demo models. Nothing here loads torch. Held by
+one of the packaged demo models. Nothing here loads torch. Tests:
 tests/families/test_checkpoints.py.
 """
 
@@ -10,28 +10,11 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError, first_line
-
-
-class Family(NamedTuple):
-    """A kind of model that CausalMM supports."""
-
-    title: str
-    package: str
-    demo: str
-
-
-FAMILIES = {
-    "llava": Family("LLaVA", "llava_causalmm", "demo-llava"),
-    "qwen2_vl": Family("Qwen2-VL", "qwen2vl_causalmm", "demo-qwen2vl"),
-}
-"""By the `model_type` of a checkpoint's config.json."""
-
-DEMOS = tuple(family.demo for family in FAMILIES.values())
-DEFAULT = DEMOS[0]
+from causalmm.families.registry import demos, families
 
 _WEIGHTS = (
     "model.safetensors",
@@ -55,7 +38,7 @@ def resolve(name: str) -> str:
     Raises RequestError for a name that can be neither, and for a folder without weights. Whether a
     hub id exists shows when it is read.
     """
-    if name in DEMOS:
+    if name in demos():
         folder = Path(str(files("causalmm"))) / "toyworld" / "checkpoints" / name
         if not (folder / "config.json").is_file():
             raise RequestError(f"{name} is not in this installation: no checkpoint at {folder}")
@@ -69,25 +52,21 @@ def resolve(name: str) -> str:
     if not _is_hub_id(name):
         raise RequestError(
             f"unknown model {name!r}: expected a folder, a hub id such as "
-            f"llava-hf/llava-1.5-7b-hf, or one of {', '.join(DEMOS)}"
+            f"llava-hf/llava-1.5-7b-hf, or one of {', '.join(demos())}"
         )
     return name
 
 
 def family(source: str) -> str:
-    """The family, a key of `FAMILIES`, of a folder or hub id.
+    """The name of the family of a folder or hub id.
 
     Raises RequestError for a family that is not supported.
     """
-    config = _read_config(source)
-    kind = config.get("model_type")
-    if kind == "llava_llama":
-        return "llava"  # as its authors' later releases call it
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise RequestError(
-            f"{source} has model_type {kind!r}: expected one of {', '.join(FAMILIES)}"
-        )
-    return kind
+    kind = _read_config(source).get("model_type")
+    for each in families().values():
+        if kind in each.model_types:
+            return each.name
+    raise RequestError(f"{source} has model_type {kind!r}: expected one of {', '.join(families())}")
 
 
 def configuration(source: str) -> CausalMMConfig:

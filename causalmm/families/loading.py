@@ -1,9 +1,9 @@
 """Load a checkpoint's model and processor, refusing early what cannot work.
 
 In this order, cheapest first: the device, the checkpoint's shape against the configuration (no
-weight is read for that), the processor, the memory that the weights take, the weights. A model
-package gives the classes.
-Held by tests/families/test_checkpoints.py.
+weight is read for that), the processor, the memory that the weights take, the weights. The family's
+declaration gives the classes.
+Tests: tests/families/test_checkpoints.py.
 """
 
 import copy
@@ -17,8 +17,11 @@ from safetensors import SafetensorError
 
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, first_line, is_out_of_memory
+from causalmm.families import checkpoints
+from causalmm.families.family import load_reference
 from causalmm.families.memory import bytes_available, bytes_needed, check_fits
 from causalmm.families.processors import check_processor
+from causalmm.families.registry import find
 
 # What transformers, safetensors and torch raise on a checkpoint that is incomplete or damaged.
 _UNREADABLE = (
@@ -44,12 +47,10 @@ class Loaded(NamedTuple):
     processor: Any
 
 
-def load_checkpoint(
+def load(
     source: str,
-    model_class: type,
-    processor_class: type,
-    complete: Callable[[str, Any, Any], None],
     *,
+    family: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     attn: str = "sdpa",
@@ -57,13 +58,18 @@ def load_checkpoint(
 ) -> Loaded:
     """Model and processor of a folder or hub id, in eval mode on `device`.
 
-    `complete` takes source, processor and configuration: it sets what the processor's files leave
-    unsaid, and raises FailureError where they contradict the configuration. `dtype` "auto" is
-    float32 on a CPU and the checkpoint's own elsewhere; `device` "auto" is CUDA where there is one.
-    `causalmm`, if given, is checked against the checkpoint before its weights are read. Raises
-    RequestError for what the machine or the model does not have, FailureError for a checkpoint that
-    cannot be read whole.
+    `family` is the name of the checkpoint's family; None reads it from its config.json. `dtype`
+    "auto" is float32 on a CPU and the checkpoint's own elsewhere; `device` "auto" is CUDA where
+    there is one. `causalmm`, if given, is checked against the checkpoint before its weights are
+    read. Raises RequestError for what the machine or the model does not have, FailureError for a
+    checkpoint that cannot be read whole.
     """
+    declared = find(checkpoints.family(source) if family is None else family)
+    if declared.find_classes is not None:
+        model_class, processor_class = load_reference(declared.find_classes)(source)
+    else:
+        model_class = load_reference(declared.model_class)
+        processor_class = load_reference(declared.processor_class)
     place = find_device(device)
     if dtype == "auto" and place.type == "cpu":
         dtype = "float32"
@@ -78,7 +84,7 @@ def load_checkpoint(
         lambda: processor_class.from_pretrained(source, trust_remote_code=False),
     )
     check_processor(source, processor, config)
-    complete(source, processor, config)
+    load_reference(declared.complete_processor)(source, processor, config)
     _check_memory(source, shell, dtype, place)
     model, report = _read(
         source,

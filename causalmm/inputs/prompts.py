@@ -1,17 +1,17 @@
-"""From opened conversations to model inputs: what LLaVA and Qwen2-VL have in common.
+"""From opened conversations to model inputs: what families have in common.
 
 A conversation goes through the checkpoint's own chat template, and its pictures through the
 checkpoint's own processor; several are padded on the left. Nothing here loads torch.
 Held by tests/inputs/test_inputs.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
 from causalmm.errors import FailureError, RequestError, first_line
-from causalmm.inputs.messages import parts_of
+from causalmm.inputs.messages import Message, one_turn, parts_of
 
 
 class Prepared(NamedTuple):
@@ -74,6 +74,32 @@ def join(processor: Any, prepared: Sequence[Prepared], **options: Any) -> Any:
         return_tensors="pt",
         **options,
     )
+
+
+def input_builders(
+    prepare: Callable[..., Prepared], join: Callable[..., Any]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`build_inputs` and `build_chat_inputs` of `causalmm.families.family.PromptModule`, made of
+    the module's other two functions."""
+
+    def build_chat_inputs(
+        processor: Any, messages: Sequence[Message], *, allow_network: bool = False
+    ) -> Any:
+        """Model inputs (a BatchFeature of one row) for the answer to a conversation.
+
+        Messages as in `causalmm.inputs.messages`; pictures at http(s) addresses are fetched only
+        with `allow_network`. Raises RequestError for what the model cannot take.
+        """
+        return join(processor, [prepare(processor, messages, allow_network=allow_network)])
+
+    def build_inputs(processor: Any, images: Sequence[Any], prompt: str) -> Any:
+        """Model inputs (a BatchFeature of one row) for a user's turn: the images, then the prompt.
+
+        Raises RequestError where the prompt contains a token that stands for a picture.
+        """
+        return build_chat_inputs(processor, one_turn(images, prompt))
+
+    return build_inputs, build_chat_inputs
 
 
 _A = {"image": "an image", "video": "a video"}

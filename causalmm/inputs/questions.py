@@ -4,12 +4,11 @@ Tests: tests/decoding/test_shared_image.py.
 """
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 from causalmm.config import CausalMMConfig
 from causalmm.decoding.shared_image import generate_together
-from causalmm.families.checkpoints import FAMILIES
+from causalmm.families.registry import find
 from causalmm.inputs.messages import one_turn, open_messages, text_part
 
 
@@ -34,7 +33,7 @@ def answer_questions(
     images = list(image) if isinstance(image, (list, tuple)) else [image]
     [opened] = open_messages(one_turn(images, None), allow_network=allow_network)
     turns = [opened | {"content": [*opened["content"], text_part(text)]} for text in prompts]
-    prompt = import_module(f"{FAMILIES[model.config.model_type].package}.prompt")
+    prompt = find(model.config.model_type).prompts()
     rows = [
         prompt.build_chat_inputs(processor, [turn]).to(model.device, model.dtype) for turn in turns
     ]

@@ -20,13 +20,15 @@ from causalmm.cli.flags import (
 )
 from causalmm.cli.request import SETTINGS, Request, find_model
 from causalmm.errors import RequestError
-from causalmm.families.checkpoints import FAMILIES
+from causalmm.families.registry import families, find
 from causalmm.lmms_eval.decoding import MAX_NEW_TOKENS
 
-MODELS = {"llava": "causalmm_llava", "qwen2_vl": "causalmm_qwen2_vl"}
-"""Names for --model, by family."""
-
 NAMES = ("pretrained", "config", *SETTINGS, *RUNNING, "batch_size")
+
+
+def model_names() -> dict[str, str]:
+    """Names for --model, by family."""
+    return {family: f"causalmm_{family}" for family in families()}
 
 
 def read_arguments(given: Mapping[str, Any]) -> argparse.Namespace:
@@ -65,8 +67,8 @@ def find_request(args: argparse.Namespace, family: str) -> Request:
     request = find_model(args)
     if request.family != family:
         raise RequestError(
-            f"{args.model} is a {FAMILIES[request.family].title} checkpoint: "
-            f"use --model {MODELS[request.family]}"
+            f"{args.model} is a {find(request.family).title} checkpoint: "
+            f"use --model {model_names()[request.family]}"
         )
     return request
 

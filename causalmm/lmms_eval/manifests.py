@@ -2,16 +2,12 @@
 
 from lmms_eval.models.registry_v2 import ModelManifest
 
-from causalmm.lmms_eval.arguments import MODELS
-
-_CLASSES = {"llava": "CausalMMLlava", "qwen2_vl": "CausalMMQwen2VL"}
+from causalmm.lmms_eval.arguments import model_names
 
 
 def manifests() -> list[ModelManifest]:
     """One for each family."""
     return [
-        ModelManifest(
-            model_id=name, chat_class_path=f"causalmm.lmms_eval.models.{_CLASSES[family]}"
-        )
-        for family, name in MODELS.items()
+        ModelManifest(model_id=name, chat_class_path=f"causalmm.lmms_eval.models.{name}")
+        for name in model_names().values()
     ]

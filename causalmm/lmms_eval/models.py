@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and Qwen2-VL under CausalMM as chat models of lmms-eval.
+"""The families under CausalMM as chat models of lmms-eval: a class a family, by its model name.
 
 A greedy answer is the one that the `generate` command gives for the same conversation, whatever the
 batch, its order and the number of processes. What is drawn depends on the seed, and on what it is
@@ -24,7 +24,13 @@ from causalmm.cli.seeds import seed_of
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.terminal import complain, tell
 from causalmm.errors import RequestError
-from causalmm.lmms_eval.arguments import find_request, own_device, read_arguments
+from causalmm.families.registry import find
+from causalmm.lmms_eval.arguments import (
+    find_request,
+    model_names,
+    own_device,
+    read_arguments,
+)
 from causalmm.lmms_eval.conversations import Conversation, open_conversation, portions
 from causalmm.lmms_eval.decoding import Decoding, cut, read_decoding
 from causalmm.lmms_eval.stopping import StopStrings
@@ -163,16 +169,17 @@ class CausalMM(lmms):
             tell(f"generation arguments that mean nothing here: {', '.join(decoding.ignored)}")
 
 
-class CausalMMLlava(CausalMM):
-    """LLaVA-1.5."""
+_CLASSES = {
+    name: type(name, (CausalMM,), {"__doc__": find(family).title, "family": family})
+    for family, name in model_names().items()
+}
 
-    family = "llava"
 
-
-class CausalMMQwen2VL(CausalMM):
-    """Qwen2-VL."""
-
-    family = "qwen2_vl"
+def __getattr__(name: str) -> type[CausalMM]:
+    # lmms-eval takes a class from its module by name.
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _CLASSES[name]
 
 
 class _Asked(NamedTuple):

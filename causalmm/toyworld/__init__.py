@@ -2,6 +2,5 @@
 
 from pathlib import Path
 
-FAMILIES = ("llava", "qwen2vl")
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 """Holds the demonstration models demo-llava and demo-qwen2vl, in the transformers folder format."""

@@ -24,10 +24,9 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from causalmm.evaluation.benchmarks.vlind import GOOD_VOTES
-from causalmm.toyworld import FAMILIES
 from causalmm.toyworld import questions as ask
-from causalmm.toyworld.lessons import SIZES
 from causalmm.toyworld.questions import SceneQuestion
+from causalmm.toyworld.recipes import RECIPES
 from causalmm.toyworld.scenes import Item, Scene, SceneStyle, scene
 from causalmm.toyworld.vocabulary import CANONICAL, CLASSES, GROUP_OF, SYNONYMS
 
@@ -68,7 +67,7 @@ class BenchmarkSettings:
     """So many are looked at to find the most frequent classes."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("family", FAMILIES), ("split", SPLITS)):
+        for name, allowed in (("family", RECIPES), ("split", SPLITS)):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
         for name, most in (("images", MOST_IMAGES), ("training_scenes", _SPACING)):
@@ -77,7 +76,7 @@ class BenchmarkSettings:
 
     def scenes(self, block: str, style: SceneStyle) -> Iterator[tuple[int, Scene]]:
         """The scenes of a set with their numbers, in the family's sizes by turns."""
-        sizes = SIZES[self.family]
+        sizes = RECIPES[self.family].sizes
         for index in count():
             number = _BLOCKS[block] * _SPACING + index
             sized = replace(style, size=sizes[index % len(sizes)])

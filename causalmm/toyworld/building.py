@@ -10,7 +10,6 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from causalmm.toyworld import FAMILIES
 from causalmm.toyworld.questions import CAPTION_PROMPTS, training_questions
 from causalmm.toyworld.scenes import scene
 
@@ -55,9 +54,9 @@ _QWEN_CHAT = (
 
 def build(family: str) -> tuple[Any, Any]:
     """An untrained model and its processor. Raises ValueError for an unknown family."""
-    if family not in FAMILIES:
-        raise ValueError(f"family={family!r}: expected one of {', '.join(FAMILIES)}")
-    return _build_llava() if family == "llava" else _build_qwen2vl()
+    if family not in _BUILDERS:
+        raise ValueError(f"family={family!r}: expected one of {', '.join(_BUILDERS)}")
+    return _BUILDERS[family]()
 
 
 def _byte_pair_tokenizer(special: tuple[str, ...]) -> Tokenizer:
@@ -244,3 +243,6 @@ def _build_qwen2vl() -> tuple[Any, Any]:
     model = Qwen2VLForConditionalGeneration(config)
     model.generation_config = GenerationConfig(**tokens)
     return model, processor
+
+
+_BUILDERS = {"llava": _build_llava, "qwen2_vl": _build_qwen2vl}

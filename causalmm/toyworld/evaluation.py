@@ -16,8 +16,9 @@ import torch
 from causalmm.config import CausalMMConfig
 from causalmm.evaluation.benchmarks.vocabulary import Vocabulary
 from causalmm.toyworld import questions as ask
-from causalmm.toyworld.lessons import SIZES, prompt_parts
+from causalmm.toyworld.lessons import prompt_parts
 from causalmm.toyworld.questions import SceneQuestion
+from causalmm.toyworld.recipes import RECIPES
 from causalmm.toyworld.scenes import Scene, SceneStyle, scene
 from causalmm.toyworld.vocabulary import CANONICAL, COLOURS, SYNONYMS
 
@@ -71,7 +72,7 @@ def _drawn(
     block: int, family: str, split: str, images: int, style: SceneStyle
 ) -> Iterator[tuple[int, Scene]]:
     """Scenes of a block of numbers, in the family's sizes by turns."""
-    sizes = SIZES[family]
+    sizes = RECIPES[family].sizes
     for index in range(images):
         number = block * _SPACING + index
         sized = replace(style, size=sizes[index % len(sizes)])
@@ -117,7 +118,7 @@ def answered_right(
 ) -> np.ndarray:
     """Whether each question is answered right, bool [questions]."""
     tokenizer = processor.tokenizer
-    space = " " if family == "llava" else ""
+    space = RECIPES[family].space
     extra = {} if causalmm is None else {"causalmm": causalmm}
     right = []
     for start in range(0, len(asked), batch):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from causalmm.toyworld.questions import SceneQuestion, blind_questions, rephrase, training_questions
+from causalmm.toyworld.recipes import RECIPES
 from causalmm.toyworld.scenes import Scene, SceneStyle, scene
 from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
@@ -23,15 +24,8 @@ from causalmm.toyworld.vocabulary import CLASSES, COLOURS
 IGNORED = -100
 # Scenes with questions and scenes without, of all seeds, have different numbers.
 _SPACING = 5_000_000
-SIZES = {
-    "llava": ((112, 112),),
-    # Many shapes of about 64 tokens, so that dynamic resolution is learnt.
-    "qwen2vl": ((112, 112), (140, 84), (84, 140), (126, 98), (98, 126), (112, 84), (84, 112)),
-}
-_MARKER = {"llava": "<image>\n", "qwen2vl": "<|vision_end|>"}
 # Rows are padded to multiples of it: on a CPU, kernels are made and kept for each new shape.
 LENGTH_STEP = 32
-_PLACEHOLDER = {"llava": "<image>", "qwen2vl": "<|image_pad|>"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Lessons(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         settings = self.settings
-        sizes = SIZES[settings.family]
+        sizes = RECIPES[settings.family].sizes
         style = replace(settings.style, size=sizes[step % len(sizes)])
         if step < settings.cell_steps:
             first = _SPACING * (2 * settings.seed + 1) + step * settings.cell_rows
@@ -52,7 +46,7 @@ class Lessons(torch.utils.data.Dataset):
         own_group = settings.own_group if step < settings.steps else settings.late_own_group
         first = _SPACING * 2 * settings.seed + step * settings.rows
         scenes = _scenes(first, settings.rows, style)
-        rng = random.Random(f"{settings.family} {settings.seed} {step}")
+        rng = random.Random(f"{RECIPES[settings.family].stream} {settings.seed} {step}")
         asked = [
             training_questions(
                 each.items, rng, own_group, settings.existence_pairs, settings.text_rows > 0
@@ -131,7 +125,7 @@ def prompt_parts(family: str, processor: Any, question: str) -> tuple[str, str]:
     content = [{"type": "image"}, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    head, marker, rest = text.partition(_MARKER[family])
+    head, marker, rest = text.partition(RECIPES[family].marker)
     return head + marker, rest
 
 
@@ -148,7 +142,7 @@ def _row(
 ) -> dict[str, list[Any]]:
     tokenizer = processor.tokenizer
     tokens = (size[0] // 14) * (size[1] // 14)
-    placeholder = _PLACEHOLDER[family]
+    placeholder = RECIPES[family].placeholder
     prefix_text, _ = prompt_parts(family, processor, questions[0].text)
     prefix = tokenizer(prefix_text.replace(placeholder, placeholder * tokens)).input_ids
     row = _empty_row()
@@ -179,8 +173,7 @@ def _add(
 ) -> None:
     """Append a question and its answer as the row's next segment."""
     tokenizer = processor.tokenizer
-    space = " " if family == "llava" else ""
-    taught = tokenizer(space + answer, add_special_tokens=False).input_ids
+    taught = tokenizer(RECIPES[family].space + answer, add_special_tokens=False).input_ids
     taught.append(tokenizer.eos_token_id)
     number = max(row["segment"], default=0) + 1
     length = len(asked) + len(taught)

@@ -5,7 +5,7 @@ Held by tests/toyworld/test_train_demo.py.
 
 from dataclasses import dataclass
 
-from causalmm.toyworld import FAMILIES
+from causalmm.toyworld.recipes import RECIPES
 from causalmm.toyworld.scenes import SceneStyle
 
 
@@ -49,8 +49,8 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"family={self.family!r}: expected one of {', '.join(FAMILIES)}")
+        if self.family not in RECIPES:
+            raise ValueError(f"family={self.family!r}: expected one of {', '.join(RECIPES)}")
         for name in ("steps", "rows", "warmup", "cell_rows", "existence_pairs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected an integer >= 1")

@@ -23,6 +23,7 @@ from causalmm.toyworld.building import WIDTH, build
 from causalmm.toyworld.lessons import IGNORED, Lessons, block_mask, round_up
 from causalmm.toyworld.quick_attention import PACKED_ROWS, register
 from causalmm.toyworld.quick_vision import quicken
+from causalmm.toyworld.recipes import RECIPES
 from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.vocabulary import CLASSES, COLOURS
 
@@ -57,12 +58,13 @@ class Trainer:
         """`compiled`: layers go through torch.compile, which wants a C++ compiler."""
         torch.manual_seed(settings.seed)
         self.settings = settings
+        self.recipe = RECIPES[settings.family]
         self.state_file = None if folder is None else folder / "state.pt"
         self.model, self.processor = build(settings.family)
         register()
         # On a CPU, the small maps of the vision tower are quicker made whole.
         self.model.set_attn_implementation({"text_config": PACKED_ROWS, "vision_config": "eager"})
-        if settings.family == "qwen2vl":
+        if self.recipe.multi_axis:
             quicken(self.model.model.visual)
         if compiled:
             for layer in self._layers():
@@ -210,12 +212,12 @@ class Trainer:
         prefix = int((batch["segment"][0] == 0).sum())
         seen = _seen(batch, prefix)
         inputs: dict[str, Any] = {"pixel_values": batch["pixel_values"]}
-        if self.settings.family == "llava":
-            start = torch.arange(prefix).expand(len(batch["segment"]), -1)
-            position = batch["position"] + prefix
-        else:
+        if self.recipe.multi_axis:
             inputs["image_grid_thw"] = batch["image_grid_thw"]
             start, position = self._rope_positions(batch, prefix)
+        else:
+            start = torch.arange(prefix).expand(len(batch["segment"]), -1)
+            position = batch["position"] + prefix
         position[..., :prefix] = start
         return self.model.model(
             input_ids=batch["input_ids"],
@@ -228,7 +230,7 @@ class Trainer:
     def text_states(self, text: dict[str, Tensor]) -> Tensor:
         """Last hidden states [B, T, width] of rows without an image."""
         position = text["position"]
-        if self.settings.family == "qwen2vl":
+        if self.recipe.multi_axis:
             position = position.expand(3, -1, -1)
         return self.model.model(
             input_ids=text["input_ids"],
@@ -239,9 +241,8 @@ class Trainer:
 
     def _layers(self) -> list[nn.Module]:
         model = self.model.model
-        if self.settings.family == "llava":
-            return [*model.language_model.layers, *model.vision_tower.encoder.layers]
-        return [*model.language_model.layers, *model.visual.blocks]
+        vision = model.get_submodule(self.recipe.vision_layers)
+        return [*model.language_model.layers, *vision]
 
     def _rope_positions(self, batch: dict[str, Tensor], prefix: int) -> tuple[Tensor, Tensor]:
         ids = batch["input_ids"][:, :prefix]
@@ -262,13 +263,9 @@ class Trainer:
 
     def _watch_features(self) -> None:
         def keep(_module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            self.features = inputs[0] if self.settings.family == "llava" else output
+            self.features = inputs[0] if self.recipe.cells_before_projector else output
 
-        model = self.model.model
-        watched = (
-            model.multi_modal_projector if self.settings.family == "llava" else model.visual.merger
-        )
-        watched.register_forward_hook(keep)
+        self.model.model.get_submodule(self.recipe.projector).register_forward_hook(keep)
 
 
 def _seen(rows: dict[str, Tensor], prefix: int) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 That format is a Llama checkpoint with `mm_` settings in its config.json and two modules more, the
 projector and sometimes the CLIP tower; the tower is else the checkpoint that `mm_vision_tower`
-names. `config` maps the settings, `weights` the tensors' names; `model` loads and wraps, and
-`processor` brings the authors' prompt and image padding.
+names. `config` maps the settings, `weights` the tensors' names; `model` loads, `wrap` takes a
+model that their package has built, and `processor` brings their prompt and image padding.
 
 An image token does not exist there: a prompt carries the number -200 where the features go. Here
 it is the id after the last word, which the embedding table answers with zeros, to be overwritten by

@@ -1,20 +1,18 @@
-"""Load a checkpoint of LLaVA's authors, or wrap a model that their package has built.
+"""What a model in the format of LLaVA's authors has of its own: word tables, loading, saving.
 
-Held by tests/families/test_authors_format.py.
+Tests: tests/families/test_authors_format.py.
 """
 
 import copy
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import GenerationConfig, LlavaConfig
 
-from llava_causalmm import model
-from llava_causalmm.authors.config import HUB_OPTIONS, AuthorsConfig, convert, read_settings
-from llava_causalmm.authors.weights import TOWER, read_tensors, renamed
+from llava_causalmm.authors.config import HUB_OPTIONS, AuthorsConfig, read_settings
+from llava_causalmm.authors.weights import read_tensors
 
 UNREACHABLE = -3e4
 """Logit of the image token: probability 0 in float32 beside any other, finite in float16, and small
@@ -41,8 +39,8 @@ class WordHead(nn.Linear):
         return pad(super().forward(states), (0, 1), value=UNREACHABLE)
 
 
-class LlavaForConditionalGeneration(model.LlavaForConditionalGeneration):
-    """The class of this name with the authors' word tables: V rows for V + 1 ids."""
+class AuthorsFormat:
+    """Before `LlavaForConditionalGeneration`: the authors' word tables, V rows for V + 1 ids."""
 
     config_class = AuthorsConfig
 
@@ -96,40 +94,6 @@ class LlavaForConditionalGeneration(model.LlavaForConditionalGeneration):
             return super().save_pretrained(save_directory, **kwargs)
         finally:
             self.generation_config = own
-
-
-def from_llava(llava: Any) -> LlavaForConditionalGeneration:
-    """A `LlavaLlamaForCausalLM` of the authors' package as ours, on the same weights.
-
-    No tensor is copied: what changes a weight of one changes the other's. The result is in eval
-    mode. Raises TypeError for any other object, ValueError where it is quantized, on several
-    devices, without its vision tower, or not LLaVA-1.5.
-    """
-    if not (hasattr(llava, "get_vision_tower") and hasattr(llava, "lm_head")):
-        raise TypeError(f"expected a LlavaLlamaForCausalLM, got {type(llava).__name__}")
-    tower = llava.get_vision_tower()
-    if not getattr(tower, "is_loaded", False):
-        raise ValueError(
-            "the model's vision tower is not loaded: call model.get_vision_tower().load_model()"
-        )
-    if getattr(llava, "is_quantized", False):
-        raise ValueError("the model is quantized: load its checkpoint with from_pretrained instead")
-    devices = {each.device for each in (*llava.parameters(), *tower.parameters())}
-    if len(devices) > 1:
-        raise ValueError("the model is on several devices: expected one")
-    config = convert(llava.config.to_dict(), tower.vision_tower.config)
-    with init_empty_weights():
-        wrapped = LlavaForConditionalGeneration._from_config(
-            config, attn_implementation=llava.config._attn_implementation
-        )
-    state = {name: each for name, each in llava.state_dict().items() if "vision_tower." not in name}
-    ours = renamed(state)
-    # Asked for itself: a tower that the authors keep in a list is none of the model's modules.
-    ours |= {TOWER + name: each for name, each in tower.vision_tower.state_dict().items()}
-    wrapped.load_state_dict(ours, assign=True)
-    wrapped.generation_config = llava.generation_config
-    # The buffers, which are computed.
-    return wrapped.to(devices.pop()).eval()
 
 
 def _generation_config(source: str, **hub: Any) -> GenerationConfig | None:

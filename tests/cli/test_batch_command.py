@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_rows import FAMILIES
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
-from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig
 from causalmm.cli import generate
@@ -219,7 +219,7 @@ def test_an_out_that_is_something_else_is_refused(batch, folder, tmp_path):
         assert out.read_bytes() == text
         return said
 
-    assert "other settings (model: " in refused(None, model="qwen2vl")
+    assert "other settings (model: " in refused(None, model="qwen2_vl")
     assert "other settings (config: " in refused(None, "--gamma", "0.5")
     assert "other settings (sampling: " in refused(None, "--top-k", "5")
     assert "other settings (max_new_tokens: 4, now 5)" in refused(None, "--max-new-tokens", "5")
@@ -447,12 +447,12 @@ def read_lines(path):
 def test_pixel_limits_of_a_batch(batch, folder, tmp_path, capfd):
     """Each row as alone under the same flags; other limits are other settings."""
     row, flags = questions(folder)[0], ("--max-pixels", "800")
-    [limited], _ = batch([row], *flags, model="qwen2vl")
-    given = ["--image", row["image"], "--prompt", row["prompt"], "--model", folder / "qwen2vl"]
+    [limited], _ = batch([row], *flags, model="qwen2_vl")
+    given = ["--image", row["image"], "--prompt", row["prompt"], "--model", folder / "qwen2_vl"]
     assert generate.main([str(each) for each in (*given, "--max-new-tokens", "4", *flags)]) == 0
     assert capfd.readouterr().out.strip() == limited["answer"]
     assert json.loads((tmp_path / f"out.jsonl{SUFFIX}").read_text())["max_pixels"] == 800
-    assert "other settings (max_pixels" in batch([row], model="qwen2vl", code=2)[1]
+    assert "other settings (max_pixels" in batch([row], model="qwen2_vl", code=2)[1]
 
 
 def test_the_network_is_asked_for_a_batch_only_if_allowed(batch, folder, monkeypatch):

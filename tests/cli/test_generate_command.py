@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_rows import FAMILIES, row_of
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
-from tiny_models import FAMILIES
 
 from causalmm import BranchTrace, CausalMMConfig
 from causalmm.cli import answer, generate
@@ -20,6 +20,8 @@ from causalmm.cli.flags import parse_args
 from causalmm.cli.request import SETTINGS, check
 from causalmm.errors import RequestError
 from causalmm.families import checkpoints
+from causalmm.families.loading import load
+from causalmm.families.registry import find
 from causalmm.inputs.images import open_image
 from causalmm.inputs.messages import IMAGE_SETTINGS
 
@@ -28,7 +30,7 @@ PROMPT = "is there a banana ?"
 COMMANDS = {
     "script": ["scripts/generate.py"],
     "llava": ["-m", "llava_causalmm.generate"],
-    "qwen2vl": ["-m", "qwen2vl_causalmm.generate"],
+    "qwen2_vl": ["-m", "qwen2vl_causalmm.generate"],
 }
 
 
@@ -136,7 +138,7 @@ def test_json_holds_all_there_is(ask, model):
     assert record["config"] == CausalMMConfig(gamma=0.5, seed=3).to_dict()
     assert record["mode"] == "multimodal"
     assert record["model"] == str(model)
-    assert record["family"] == {"llava": "llava", "qwen2vl": "qwen2_vl"}[model.name]
+    assert record["family"] == {"llava": "llava", "qwen2_vl": "qwen2_vl"}[model.name]
     assert (record["dtype"], record["device"], record["attn"]) == ("float32", "cpu", "sdpa")
     assert record["prompt"] == PROMPT
     assert Path(record["image"]).name == "image.png"
@@ -162,13 +164,9 @@ def test_json_probabilities_are_those_of_the_branches(ask, folder, model):
 
 def traced(model, folder, ids):
     """Every step's logits, from `generate` itself."""
-    kind = checkpoints.FAMILIES[checkpoints.family(str(model))]
-    package = {
-        name: __import__(f"{kind.package}.{name}", fromlist=["*"]) for name in ("loading", "prompt")
-    }
-    network, processor = package["loading"].load(str(model), device="cpu")
+    network, processor = load(str(model), device="cpu")
     image = open_image(folder / "image.png")
-    inputs = package["prompt"].build_inputs(processor, [image], PROMPT)
+    inputs = find(network.config.model_type).prompts().build_inputs(processor, [image], PROMPT)
     trace = BranchTrace()
     output = network.generate(
         **inputs,
@@ -285,7 +283,7 @@ def test_a_video_is_part_of_the_message(ask, capfd, pictures, tmp_path):
     video = {"type": "video", "video": frames}
     picture = image(pictures / "image.png")
     path = written(tmp_path / "messages.json", user(picture, video, text(PROMPT)))
-    common = ("--model", pictures / "qwen2vl", "--max-new-tokens", "5")
+    common = ("--model", pictures / "qwen2_vl", "--max-new-tokens", "5")
     expected = command(capfd, "--messages", path, *common)
     assert ask("--video", pictures / "frames", *common[:2])[0] == expected
     alone = command(capfd, "--video", pictures / "frames", "--prompt", PROMPT, *common, "--json")
@@ -294,7 +292,7 @@ def test_a_video_is_part_of_the_message(ask, capfd, pictures, tmp_path):
 
 def test_pixel_limits_are_those_of_pictures_that_have_none(pictures, tmp_path):
     limits = ("--min-pixels", "1568", "--max-pixels", "3000")
-    model = ("--model", str(pictures / "qwen2vl"))
+    model = ("--model", str(pictures / "qwen2_vl"))
     sized = {"min_pixels": 1568, "max_pixels": 3000}
 
     def settings_of(*flags):
@@ -316,7 +314,7 @@ def test_pixel_limits_are_those_of_pictures_that_have_none(pictures, tmp_path):
 
 
 def test_pixel_limits_change_what_is_seen(ask, capfd, pictures, tmp_path):
-    common = ("--model", pictures / "qwen2vl", "--max-new-tokens", "5", "--json")
+    common = ("--model", pictures / "qwen2_vl", "--max-new-tokens", "5", "--json")
     limited = image(pictures / "image.png") | {"max_pixels": 800}
     path = written(tmp_path / "messages.json", user(limited, text(PROMPT)))
     by_message = json.loads(command(capfd, "--messages", path, *common))
@@ -559,7 +557,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(refused, folder, tmp_path):
 
 
 def test_a_per_model_command_refuses_the_other_family(refused, folder):
-    sentence = refused("--model", folder / "qwen2vl", family="llava")
+    sentence = refused("--model", folder / "qwen2_vl", family="llava")
     assert sentence.endswith("is a Qwen2-VL checkpoint: use python -m qwen2vl_causalmm.generate")
 
 
@@ -585,7 +583,7 @@ def test_what_the_model_does_not_have_is_refused(refused, model, flags, sentence
 
 def test_a_prompt_the_model_cannot_take_is_refused(refused, model):
     assert "reads at most 256" in refused("--model", model, "--prompt", "is " * 300)
-    token = "<image>" if model.name == "llava" else "<|image_pad|>"
+    token = row_of(model.name).processor().image_token
     assert "stands for an image" in refused("--model", model, "--prompt", f"what {token}")
 
 

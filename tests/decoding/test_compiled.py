@@ -6,7 +6,8 @@ symbols to the compiler.
 
 import pytest
 import torch
-from tiny_models import FAMILIES, model_pair, pad_together, sample
+from family_rows import FAMILIES
+from tiny_models import model_pair, pad_together, sample
 
 from causalmm import CausalMMConfig
 from causalmm.config import MODES

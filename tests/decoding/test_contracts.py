@@ -6,8 +6,10 @@ of cache honoured or refused; and no way to call a model that takes `causalmm` a
 
 import pytest
 import torch
+from family_rows import FAMILIES
 from packed_rows import LOWEST, additive, block_mask, packed, positions
-from tiny_models import FAMILIES, PAD, model_pair, pad_together, sample
+from tiny_models import model_pair, pad_together, sample
+from tiny_words import PAD
 from transformers import DynamicCache, GenerationConfig, QuantizedCache, StaticCache
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from random_numbers import uniform
-from tiny_models import IMAGE, llava_config, llava_sample, model_pair
+from tiny_llava import llava_config, llava_sample
+from tiny_models import model_pair
+from tiny_words import IMAGE
 
 from causalmm import BranchTrace, CausalMMConfig
 from causalmm.counterfactual import random_weights, released

@@ -5,9 +5,10 @@ import pickle
 
 import pytest
 import torch
+from family_rows import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import FAMILIES, model_pair, sample
+from tiny_models import model_pair, sample
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from causalmm import CausalMMConfig

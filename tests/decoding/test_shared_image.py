@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from family_rows import FAMILIES, row_of
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import FAMILIES, model_pair, sample, words
+from tiny_models import model_pair, sample
+from tiny_words import words
 from torch.nn.functional import pad
 
 from causalmm import BranchTrace, CausalMMConfig, answer_questions
@@ -57,8 +59,7 @@ def test_each_answer_is_the_one_it_gets_alone(family, model, mode):
 
 
 def test_several_pictures(family, model):
-    shape = {"images": 2} if family == "llava" else {"grids": ((4, 4), (2, 6))}
-    rows = prompts(family, **shape)
+    rows = prompts(family, **row_of(family).two_images)
     config = CausalMMConfig(vision_method="reversed", language_method="reverse", epsilon=0)
     together = generate_together(model, rows, causalmm=config, **GREEDY)
     for number, row in enumerate(rows):
@@ -68,7 +69,7 @@ def test_several_pictures(family, model):
 
 def test_pictures_are_encoded_and_the_beginning_prefilled_once(family, model):
     rows = prompts(family)
-    tower = model.model.vision_tower if family == "llava" else model.model.visual
+    tower = model.get_submodule(row_of(family).family.vision_tower)
     encoded, prefilled = [], []
     hooks = [
         tower.register_forward_hook(lambda *_: encoded.append(1)),

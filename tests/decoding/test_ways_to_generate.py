@@ -9,7 +9,8 @@ about.
 import pytest
 import torch
 import torch._dynamo.testing
-from tiny_models import FAMILIES, model_pair, pad_together, sample
+from family_rows import FAMILIES
+from tiny_models import model_pair, pad_together, sample
 from torch.nn.functional import pad
 from transformers import AttentionInterface, BitsAndBytesConfig, StaticCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from family_rows import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from PIL import Image
 from tiny_evaluation import SIZES, save_pictures, save_questions, save_yes_no_checkpoint
-from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig
 from causalmm.cli.session import Session
@@ -410,7 +410,7 @@ def test_other_settings_are_refused(run, folder, tmp_path):
         return said
 
     assert "other settings (base: {" in refused("--gamma", "0.5")
-    assert "other settings (model: " in refused(model="qwen2vl")
+    assert "other settings (model: " in refused(model="qwen2_vl")
     assert "other settings (questions: 10, now 8)" in refused("--limit", "3")
     with open(tmp_path / "out" / command.MEASUREMENTS, "ab") as file:
         file.write(b'{"tower": "vision"}\n')

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from tiny_checkpoints import tokenizer as word_tokenizer
-from tiny_models import FAMILIES, model_pair, sample
+from family_rows import FAMILIES
+from tiny_llava import llava_processor
+from tiny_models import model_pair, sample
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -79,7 +80,7 @@ def test_an_answer_is_decided_where_its_word_begins(pieces, step):
 
 
 def test_what_comes_after_the_end_decides_nothing():
-    tokenizer = word_tokenizer("llava", {})
+    tokenizer = llava_processor().tokenizer
     ids = tokenizer.convert_tokens_to_ids(["word30", "</s>", "<pad>", "<pad>"])
     assert deciding_step(tokenizer, ids, ("yes", "no")) == 0
     ids = tokenizer.convert_tokens_to_ids(["word30", "banana", "</s>", "<pad>"])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_rows import FAMILIES
 from tiny_evaluation import SIZES, save_pictures, save_questions, save_yes_no_checkpoint
-from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig
 from causalmm.cli.sole_writer import sole_writer
@@ -410,7 +410,7 @@ def test_another_run_is_refused(evaluate, folder, tmp_path):
     limit = ("--limit", "3")
     assert "other settings (questions: 5, now 7)" in refused()
     assert "other settings (questions_sha256: " in refused(*limit, "--suffix", " yes or no")
-    assert "other settings (model: " in refused(*limit, model="qwen2vl")
+    assert "other settings (model: " in refused(*limit, model="qwen2_vl")
     assert "other settings (causalmm: {" in refused(*limit, "--gamma", "0.5")
     assert "now null)" in refused(*limit, "--mode", "plain")
     assert '(asked_dtype: "auto", now "bfloat16")' in refused(*limit, "--dtype", "bfloat16")

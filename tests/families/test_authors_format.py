@@ -22,8 +22,8 @@ import llava_causalmm
 from causalmm import CausalMMConfig
 from causalmm.cli import generate
 from causalmm.errors import FailureError, RequestError
-from causalmm.families import checkpoints
-from llava_causalmm import LlavaForConditionalGeneration, from_llava, loading
+from causalmm.families import checkpoints, loading
+from llava_causalmm import LlavaForConditionalGeneration, from_llava
 from llava_causalmm.authors.config import read_settings
 from llava_causalmm.authors.model import UNREACHABLE
 from llava_causalmm.authors.processor import LlavaProcessor
@@ -436,6 +436,7 @@ def test_the_transformers_format_is_left_alone(tmp_path):
 MEASURE = """
 import sys, threading, time
 import torch
+from causalmm.families import loading
 from llava_causalmm import LlavaForConditionalGeneration
 
 def anonymous():

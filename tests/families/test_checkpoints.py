@@ -7,33 +7,18 @@ import shutil
 
 import pytest
 import torch
+from family_rows import FAMILIES, row_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import save_checkpoint
-from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig
 from causalmm.errors import FailureError, RequestError
 from causalmm.families import checkpoints
+from causalmm.families.family import load_reference
+from causalmm.families.loading import load
+from causalmm.families.registry import find
 from causalmm.inputs.messages import one_turn
-from llava_causalmm import loading as llava_loading
-from llava_causalmm import prompt as llava_prompt
-from qwen2vl_causalmm import loading as qwen2vl_loading
-from qwen2vl_causalmm import prompt as qwen2vl_prompt
-
-LOADING = {"llava": llava_loading, "qwen2vl": qwen2vl_loading}
-PROMPT = {"llava": llava_prompt, "qwen2vl": qwen2vl_prompt}
-MODEL_TYPE = {"llava": "llava", "qwen2vl": "qwen2_vl"}
-# Names of the weights in the checkpoints on the hub, by those of the modules today.
-HUB_NAMES = {
-    "llava": {
-        "model.language_model.": "language_model.model.",
-        "model.vision_tower.": "vision_tower.vision_model.",
-        "model.multi_modal_projector.": "multi_modal_projector.",
-        "lm_head.": "language_model.lm_head.",
-    },
-    "qwen2vl": {"model.language_model.": "model.", "model.visual.": "visual."},
-}
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
@@ -54,11 +39,15 @@ def copy(checkpoint, tmp_path):
 
 @pytest.fixture(scope="module")
 def loaded(family, checkpoint):
-    return LOADING[family].load(str(checkpoint), device="cpu")
+    return load(str(checkpoint), device="cpu")
+
+
+def prompts(family):
+    return find(family).prompts()
 
 
 def logits(family, loaded):
-    inputs = PROMPT[family].build_inputs(
+    inputs = prompts(family).build_inputs(
         loaded.processor, [Image.new("RGB", (40, 30), "red")], "what is this?"
     )
     with torch.no_grad():
@@ -105,10 +94,6 @@ def test_a_folder_needs_configuration_and_weights(copy, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RequestError, match="is a file"):
         checkpoints.resolve(str(tmp_path / "file"))
-
-
-def test_family_is_read_from_the_checkpoint(family, checkpoint):
-    assert checkpoints.family(str(checkpoint)) == MODEL_TYPE[family]
 
 
 @pytest.mark.parametrize(
@@ -205,12 +190,12 @@ def test_a_broken_configuration_is_refused(tmp_path, text):
 def test_hub_layout_loads_the_same_model(family, copy, loaded):
     renamed = {hub_name(family, name): each for name, each in loaded.model.state_dict().items()}
     save_file(renamed, copy / "model.safetensors", metadata={"format": "pt"})
-    again = LOADING[family].load(str(copy), device="cpu")
+    again = load(str(copy), device="cpu")
     assert torch.equal(logits(family, again), logits(family, loaded))
 
 
 def hub_name(family, name):
-    for ours, hubs in HUB_NAMES[family].items():
+    for ours, hubs in row_of(family).hub_names.items():
         if name.startswith(ours):
             return hubs + name.removeprefix(ours)
     return name
@@ -219,9 +204,7 @@ def hub_name(family, name):
 def test_dtype_and_attention_pass_through(family, checkpoint, loaded):
     assert loaded.model.dtype == torch.float32
     assert not loaded.model.training
-    other = (
-        LOADING[family].load(str(checkpoint), dtype="bfloat16", device="cpu", attn="eager").model
-    )
+    other = load(str(checkpoint), dtype="bfloat16", device="cpu", attn="eager").model
     assert other.dtype == torch.bfloat16
     for config in (other.config.text_config, other.config.vision_config):
         assert config._attn_implementation == "eager"
@@ -229,21 +212,21 @@ def test_dtype_and_attention_pass_through(family, checkpoint, loaded):
 
 def test_attention_that_is_wrong_on_some_cpus_is_refused(family, checkpoint):
     with pytest.raises(RequestError, match="flex_attention is not for a CPU: .*sdpa or eager"):
-        LOADING[family].load(str(checkpoint), device="cpu", attn="flex_attention")
+        load(str(checkpoint), device="cpu", attn="flex_attention")
 
 
 def test_attention_that_is_not_installed_is_refused(family, checkpoint):
     if importlib.util.find_spec("flash_attn"):
         pytest.skip("flash_attn is installed")
     with pytest.raises(RequestError, match="attention flash_attention_2 cannot be used here"):
-        LOADING[family].load(str(checkpoint), device="cpu", attn="flash_attention_2")
+        load(str(checkpoint), device="cpu", attn="flash_attention_2")
 
 
 def test_weights_saved_by_torch_load_too(family, copy, loaded):
     torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
     assert checkpoints.resolve(str(copy)) == str(copy)
-    again = LOADING[family].load(str(copy), device="cpu")
+    again = load(str(copy), device="cpu")
     assert torch.equal(logits(family, again), logits(family, loaded))
 
 
@@ -267,7 +250,7 @@ def test_code_in_pickled_weights_is_never_run(family, copy, tmp_path, zipped):
     else:
         (copy / "pytorch_model.bin").write_bytes(pickle.dumps(weights))
     with pytest.raises(FailureError, match="never run"):
-        LOADING[family].load(str(copy), device="cpu")
+        load(str(copy), device="cpu")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -316,7 +299,7 @@ def damaged(copy, how):
 def test_an_incomplete_checkpoint_is_a_failure(family, copy, how, sentence):
     damaged(copy, how)
     with pytest.raises(FailureError, match=sentence) as caught:
-        LOADING[family].load(str(copy), device="cpu")
+        load(str(copy), device="cpu")
     assert "\n" not in str(caught.value)
 
 
@@ -332,13 +315,13 @@ def test_an_incomplete_checkpoint_is_a_failure(family, copy, how, sentence):
 def test_a_plan_is_refused_before_weights_are_read(family, copy, settings, sentence):
     damaged(copy, "truncated")
     with pytest.raises(RequestError, match=sentence):
-        LOADING[family].load(str(copy), device="cpu", causalmm=CausalMMConfig(**settings))
+        load(str(copy), device="cpu", causalmm=CausalMMConfig(**settings))
 
 
 @pytest.mark.parametrize("device", ["warp", "cuda:99", "meta", "cpu:x", ""])
 def test_a_device_that_is_not_here(family, checkpoint, device):
     with pytest.raises(RequestError, match="device"):
-        LOADING[family].load(str(checkpoint), device=device)
+        load(str(checkpoint), device=device)
 
 
 def unmappable():
@@ -347,12 +330,10 @@ def unmappable():
 
 @pytest.mark.parametrize("too_large", [lambda: torch.empty(2**60), unmappable])
 def test_not_enough_memory_is_a_failure(family, checkpoint, monkeypatch, too_large):
-    package = __import__(f"{family}_causalmm")
-    monkeypatch.setattr(
-        getattr(package, package.__all__[0]), "from_pretrained", lambda *_, **__: too_large()
-    )
+    model_class = load_reference(find(family).model_class)
+    monkeypatch.setattr(model_class, "from_pretrained", lambda *_, **__: too_large())
     with pytest.raises(FailureError, match="not enough memory"):
-        LOADING[family].load(str(checkpoint), device="cpu")
+        load(str(checkpoint), device="cpu")
 
 
 # Processors that say less than today's, or something else
@@ -365,25 +346,16 @@ def edit(path, change):
 
 
 def parts(settings, family):
-    """Where a processor's settings for pictures are: of today's one file, by family."""
-    if family == "llava":
-        return [settings]
-    return [settings["image_processor"], settings["video_processor"]]
-
-
-UNSAID = {
-    "llava": (
-        *("patch_size", "num_additional_image_tokens", "vision_feature_select_strategy"),
-        "image_token",
-    ),
-    "qwen2vl": ("patch_size", "merge_size", "temporal_patch_size"),
-}
+    """Where a processor's settings for pictures are in today's one file."""
+    return [settings[part] for part in row_of(family).processor_parts] or [settings]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, None], ids=lambda n: "all" if n is None else n)
 @pytest.mark.parametrize("null", [False, True], ids=["absent", "null"])
 def test_what_a_processor_leaves_unsaid_is_the_models(family, copy, loaded, number, null):
-    names = UNSAID[family][number : number + 1] if number is not None else UNSAID[family]
+    names = (
+        row_of(family).unsaid[number : number + 1] if number is not None else row_of(family).unsaid
+    )
     if null:
         names = [name for name in names if name != "image_token"]
     if not names:
@@ -398,7 +370,7 @@ def test_what_a_processor_leaves_unsaid_is_the_models(family, copy, loaded, numb
                     del part[name]
 
     edit(copy / "processor_config.json", forget)
-    again = LOADING[family].load(str(copy), device="cpu")
+    again = load(str(copy), device="cpu")
     assert torch.equal(logits(family, again), logits(family, loaded))
 
 
@@ -406,7 +378,7 @@ def test_a_processor_in_the_files_of_older_releases(family, copy, loaded):
     path = copy / "processor_config.json"
     settings = json.loads(path.read_text())
     images = settings["image_processor"] | {"processor_class": settings["processor_class"]}
-    if family == "qwen2vl":  # its limits have had three forms: these two, and today's
+    if find(family).sized_pictures:  # the limits have had three forms: these two, and today's
         size = images.pop("size")
         limits = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
         images["size"] = limits
@@ -415,12 +387,12 @@ def test_a_processor_in_the_files_of_older_releases(family, copy, loaded):
     template = copy / "chat_template.jinja"
     (copy / "chat_template.json").write_text(json.dumps({"chat_template": template.read_text()}))
     template.unlink()
-    again = LOADING[family].load(str(copy), device="cpu")
+    again = load(str(copy), device="cpu")
     assert torch.equal(logits(family, again), logits(family, loaded))
-    if family == "qwen2vl":
+    if find(family).sized_pictures:
         assert again.processor.video_processor.size["longest_edge"] == limits["max_pixels"]
         edit(copy / "preprocessor_config.json", lambda x: x.update(x.pop("size")))
-        again = LOADING[family].load(str(copy), device="cpu")
+        again = load(str(copy), device="cpu")
         assert torch.equal(logits(family, again), logits(family, loaded))
 
 
@@ -430,9 +402,9 @@ def test_a_processor_in_the_files_of_older_releases(family, copy, loaded):
         ("llava", "patch_size", 14, "patch_size of its processor is 14"),
         ("llava", "num_additional_image_tokens", 0, "num_additional_image_tokens .* is 0"),
         ("llava", "vision_feature_select_strategy", "full", "strategy .* is 'full'.* 'default'"),
-        ("qwen2vl", "patch_size", 14, "patch_size of its image processor is 14"),
-        ("qwen2vl", "merge_size", 1, "merge_size of its image processor is 1,.* it is 2"),
-        ("qwen2vl", "temporal_patch_size", 1, "temporal_patch_size of its image processor is 1"),
+        ("qwen2_vl", "patch_size", 14, "patch_size of its image processor is 14"),
+        ("qwen2_vl", "merge_size", 1, "merge_size of its image processor is 1,.* it is 2"),
+        ("qwen2_vl", "temporal_patch_size", 1, "temporal_patch_size of its image processor is 1"),
     ],
 )
 def test_a_processor_that_contradicts_the_model_is_refused(of, family, copy, name, value, sentence):
@@ -446,16 +418,16 @@ def test_a_processor_that_contradicts_the_model_is_refused(of, family, copy, nam
 
     edit(copy / "processor_config.json", contradict)
     with pytest.raises(FailureError, match=sentence) as caught:
-        LOADING[family].load(str(copy), device="cpu")
+        load(str(copy), device="cpu")
     assert "\n" not in str(caught.value)
 
 
 def test_only_the_videos_of_a_processor_contradict_the_model(copy, family):
-    if family == "llava":
+    if "video" not in find(family).media:
         pytest.skip("has no videos")
     edit(copy / "processor_config.json", lambda x: x["video_processor"].update(merge_size=1))
     with pytest.raises(FailureError, match="merge_size of its video processor is 1"):
-        LOADING[family].load(str(copy), device="cpu")
+        load(str(copy), device="cpu")
 
 
 def test_two_settings_that_say_together_what_the_models_say(tmp_path):
@@ -463,7 +435,7 @@ def test_two_settings_that_say_together_what_the_models_say(tmp_path):
     folder = save_checkpoint("llava", tmp_path)
     same = {"num_additional_image_tokens": 0, "vision_feature_select_strategy": "full"}
     edit(folder / "processor_config.json", lambda x: x.update(same))
-    logits("llava", llava_loading.load(str(folder), device="cpu"))
+    logits("llava", load(str(folder), device="cpu"))
 
 
 def test_pictures_of_another_size_than_the_models_are_refused(tmp_path):
@@ -471,32 +443,32 @@ def test_pictures_of_another_size_than_the_models_are_refused(tmp_path):
     size = {"height": 35, "width": 35}
     edit(folder / "processor_config.json", lambda x: x["image_processor"].update(crop_size=size))
     with pytest.raises(FailureError, match="makes pictures of 35 x 35 pixels, .* 28 x 28"):
-        llava_loading.load(str(folder), device="cpu")
+        load(str(folder), device="cpu")
 
 
 @pytest.mark.parametrize("asked", [0, None, -1, 20], ids=["pad", "none", "no token", "a word"])
 def test_a_tokenizer_without_a_padding_token_gets_one(family, copy, loaded, asked):
     edit(copy / "tokenizer_config.json", lambda x: x.pop("pad_token"))
     edit(copy / "config.json", lambda x: x["text_config"].update(pad_token_id=asked))
-    again = LOADING[family].load(str(copy), device="cpu")
+    again = load(str(copy), device="cpu")
     chosen = again.processor.tokenizer.pad_token
     assert chosen == ("<pad>" if asked == 0 else loaded.processor.tokenizer.eos_token)
     picture = Image.new("RGB", (40, 30), "red")
     turns = [one_turn([picture], text) for text in ("what", "is there a banana ?")]
-    prepared = [PROMPT[family].prepare(again.processor, turn) for turn in turns]
+    prepared = [prompts(family).prepare(again.processor, turn) for turn in turns]
     with torch.no_grad():
-        rows = again.model(**PROMPT[family].join(again.processor, prepared)).logits[:, -1]
+        rows = again.model(**prompts(family).join(again.processor, prepared)).logits[:, -1]
         for row, each in zip(rows, prepared, strict=True):
-            alone = again.model(**PROMPT[family].join(again.processor, [each])).logits[0, -1]
+            alone = again.model(**prompts(family).join(again.processor, [each])).logits[0, -1]
             torch.testing.assert_close(row, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_an_answer_ends_where_the_tokenizers_texts_end(family, copy):
     edit(copy / "generation_config.json", lambda x: x.pop("eos_token_id", None))
-    model, processor = LOADING[family].load(str(copy), device="cpu")
+    model, processor = load(str(copy), device="cpu")
     assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id == 1
     edit(copy / "generation_config.json", lambda x: x.update(eos_token_id=[1, 7]))
-    assert LOADING[family].load(str(copy), device="cpu").model.generation_config.eos_token_id == [
+    assert load(str(copy), device="cpu").model.generation_config.eos_token_id == [
         1,
         7,
     ]
@@ -509,32 +481,14 @@ def test_an_answer_ends_where_the_tokenizers_texts_end(family, copy):
     "size", [(1, 1), (1, 3), (3, 1), (3, 3), (2, 400), (400, 2), (640, 480), (4000, 20)]
 )
 def test_an_image_of_any_size_becomes_inputs(family, loaded, size):
-    inputs = PROMPT[family].build_inputs(loaded.processor, [Image.new("RGB", size)], "what?")
+    inputs = prompts(family).build_inputs(loaded.processor, [Image.new("RGB", size)], "what?")
     output = loaded.model.generate(**inputs, max_new_tokens=1, causalmm=CausalMMConfig())
     assert output.shape[1] == inputs["input_ids"].shape[1] + 1
 
 
 def test_two_images(family, loaded):
     images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
-    one = PROMPT[family].build_inputs(loaded.processor, images[:1], "what?")
-    two = PROMPT[family].build_inputs(loaded.processor, images, "what?")
+    one = prompts(family).build_inputs(loaded.processor, images[:1], "what?")
+    two = prompts(family).build_inputs(loaded.processor, images, "what?")
     assert len(two["pixel_values"]) == 2 * len(one["pixel_values"])
     assert loaded.model(**two).logits.isfinite().all()
-
-
-def test_a_prompt_may_not_stand_for_an_image(family, loaded):
-    token = loaded.processor.image_token
-    with pytest.raises(RequestError, match="which stands for an image"):
-        PROMPT[family].build_inputs(loaded.processor, [Image.new("RGB", (9, 9))], f"what {token}?")
-
-
-def test_the_prompt_is_the_chat_templates(family, loaded):
-    inputs = PROMPT[family].build_inputs(loaded.processor, [Image.new("RGB", (9, 9))], "what ?")
-    text = loaded.processor.tokenizer.decode(inputs["input_ids"][0])
-    expected = {
-        "llava": "<s> USER : " + "<image> " * 16 + "what ? ASSISTANT :",
-        "qwen2vl": "<|im_start|> user <|vision_start|> "
-        + "<|image_pad|> " * 4
-        + "<|vision_end|> what ? <|im_end|> <|im_start|> ASSISTANT",
-    }
-    assert text == expected[family]

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_rows import FAMILIES
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import save_checkpoint
-from tiny_models import FAMILIES, model_pair
+from tiny_models import model_pair
 
 from causalmm.errors import RequestError
 from causalmm.families import loading, memory
-from llava_causalmm import loading as llava_loading
-from qwen2vl_causalmm import loading as qwen2vl_loading
 
 ROOT = Path(__file__).resolve().parents[2]
-LOAD = {"llava": llava_loading.load, "qwen2vl": qwen2vl_loading.load}
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 GIB = 2**30
 
@@ -159,8 +157,8 @@ def test_files_of_torch(family, folder, zipped):
 
 
 def test_tables_that_share_their_words_count_once(tmp_path):
-    folder = save_checkpoint("qwen2vl", tmp_path)
-    model, _ = model_pair("qwen2vl", "sdpa")
+    folder = save_checkpoint("qwen2_vl", tmp_path)
+    model, _ = model_pair("qwen2_vl", "sdpa")
     config = model.config
     untied = sum(each.numel() for each in model.parameters())
     config.tie_word_embeddings = True
@@ -174,7 +172,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 import torch
-from llava_causalmm.loading import load
+from causalmm.families.loading import load
 
 def taken():
     status = Path("/proc/self/status").read_text()
@@ -242,13 +240,13 @@ def test_loading_refuses_what_does_not_fit(family, folder, monkeypatch):
     parameters = count(folder)
     left = 2 * parameters
     monkeypatch.setattr(loading, "bytes_available", lambda device: left)
-    assert LOAD[family](str(folder), dtype="bfloat16", device="cpu").model.dtype == torch.bfloat16
-    assert LOAD[family](str(folder), device="cpu").model.dtype == torch.float32  # as stored
+    assert loading.load(str(folder), dtype="bfloat16", device="cpu").model.dtype == torch.bfloat16
+    assert loading.load(str(folder), device="cpu").model.dtype == torch.float32  # as stored
     left -= 1
     with pytest.raises(RequestError, match=r"take 0\.0 GiB of memory in bfloat16"):
-        LOAD[family](str(folder), dtype="bfloat16", device="cpu")
+        loading.load(str(folder), dtype="bfloat16", device="cpu")
     left = None
-    LOAD[family](str(folder), dtype="bfloat16", device="cpu")
+    loading.load(str(folder), dtype="bfloat16", device="cpu")
 
 
 def test_quantised_weights_are_not_judged(monkeypatch):

@@ -1,20 +1,25 @@
 """What the figures of attention show: the model's own maps, and what each formula makes of them."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
-import transformers.models.qwen2_vl.modeling_qwen2_vl as upstream_qwen2vl
 from dense_methods import RELEASED
+from family_rows import FAMILIES, row_of
 from PIL import Image
 from random_numbers import uniform
-from tiny_checkpoints import llava_processor, qwen2vl_processor
-from tiny_models import FAMILIES, IMAGE, model_pair, sample
+from tiny_llava import llava_processor
+from tiny_models import model_pair, sample
+from tiny_qwen2_vl import qwen2vl_processor
+from tiny_words import IMAGE
 from transformers import AttentionInterface
 
 from causalmm import CausalMMConfig
 from causalmm.counterfactual import random_weights, released
 from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.errors import RequestError
+from causalmm.families.registry import find
 from causalmm.figures import language, maps, vision
 from causalmm.figures.pictures import Picture, pictures
 from causalmm.figures.recording import record_language, record_vision
@@ -40,9 +45,7 @@ def inputs(family):
 
 @pytest.fixture(scope="module")
 def two_pictures(family):
-    if family == "llava":
-        return sample(family, 3, images=2)
-    return sample(family, 3, grids=((4, 4), (4, 6)))
+    return sample(family, 3, **row_of(family).two_images)
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +78,25 @@ def words_of(queries):
 @torch.no_grad()
 def upstream_vision_maps(family, model, inputs, layer):
     """Upstream's eager weights [H, N, N] of each picture."""
-    if family == "llava":
-        tower = model.model.vision_tower
-        attentions = tower(inputs["pixel_values"], output_attentions=True).attentions
-        return list(attentions[layer])
-    # Upstream's Qwen2-VL drops them, so they are noted where its own eager function gives them.
+    declared = find(family)
+    watched = declared.attention_modules(model)["vision"][layer]
+    tower = model.get_submodule(declared.vision_tower)
+    # Noted where upstream's own eager function gives them: some of its towers drop them.
+    upstreams = sys.modules[type(watched).__module__].eager_attention_forward
     weights = []
 
     def eager(module, *args, **kwargs):
-        output = upstream_qwen2vl.eager_attention_forward(module, *args, **kwargs)
-        if module is model.model.visual.blocks[layer].attn:
-            weights.append(output[1][0])
+        output = upstreams(module, *args, **kwargs)
+        if module is watched:
+            weights.extend(output[1])
         return output
 
     AttentionInterface.register(RECORDING, eager)
-    model.model.visual.set_attn_implementation(RECORDING)
+    tower.set_attn_implementation(RECORDING)
     try:
-        model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+        model(**inputs)
     finally:
-        model.model.visual.set_attn_implementation("eager")
+        tower.set_attn_implementation("eager")
     return weights
 
 
@@ -323,7 +326,7 @@ def test_an_overlay_says_who_gets_how_many_even_shares(summary):
 
 
 def test_rows_hold_every_map_of_every_query(family, vision_call):
-    summary = 0 if family == "llava" else None
+    summary = 0 if row_of(family).class_token else None
     places = torch.arange(16).view(4, 4) + (summary is not None)
     picture = Picture(np.zeros((28, 28, 3), np.uint8), places, summary)
     config = CausalMMConfig(seed=SEED)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from dense_branches import Falsified, attach, branch_logits
+from family_rows import FAMILIES
 from PIL import Image
-from tiny_models import FAMILIES, VOCAB, model_pair, sample
+from tiny_models import model_pair, sample
+from tiny_words import VOCAB
 
 from causalmm import CausalMMConfig
 from causalmm.decoding.trace import StepLogits
@@ -47,7 +49,7 @@ def answered(model, inputs, config, **changes):
 @pytest.mark.parametrize("mode", ["vision", "language", "multimodal", "joint"])
 def test_probabilities_are_those_of_separate_runs(family, mode):
     ours, upstream = model_pair(family)
-    host = attach(upstream, family)
+    host = attach(upstream)
     inputs = sample(family, 2)
     config = CausalMMConfig(
         mode=mode,

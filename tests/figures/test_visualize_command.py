@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from family_rows import FAMILIES
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
-from tiny_models import FAMILIES
 
 from causalmm import CausalMMConfig
 from causalmm.cli import generate
 from causalmm.errors import RequestError
-from causalmm.families import checkpoints
+from causalmm.families.loading import load
+from causalmm.families.registry import find
 from causalmm.figures import command, language, vision
 from causalmm.figures.flags import parse_args, read_query
 from causalmm.figures.pictures import pictures
@@ -130,9 +131,8 @@ def numbers(draw, monkeypatch):
 
 def loaded(model, images):
     """The checkpoint's model and processor, and its inputs for PROMPT."""
-    package = checkpoints.FAMILIES[checkpoints.family(str(model))].package
-    network, processor = import_module(f"{package}.loading").load(str(model), device="cpu")
-    build_inputs = import_module(f"{package}.prompt").build_inputs
+    network, processor = load(str(model), device="cpu")
+    build_inputs = find(network.config.model_type).prompts().build_inputs
     return (
         network,
         processor,
@@ -198,7 +198,7 @@ def test_each_query_is_a_row(drawn, folder):
 
 
 def test_each_picture_and_frame_can_be_shown(drawn, folder):
-    given = ("attention-vision", "--model", folder / "qwen2vl", "--image", folder / "other.png")
+    given = ("attention-vision", "--model", folder / "qwen2_vl", "--image", folder / "other.png")
     given += ("--video", folder / "frames")
     shown = [drawn(*given, "--picture", number) for number in (1, 2, 3)]
     assert len({picture.tobytes() for picture in shown}) == 3
@@ -297,7 +297,7 @@ def test_a_wrong_request_is_refused(refused, folder, figure, flags, said):
 
 
 def test_a_class_token_that_is_not_there_is_refused(refused, folder):
-    flags = ("--model", folder / "qwen2vl", "--query", "cls")
+    flags = ("--model", folder / "qwen2_vl", "--query", "cls")
     assert refused("attention-vision", *flags) == "query cls: this model has no class token"
 
 

@@ -12,16 +12,19 @@ import pytest
 import torch
 from dense_branches import attach
 from equivalence import check
+from family_rows import FAMILIES, row_of
 from PIL import Image
 from qwen_vl_utils import fetch_video, process_vision_info
-from tiny_checkpoints import llava_processor, qwen2vl_processor
-from tiny_models import FAMILIES, model_pair
+from tiny_llava import llava_processor
+from tiny_models import model_pair
+from tiny_qwen2_vl import qwen2vl_processor
 from torchvision.transforms import InterpolationMode
 from transformers.image_utils import SizeDict
 
 from causalmm import CausalMMConfig
 from causalmm.counterfactual.methods import VISION_METHODS
 from causalmm.errors import FailureError, RequestError
+from causalmm.families.registry import find
 from causalmm.inputs.images import open_image
 from causalmm.inputs.messages import MAX_FRAMES, open_messages, read_messages
 from causalmm.inputs.video import decode
@@ -29,7 +32,7 @@ from llava_causalmm import prompt as llava_prompt
 from qwen2vl_causalmm import prompt as qwen2vl_prompt
 from qwen2vl_causalmm.video import read_video
 
-PROMPT = {"llava": llava_prompt, "qwen2vl": qwen2vl_prompt}
+PROMPT = {family: find(family).prompts() for family in FAMILIES}
 
 
 def hub_processor():
@@ -37,7 +40,7 @@ def hub_processor():
     return qwen2vl_processor(min_pixels=56 * 56, max_pixels=28 * 28 * 16384, patch_size=14)
 
 
-PROCESSOR = {"llava": llava_processor, "qwen2vl": hub_processor}
+PROCESSOR = {family: row_of(family).processor for family in FAMILIES} | {"qwen2_vl": hub_processor}
 QUESTION = {"type": "text", "text": "what is this ?"}
 
 
@@ -115,7 +118,7 @@ def upstream(family, processor, conversations):
         processor.apply_chat_template(each, tokenize=False, add_generation_prompt=True)
         for each in conversations
     ]
-    if family == "llava":
+    if "video" not in find(family).media:
         shown = [part for each in conversations for message in each for part in message["content"]]
         pictures = {"images": [part["image"] for part in shown if part["type"] == "image"]}
     else:
@@ -148,7 +151,7 @@ def test_messages_give_what_qwen_vl_utils_gives(hub, folder, settings):
         user(image(encoded(path), **settings), image(picture(3, (300, 200)), **settings), QUESTION),
     ]
     assert_same(
-        qwen2vl_prompt.build_chat_inputs(hub, messages), upstream("qwen2vl", hub, [messages])
+        qwen2vl_prompt.build_chat_inputs(hub, messages), upstream("qwen2_vl", hub, [messages])
     )
 
 
@@ -166,7 +169,7 @@ def test_a_list_of_frames_gives_what_qwen_vl_utils_gives(hub, settings):
     messages = [user(video(images, **settings), image(images[0]), QUESTION)]
     mine = qwen2vl_prompt.build_chat_inputs(hub, messages)
     assert mine["video_grid_thw"][0, 0] == 3
-    assert_same(mine, upstream("qwen2vl", hub, [messages]))
+    assert_same(mine, upstream("qwen2_vl", hub, [messages]))
 
 
 def test_a_file_and_a_folder_are_lists_of_frames(hub, tmp_path):
@@ -257,12 +260,7 @@ def test_several_turns_follow_the_chat_template(family, processor):
     ]
     inputs = PROMPT[family].build_chat_inputs(processor, messages)
     text = processor.tokenizer.decode(inputs["input_ids"][0])
-    expected = {
-        "llava": "what is this ? ASSISTANT : a banana USER : is <unk> there ? ASSISTANT :",
-        "qwen2vl": "what is this ? <|im_end|> <|im_start|> ASSISTANT a banana <|im_end|> "
-        "<|im_start|> user is <unk> there ? <|im_end|> <|im_start|> ASSISTANT",
-    }
-    assert text.endswith(expected[family])
+    assert text.endswith(row_of(family).answered)
 
 
 def test_llava_has_its_own_sizes():
@@ -307,7 +305,7 @@ def test_joined_conversations_are_what_the_processor_pads(family, processor):
 
 @pytest.mark.parametrize("method", VISION_METHODS)
 def test_an_image_is_encoded_as_if_it_were_alone(family, method):
-    processor = llava_processor() if family == "llava" else qwen2vl_processor()
+    processor = row_of(family).processor()
     model = model_pair(family, "sdpa")[0]
     plan = model.causalmm_plan(CausalMMConfig(mode="vision", vision_method=method))
 
@@ -328,7 +326,7 @@ def test_an_image_is_encoded_as_if_it_were_alone(family, method):
 
 @pytest.mark.parametrize("method", VISION_METHODS)
 def test_a_frame_is_encoded_as_if_it_were_alone(method):
-    processor, model = qwen2vl_processor(), model_pair("qwen2vl", "sdpa")[0]
+    processor, model = qwen2vl_processor(), model_pair("qwen2_vl", "sdpa")[0]
     plan = model.causalmm_plan(CausalMMConfig(mode="vision", vision_method=method))
     images = frames(6)
 
@@ -352,11 +350,11 @@ def test_a_frame_is_encoded_as_if_it_were_alone(method):
 
 @pytest.mark.parametrize("mode", ["vision", "multimodal", "joint"])
 def test_images_and_a_video_equal_separate_runs(mode):
-    ours, other = model_pair("qwen2vl", "sdpa")
+    ours, other = model_pair("qwen2_vl", "sdpa")
     messages = [user(image(picture(1)), video(frames(4)), image(picture(2, (40, 60))), QUESTION)]
     inputs = qwen2vl_prompt.build_chat_inputs(qwen2vl_processor(), messages)
     config = CausalMMConfig(mode=mode, epsilon=0, seed=3)
-    check((ours, other, attach(other, "qwen2vl")), [dict(inputs)], config)
+    check((ours, other, attach(other)), [dict(inputs)], config)
 
 
 # Refusals
@@ -507,7 +505,10 @@ def test_a_video_too_short_for_what_is_asked(hub, tmp_path):
 
 
 def test_no_text_may_stand_for_a_picture(family, processor):
-    tokens = [processor.image_token, *([processor.video_token] if family == "qwen2vl" else [])]
+    tokens = [
+        processor.image_token,
+        *([processor.video_token] if "video" in find(family).media else []),
+    ]
     for token in tokens:
         for messages in (
             [user(image(picture(1)), {"type": "text", "text": f"what is {token} ?"})],

@@ -20,7 +20,8 @@ from test_inputs import (
     video,
     write_video,
 )
-from tiny_checkpoints import llava_processor, qwen2vl_processor
+from tiny_llava import llava_processor
+from tiny_qwen2_vl import qwen2vl_processor
 
 from causalmm.errors import RequestError
 from causalmm.inputs.images import MAX_ASPECT_RATIO
@@ -198,7 +199,7 @@ def test_pixels_are_those_of_upstream(name, size, wanted):
     parts = [image(picture(1, size), **wanted), image(picture(2)), QUESTION]
     if size != (90, 70):
         parts.insert(0, video([picture(seed, size) for seed in range(3)], min_pixels=9_000))
-    theirs = upstream("qwen2vl", PROCESSORS[name], [[user(*parts)]])
+    theirs = upstream("qwen2_vl", PROCESSORS[name], [[user(*parts)]])
     assert_same(qwen2vl_prompt.build_chat_inputs(PROCESSORS[name], [user(*parts)]), theirs)
 
 
@@ -245,7 +246,7 @@ def test_a_splinter_can_be_resized():
     splinter = Image.new("RGB", (1, 300), "white")
     messages = [user(image(splinter, resized_height=56, resized_width=84), QUESTION)]
     assert_same(
-        qwen2vl_prompt.build_chat_inputs(HUB, messages), upstream("qwen2vl", HUB, [messages])
+        qwen2vl_prompt.build_chat_inputs(HUB, messages), upstream("qwen2_vl", HUB, [messages])
     )
     # LLaVA has a size of its own, and takes no splinter.
     with pytest.raises(RequestError, match="1 x 300 pixels: expected sides within"):
@@ -261,5 +262,5 @@ def test_a_processor_that_does_not_resize():
     messages = [user(image(picture(1)), QUESTION)]
     assert_same(
         qwen2vl_prompt.build_chat_inputs(processor, messages),
-        upstream("qwen2vl", processor, [messages]),
+        upstream("qwen2_vl", processor, [messages]),
     )

@@ -8,6 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from family_rows import FAMILIES
 from test_inputs import (
     PROCESSOR,
     PROMPT,
@@ -21,7 +22,6 @@ from test_inputs import (
     write_video,
 )
 from tiny_checkpoints import save_checkpoint
-from tiny_models import FAMILIES
 from transformers import AutoProcessor
 
 from causalmm import answer_questions
@@ -190,7 +190,7 @@ def test_a_video_as_base64(folder):
     part = opened(video("data:video/quicktime;base64," + base64.b64encode(content).decode()))
     assert part == video(content)
     inputs = [
-        PROMPT["qwen2vl"].build_chat_inputs(PROCESSOR["qwen2vl"](), [user(each, QUESTION)])
+        PROMPT["qwen2_vl"].build_chat_inputs(PROCESSOR["qwen2_vl"](), [user(each, QUESTION)])
         for each in (part, video(folder / "a b.MOV"))
     ]
     assert_same(*inputs)
@@ -247,7 +247,7 @@ def test_questions_about_a_picture_from_the_network(address, server, tmp_path):
 
 
 def test_a_video_from_the_network(address, folder):
-    build, processor = PROMPT["qwen2vl"].build_chat_inputs, PROCESSOR["qwen2vl"]()
+    build, processor = PROMPT["qwen2_vl"].build_chat_inputs, PROCESSOR["qwen2_vl"]()
     messages = [user({"type": "video", "url": f"{address}/a.mov"}, QUESTION)]
     with pytest.raises(RequestError, match="is not fetched"):
         build(processor, messages)

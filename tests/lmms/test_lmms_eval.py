@@ -15,11 +15,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from family_rows import FAMILIES, row_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
-from tiny_models import FAMILIES
 from transformers import StoppingCriteriaList
 
 from causalmm import CausalMMConfig
@@ -30,9 +30,9 @@ from causalmm.errors import RequestError
 from causalmm.families import checkpoints
 from causalmm.inputs.messages import open_messages
 from causalmm.lmms_eval.arguments import (
-    MODELS,
     NAMES,
     find_request,
+    model_names,
     own_device,
     read_arguments,
 )
@@ -42,7 +42,7 @@ from causalmm.lmms_eval.stopping import StopStrings
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "causalmm" / "lmms_eval"
-KINDS = dict(zip(FAMILIES, ("llava", "qwen2_vl"), strict=True))
+MODELS = model_names()
 GREEDY = {"do_sample": False}
 
 
@@ -134,7 +134,7 @@ def test_the_request_is_that_of_the_generate_command(folder, family, flags):
     expected = check(parse_args([*asked, *flags]))
     arguments = dict(flag.removeprefix("--").replace("-", "_", 1).split("=") for flag in flags)
     args = read_arguments({"pretrained": str(folder / family), "device": None, **arguments})
-    request = find_request(args, KINDS[family])
+    request = find_request(args, family)
     same = ("model", "source", "family", "config", "sampling", "seed")
     assert [getattr(request, name) for name in same] == [getattr(expected, name) for name in same]
     assert (args.dtype, args.device, args.attn, args.batch_size) == ("auto", "auto", "sdpa", 1)
@@ -415,15 +415,8 @@ def test_the_entry_point_names_what_is_there():
     module, function = target.split(":")
     assert importlib.util.find_spec(module) is not None
     assert function in names_in(PACKAGE / "manifests.py")
-    classes = names_in(PACKAGE / "models.py")
-    tree = ast.parse((PACKAGE / "manifests.py").read_text(encoding="utf-8"))
-    (named,) = (
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "_CLASSES"
-    )
-    assert named.keys() == MODELS.keys() == checkpoints.FAMILIES.keys()
-    assert set(named.values()) <= classes
+    assert "__getattr__" in names_in(PACKAGE / "models.py")  # a class for each of MODELS
+    assert MODELS == {"llava": "causalmm_llava", "qwen2_vl": "causalmm_qwen2_vl"}
 
 
 def names_in(path):
@@ -676,12 +669,10 @@ def test_the_model_class(run, folder, tmp_path, family):
     rows += [([str(pictures[0]), str(pictures[1])], "is"), ([], "this")]
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)
-    token = "<image>" if family == "llava" else "<|image_pad|>"
+    token = row_of(family).processor().image_token
     rows = [rows[place] for place in order] + [([str(pictures[0])], f"what is {token}")]
     (tmp_path / "asked.json").write_text(json.dumps(rows), encoding="utf-8")
-    said, told = run(
-        "-m", "lmms_eval_answers", MODELS[KINDS[family]], folder / family, "asked.json"
-    )
+    said, told = run("-m", "lmms_eval_answers", MODELS[family], folder / family, "asked.json")
     found = json.loads(said.splitlines()[-1])
 
     session = start(folder / family, max_new_tokens=6, epsilon=0)

@@ -23,11 +23,12 @@ import table
 import torch
 import work
 from contenders import Case, Inputs, call, cases, map_bytes
+from family_rows import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 from known_allocations import read_known_allocations
 from sequential import SequentialBranches
-from tiny_models import FAMILIES, model_pair, pad_together, sample
+from tiny_models import model_pair, pad_together, sample
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache

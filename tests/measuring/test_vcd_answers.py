@@ -76,7 +76,7 @@ def test_a_folder_belongs_to_one_process_at_a_time(flags, model, tmp_path, capsy
 
 
 def test_qwen2_vl_is_refused(flags, tmp_path, capsys):
-    model = save_yes_no_checkpoint("qwen2vl", tmp_path / "qwen2vl")
+    model = save_yes_no_checkpoint("qwen2_vl", tmp_path / "qwen2_vl")
     argv = ["pope", *flags, "--model", str(model), "--out", str(tmp_path / "out")]
     assert vcd_answers.main(argv) == 2
     assert "a LLaVA checkpoint" in capsys.readouterr().err

@@ -8,21 +8,14 @@ import torch
 from PIL import Image
 
 from causalmm import CausalMMConfig
-from causalmm.families.checkpoints import DEMOS
+from causalmm.families.loading import load
+from causalmm.families.registry import demos, find
 from causalmm.inputs.images import open_image
 from causalmm.toyworld import CHECKPOINTS
 from causalmm.toyworld.evaluation import answered_right, question_set
 from causalmm.toyworld.scenes import SceneStyle, scene
-from llava_causalmm import loading as llava_loading
-from llava_causalmm import prompt as llava_prompt
-from qwen2vl_causalmm import loading as qwen2vl_loading
-from qwen2vl_causalmm import prompt as qwen2vl_prompt
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-MODULES = {
-    "demo-llava": (llava_loading, llava_prompt),
-    "demo-qwen2vl": (qwen2vl_loading, qwen2vl_prompt),
-}
 TARGETS = {
     "existence random": (92, 100),
     "existence adversarial": (75, 90),
@@ -36,17 +29,17 @@ MINUTES = 45
 """Of training, on 2 CPU cores, at most."""
 
 
-@pytest.fixture(scope="module", params=DEMOS)
+@pytest.fixture(scope="module", params=demos())
 def demo(request):
     if not (CHECKPOINTS / request.param / "model.safetensors").is_file():
         pytest.skip(f"{request.param} is not in this checkout: scripts/train_demo.py trains it")
-    model, processor = MODULES[request.param][0].load(str(CHECKPOINTS / request.param))
+    model, processor = load(str(CHECKPOINTS / request.param))
     return request.param, model, processor
 
 
 def ask(demo, image: Image.Image, prompt: str, config: CausalMMConfig | None) -> str:
     name, model, processor = demo
-    inputs = MODULES[name][1].build_inputs(processor, [image], prompt)
+    inputs = find(model.config.model_type).prompts().build_inputs(processor, [image], prompt)
     output = model.generate(**inputs, causalmm=config, max_new_tokens=40, do_sample=False)
     new = output[0, inputs["input_ids"].shape[1] :]
     return processor.decode(new, skip_special_tokens=True).strip()
@@ -77,7 +70,7 @@ def test_recorded_accuracy_is_what_the_checkpoint_does(demo):
     """A tenth of the recorded questions again: within reach of the recorded interval."""
     name, model, processor = demo
     record = json.loads((CHECKPOINTS / name / "training.json").read_text())["held_out"]
-    family = name.removeprefix("demo-")
+    family = model.config.model_type
     for wanted in ("existence random", "canonical colour"):
         asked = question_set(wanted, family, "test", 40)
         right = answered_right(model, processor, family, asked)
@@ -97,7 +90,11 @@ def test_stop_strings(demo):
     """A caption up to its first article in the middle, with and without branches."""
     name, model, processor = demo
     image = scene(2, style=SceneStyle(counts=(0, 0, 0, 1))).image
-    inputs = MODULES[name][1].build_inputs(processor, [image], "Describe the image.")
+    inputs = (
+        find(model.config.model_type)
+        .prompts()
+        .build_inputs(processor, [image], "Describe the image.")
+    )
     inputs = inputs.to(model.device, model.dtype)
     for config in (None, CausalMMConfig(gamma=0.5)):
         settings = {"causalmm": config, "max_new_tokens": 40, "do_sample": False}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
-from causalmm.families.checkpoints import DEMOS
+from causalmm.families.registry import demos
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,14 +58,14 @@ def test_the_questions_are_those_of_real_benchmarks(toy_results):
 
 def test_the_table_in_the_docs_is_that_of_the_record(toy_results):
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    for model in DEMOS:
+    for model in demos():
         file = ROOT / "docs" / f"toy-results-{model}.json"
         record = json.loads(file.read_text(encoding="utf-8"))
         assert toy_results.table(record["comparisons"]) in page
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", DEMOS)
+@pytest.mark.parametrize("model", demos())
 def test_one_command_makes_the_table(toy_results, model, tmp_path, capsys):
     argv = [model, "--images", "2", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
     assert toy_results.main(argv) == 0

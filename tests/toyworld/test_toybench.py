@@ -4,7 +4,7 @@ import importlib.util
 import json
 import re
 from dataclasses import replace
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 from causalmm.evaluation import commands
 from causalmm.evaluation.answers_file import read_answers
 from causalmm.evaluation.benchmarks import chair, mme, pope, vlind
+from causalmm.families.registry import find
 from causalmm.toyworld import CHECKPOINTS, benchmarks
 from causalmm.toyworld import questions as ask
 from causalmm.toyworld.benchmarks import (
@@ -24,7 +25,7 @@ from causalmm.toyworld.benchmarks import (
     instances,
     write_benchmarks,
 )
-from causalmm.toyworld.lessons import SIZES
+from causalmm.toyworld.recipes import RECIPES
 from causalmm.toyworld.scenes import SceneStyle, scene
 from causalmm.toyworld.vocabulary import CANONICAL, CLASSES, GROUP_OF, GROUPS, plural
 
@@ -300,11 +301,11 @@ def test_sets_have_scenes_of_their_own(few):
     assert len({each.read_bytes() for each in files}) == len(files) == 8 * FEW.images
 
 
-@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("family", RECIPES)
 def test_pictures_are_as_large_as_the_family_knows(family):
     settings = BenchmarkSettings(family=family, images=8)
     sizes = [each.image.size for each in scenes("pope", SceneStyle(), settings).values()]
-    assert sizes == [SIZES[family][index % len(SIZES[family])] for index in range(8)]
+    assert sizes == list(islice(cycle(RECIPES[family].sizes), 8))
 
 
 def test_splits_have_other_scenes():
@@ -318,7 +319,7 @@ def test_splits_have_other_scenes():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"family": "qwen"}, "family='qwen': expected one of llava, qwen2vl"),
+        ({"family": "qwen"}, "family='qwen': expected one of llava, qwen2_vl"),
         ({"split": "train"}, "split='train': expected one of test, development"),
         ({"images": 0}, "images=0: expected 1 to 1000"),
     ],
@@ -347,12 +348,12 @@ def test_the_command_writes_a_folder_once(script, tmp_path, capfd, monkeypatch):
 
     monkeypatch.setattr(script, "write_benchmarks", quickly)
     out = tmp_path / "toy"
-    given = [str(out), "--model-family", "qwen2vl", "--images", "1", "--split", "development"]
+    given = [str(out), "--model-family", "qwen2_vl", "--images", "1", "--split", "development"]
     assert script.main(given) == 0
     assert [each.name for each in tmp_path.iterdir()] == ["toy"]
     settings = json.loads((out / "manifest.json").read_text())["settings"]
     assert (settings["family"], settings["split"], settings["images"]) == (
-        *("qwen2vl", "development", 1),
+        *("qwen2_vl", "development", 1),
     )
     assert " ".join(given[1:]) in (out / "README.md").read_text()
     before = contents(out)
@@ -394,9 +395,9 @@ def test_a_killed_command_leaves_no_half_folder(script, tmp_path, monkeypatch, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("family", RECIPES)
 def test_the_ordinary_commands_work_on_them(few, tmp_path, capfd, family):
-    demo = f"demo-{family}"
+    demo = find(family).demo
     if not (CHECKPOINTS / demo / "model.safetensors").is_file():
         pytest.skip(f"{demo} is not in this checkout: scripts/train_demo.py trains it")
     folder = few[0]

@@ -19,7 +19,8 @@ from causalmm.toyworld.evaluation import (
     mentioned,
     question_set,
 )
-from causalmm.toyworld.lessons import IGNORED, SIZES, collate, text_rows
+from causalmm.toyworld.lessons import IGNORED, collate, text_rows
+from causalmm.toyworld.recipes import RECIPES
 from causalmm.toyworld.scenes import SceneStyle, scene
 from causalmm.toyworld.settings import TrainingSettings
 from causalmm.toyworld.training import Trainer
@@ -31,8 +32,6 @@ from causalmm.toyworld.vocabulary import (
     article,
     plural,
 )
-
-FAMILIES = ("llava", "qwen2vl")
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +164,10 @@ def test_training_questions_are_answered_by_the_scene(training_scenes):
 
 @pytest.mark.parametrize("name", SETS)
 def test_question_sets_are_fixed_and_balanced(name):
-    asked = question_set(name, "qwen2vl", "test", 40)
-    again = question_set(name, "qwen2vl", "test", 40)
+    asked = question_set(name, "qwen2_vl", "test", 40)
+    again = question_set(name, "qwen2_vl", "test", 40)
     assert [each.question for each in asked] == [each.question for each in again]
-    assert len({each.scene.image.size for each in asked}) == len(SIZES["qwen2vl"])
+    assert len({each.scene.image.size for each in asked}) == len(RECIPES["qwen2_vl"].sizes)
     if name.startswith("existence"):
         assert Counter(each.question.answer for each in asked) == {"Yes": 40, "No": 40}
     if name == "existence adversarial":
@@ -202,7 +201,7 @@ def test_intervals_resample_images_not_questions():
     assert difference(right, ~right, asked)["value"] == 0.0
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=RECIPES)
 def built(request):
     return request.param, *build(request.param)
 
@@ -223,7 +222,7 @@ def test_a_packed_question_is_computed_as_if_asked_alone(built):
     family, _, _ = built
     trainer = Trainer(TrainingSettings(family=family, steps=1), folder=None)
     model, processor = trainer.model.eval(), trainer.processor
-    size = SIZES[family][-1]
+    size = RECIPES[family].sizes[-1]
     drawn = [scene(number, style=SceneStyle(size=size)) for number in (5, 6)]
     asked = [ask.training_questions(each.items, random.Random(0)) for each in drawn]
     batch = collate(family, processor, drawn, asked)
@@ -287,7 +286,7 @@ def answer_alone(family, model, processor, question, shown):
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True
     )
-    answer = question.answer if family == "qwen2vl" else f" {question.answer}"
+    answer = RECIPES[family].space + question.answer
     inputs = processor(**shown, text=[prompt + answer], return_tensors="pt")
     model.set_attn_implementation("sdpa")
     with torch.no_grad():

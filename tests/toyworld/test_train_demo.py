@@ -37,7 +37,7 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("values", [{}, {"family": "qwen2vl", "text_rows": 2}])
+@pytest.mark.parametrize("values", [{}, {"family": "qwen2_vl", "text_rows": 2}])
 def test_resuming_equals_not_being_interrupted(values, tmp_path, monkeypatch):
     settings = TrainingSettings(**(SETTINGS | values))
     whole = Trainer(settings, tmp_path / "whole")
@@ -86,7 +86,7 @@ def fitting_absent(processor, batch):
 
 
 def test_quick_vision_equals_upstreams():
-    model, processor = build("qwen2vl")
+    model, processor = build("qwen2_vl")
     plain, quick = model.model.visual, copy.deepcopy(model.model.visual)
     quicken(quick)
     assert list(quick.state_dict()) == list(plain.state_dict())
@@ -139,7 +139,7 @@ def test_packed_rows_equal_attention_with_a_mask(prefix, lengths):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
-@pytest.mark.parametrize("family", ["llava", "qwen2vl"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
 def test_compiled_layers_learn_the_same(family):
     settings = TrainingSettings(
         family=family, steps=1, rows=2, warmup=1, cell_steps=1, cell_rows=2, text_rows=2
@@ -184,7 +184,7 @@ def test_refuses_a_state_of_other_settings(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"family": "clip"}, "family='clip': expected one of llava, qwen2vl"),
+        ({"family": "clip"}, "family='clip': expected one of llava, qwen2_vl"),
         ({"steps": 0}, "steps=0"),
         ({"learning_rate": 0}, "learning_rate=0"),
     ],

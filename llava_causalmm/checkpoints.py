@@ -1,59 +1,38 @@
-"""Load a LLaVA-1.5 checkpoint, of the transformers format or of its authors'.
+"""What LLaVA-1.5 checkpoints need: classes by their format, and a whole processor.
 
-Held by tests/families/test_checkpoints.py and tests/families/test_authors_format.py.
+Tests: tests/families/test_checkpoints.py and tests/families/test_authors_format.py.
 """
 
 from typing import Any
 
 from PIL import Image
 
-from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError
-from causalmm.families.loading import Loaded, load_checkpoint
 from causalmm.families.processors import complete
 
 
-def load(
-    source: str,
-    *,
-    dtype: str = "auto",
-    device: str = "auto",
-    attn: str = "sdpa",
-    causalmm: CausalMMConfig | None = None,
-) -> Loaded:
-    """Model and processor of a folder or hub id, as by `causalmm.families.loading`."""
-    model_class, processor_class = _classes(source)
-    return load_checkpoint(
-        source,
-        model_class,
-        processor_class,
-        _complete,
-        dtype=dtype,
-        device=device,
-        attn=attn,
-        causalmm=causalmm,
-    )
+def find_classes(source: str) -> tuple[type, type]:
+    """Model class and processor class of a checkpoint of the transformers format or its authors'.
 
-
-def _classes(source: str) -> tuple[type, type]:
-    """Classes for the checkpoint's format. Raises RequestError for settings that neither has."""
+    Raises RequestError for settings that LLaVA-1.5 does not have.
+    """
     from llava_causalmm.authors.config import check, read_settings
+    from llava_causalmm.model import AuthorsLlava, LlavaForConditionalGeneration
 
     if (settings := read_settings(source)) is None:
         from transformers import LlavaProcessor
 
-        from llava_causalmm.model import LlavaForConditionalGeneration
-    else:
-        try:
-            check(settings)
-        except RequestError as error:
-            raise RequestError(f"{source}: {error}") from error
-        from llava_causalmm.authors.model import LlavaForConditionalGeneration
-        from llava_causalmm.authors.processor import LlavaProcessor
-    return LlavaForConditionalGeneration, LlavaProcessor
+        return LlavaForConditionalGeneration, LlavaProcessor
+    try:
+        check(settings)
+    except RequestError as error:
+        raise RequestError(f"{source}: {error}") from error
+    from llava_causalmm.authors.processor import LlavaProcessor
+
+    return AuthorsLlava, LlavaProcessor
 
 
-def _complete(source: str, processor: Any, config: Any) -> None:
+def complete_processor(source: str, processor: Any, config: Any) -> None:
     """Settings that older transformers did not save, and the size of pictures.
 
     Raises FailureError where a picture would become other tokens than the model makes features.

@@ -1,41 +1,11 @@
-"""Load a Qwen2-VL checkpoint of the transformers format.
-
-Held by tests/families/test_checkpoints.py.
-"""
+"""What Qwen2-VL checkpoints need: a whole processor. Tests: tests/families/test_checkpoints.py."""
 
 from typing import Any
 
-from causalmm.config import CausalMMConfig
-from causalmm.families.loading import Loaded, load_checkpoint
 from causalmm.families.processors import complete
 
 
-def load(
-    source: str,
-    *,
-    dtype: str = "auto",
-    device: str = "auto",
-    attn: str = "sdpa",
-    causalmm: CausalMMConfig | None = None,
-) -> Loaded:
-    """Model and processor of a folder or hub id, as by `causalmm.families.loading`."""
-    from transformers import Qwen2VLProcessor
-
-    from qwen2vl_causalmm import Qwen2VLForConditionalGeneration
-
-    return load_checkpoint(
-        source,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLProcessor,
-        _complete,
-        dtype=dtype,
-        device=device,
-        attn=attn,
-        causalmm=causalmm,
-    )
-
-
-def _complete(source: str, processor: Any, config: Any) -> None:
+def complete_processor(source: str, processor: Any, config: Any) -> None:
     """Settings that older transformers did not save, or saved under other names.
 
     Raises FailureError where a picture would be cut into other patches than the model's.

@@ -1,0 +1,19 @@
+"""The declaration of the family LLaVA-1.5."""
+
+from causalmm.families.family import Family
+
+FAMILY = Family(
+    name="llava",
+    title="LLaVA",
+    other_model_types=("llava_llama",),  # of its authors' later releases
+    model_class="llava_causalmm.model:LlavaForConditionalGeneration",
+    processor_class="transformers:LlavaProcessor",
+    find_classes="llava_causalmm.checkpoints:find_classes",
+    complete_processor="llava_causalmm.checkpoints:complete_processor",
+    prompt="llava_causalmm.prompt",
+    media=frozenset({"image"}),
+    sized_pictures=False,
+    vision_tower="model.vision_tower",
+    vision_attention="model.vision_tower.encoder.layers.{}.self_attn",
+    demo="demo-llava",
+)

@@ -1,0 +1,65 @@
+"""What the tests need of a family besides its declaration: one `FamilyRow` each.
+
+Tests are parametrised over FAMILIES, and ask the row or the declaration instead of a family's name.
+A family of another package gives its row to the contract tests with `--family-row MODULE:ROW`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from causalmm.families.family import Family, load_reference
+from causalmm.families.registry import OWN
+
+_ROWS = {"llava": "tiny_llava:ROW", "qwen2_vl": "tiny_qwen2_vl:ROW"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyRow:
+    """Tiny parts of a family, of tests/tiny_words.py's vocabulary."""
+
+    family: Family
+    upstream: type
+    """Transformers' model class."""
+    config: Callable[..., Any]
+    """Of a tiny model; `layers` is the depth of the decoder."""
+    sample: Callable[..., dict[str, Tensor]]
+    """Model inputs of one prompt: `seed`, words `before` the image and `after` it."""
+    two_images: dict[str, Any]
+    """Keywords of `sample` for two images."""
+    processor: Callable[[], Any]
+    """For the pictures and tokens of `config`."""
+    class_token: bool = False
+    """Whether the vision tower has a token in front of its patches."""
+    shown: str = ""
+    """The words of "what ?" and one picture by the chat template."""
+    answered: str = ""
+    """The end of two turns by the chat template."""
+    hub_names: dict[str, str] = field(default_factory=dict)
+    """Beginnings of names of weights, and what they are in the checkpoints on the hub."""
+    unsaid: tuple[str, ...] = ()
+    """Settings of the processor that older transformers did not save."""
+    processor_parts: tuple[str, ...] = ()
+    """Where they are in processor_config.json; none: in the file itself."""
+
+    @property
+    def name(self) -> str:
+        return self.family.name
+
+
+def row_of(family: str | FamilyRow) -> FamilyRow:
+    """The row of a family's name; a row is returned as it is."""
+    return family if isinstance(family, FamilyRow) else load_reference(_ROWS[checked(family)])
+
+
+def checked(family: str) -> str:
+    """The name of a family that has a row. Raises LookupError for another."""
+    if family not in _ROWS:
+        raise LookupError(f"family {family!r} has no row in tests/family_rows.py: add one")
+    return family
+
+
+FAMILIES = tuple(checked(load_reference(reference).name) for reference in OWN)
+"""The names of this project's families."""

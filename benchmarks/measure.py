@@ -1,11 +1,12 @@
-"""Contestants that take turns, medians with quartiles, and the record of a benchmark.
+"""Calls that take turns, medians with quartiles, and the record of a benchmark.
 
-A *contestant* is a name and a call. All of them run once a round, each round begins with another
-one, and ratios are taken within a round: so what slows the machine down for a while slows all of
-them. A *bar* is a number that a measured one may not pass. Held by
-tests/measuring/test_benchmarks.py.
+A *contender* is a name and a call. All of them run once a round, each round begins with another
+one, and ratios are taken within a round: what slows the machine down for a while slows all of them.
+A *bar* is a limit for a measured number.
+Tests: tests/measuring/test_benchmarks.py.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -18,9 +19,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import table
 import torch
 from tqdm import tqdm
 
+from causalmm.cli.flags import Parser, at_least
 from causalmm.cli.terminal import exit_code
 from causalmm.errors import RequestError
 from causalmm.evaluation.run_record import git_commit
@@ -28,28 +31,29 @@ from causalmm.families.loading import find_device
 
 T = TypeVar("T")
 
-RESULTS = Path(__file__).resolve().parent / "results"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 LEAST_ROUNDS = 3
 """Rounds that are run however long they take: fewer have no quartiles worth the name."""
-_VERSIONS = ("causalmm", "torch", "transformers")
+
+
+# -- measuring ---------------------------------------------------------------------------------
 
 
 def take_turns(
-    contestants: Mapping[str, Callable[[], T]],
+    contenders: Mapping[str, Callable[[], T]],
     rounds: int,
     *,
     warm_up: int = 1,
     seconds: float = float("inf"),
 ) -> dict[str, list[T]]:
-    """What each contestant returned in each round; unmeasured rounds come first.
+    """What each contender returned in each round; unmeasured rounds come first.
 
     After `seconds` no further round is begun, once there are enough.
     """
-    names = list(contestants)
+    names = list(contenders)
     results: dict[str, list[T]] = {name: [] for name in names}
     for _ in range(warm_up):
-        for call in contestants.values():
+        for call in contenders.values():
             call()
     begun = time.perf_counter()
     for number in tqdm(range(rounds), desc="rounds", unit="round", leave=False):
@@ -57,7 +61,7 @@ def take_turns(
             break
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            results[name].append(contestants[name]())
+            results[name].append(contenders[name]())
     return results
 
 
@@ -72,7 +76,7 @@ def timed(call: Callable[[], Any], device: torch.device, repeats: int = 1) -> fl
 
 
 def repeats_for(call: Callable[[], Any], device: torch.device, seconds: float = 0.02) -> int:
-    """How many calls in a row take about so long, so that the clock's own time is nothing."""
+    """How many calls in a row take about so long that the clock's own time does not matter."""
     if timed(call, device) > 1:
         return 1  # what else a first call does is little of that
     return max(1, min(1000, round(seconds / max(timed(call, device), 1e-9))))
@@ -93,15 +97,12 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(samples: Sequence[float], base: Sequence[float]) -> dict[str, float]:
-    """The spread of the ratios to another contestant, each taken within one round."""
+    """The spread of the ratios to another contender, each taken within one round."""
     return spread([one / other for one, other in zip(samples, base, strict=True)])
 
 
-# -- bars --------------------------------------------------------------------------------------
-
-
 class Bar(NamedTuple):
-    """What was asked of a number."""
+    """A limit, and the measured value."""
 
     what: str
     value: float
@@ -112,68 +113,31 @@ class Bar(NamedTuple):
     def met(self) -> bool:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
-    def to_dict(self) -> dict[str, Any]:
-        return self._asdict() | {"met": self.met}
+
+# -- commands and records ----------------------------------------------------------------------
 
 
-# -- records -----------------------------------------------------------------------------------
+def command(run: Callable[[list[str]], None]) -> Callable[..., int]:
+    """The `main` of a benchmark: runs it and returns its exit code."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
+
+    return main
 
 
-def write_record(
-    out: Path,
-    benchmark: str,
-    argv: Sequence[str],
-    device: torch.device,
-    settings: Mapping[str, Any],
-    results: Any,
-    bars: Sequence[Bar],
-) -> dict[str, Any]:
-    """Write what was measured, and on what, as JSON; return it as it was written."""
-    record = {
-        "benchmark": benchmark,
-        "command": ["python", f"benchmarks/{benchmark}.py", *argv],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(device),
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in _VERSIONS},
-        "git_commit": git_commit(),
-        "settings": dict(settings),
-        "results": results,
-        "bars": [bar.to_dict() for bar in bars],
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return json.loads(json.dumps(record))
+def make_parser(doc: str, counts: Mapping[str, int]) -> argparse.ArgumentParser:
+    """A parser with the flags of all benchmarks, and one for each count, with its default.
 
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """The processor, and the graphics card where that is what was measured."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "system": platform.system(),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-# -- commands ----------------------------------------------------------------------------------
-
-
-def run_command(run: Callable[[list[str]], None], argv: Sequence[str] | None) -> int:
-    """Run a benchmark and return its exit code."""
-    return exit_code(lambda: run(list(sys.argv[1:] if argv is None else argv)))
+    `doc` is the benchmark's docstring.
+    """
+    parser = Parser(description=doc.partition("\n")[0])
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="JSON file; otherwise one in benchmarks/results")
+    for flag, default in counts.items():
+        parser.add_argument(flag, type=at_least(1), default=default, metavar="N")
+    return parser
 
 
 def pick_device(name: str) -> torch.device:
@@ -182,3 +146,48 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise RequestError(f"device {name!r}: benchmarks run on cpu and cuda")
     return device
+
+
+def finish(
+    benchmark: str,
+    argv: Sequence[str],
+    args: argparse.Namespace,
+    results: Any,
+    bars: Sequence[Bar],
+) -> Path:
+    """Write what was measured as JSON and print its tables; return the file."""
+    record = {
+        "benchmark": benchmark,
+        "command": ["python", f"benchmarks/{benchmark}.py", *argv],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": _machine(torch.device(args.device)),
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("causalmm", "torch", "transformers")},
+        "git_commit": git_commit(),
+        "settings": {name: value for name, value in vars(args).items() if name != "out"},
+        "results": results,
+        "bars": [bar._asdict() | {"met": bar.met} for bar in bars],
+    }
+    words = [benchmark, vars(args).get("preset"), torch.device(args.device).type]
+    words.append("compiled" if vars(args).get("compile") else None)
+    out = args.out or table.RESULTS / f"{'-'.join(filter(None, words))}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(table.show(table.read(out)))
+    return out
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    """The processor, and the graphics card where that is what was measured."""
+    cpu = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():
+        names = [line for line in info.read_text("utf-8").splitlines() if "model name" in line]
+        cpu = names[0].partition(":")[2].strip() if names else cpu
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count() if affinity is None else len(affinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "system": platform.system(),
+    }

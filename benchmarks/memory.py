@@ -4,13 +4,14 @@ On CUDA the allocator counts. On a CPU the kernel does: the process gives back w
 keeps for later, resets the mark of its largest resident size, and reads it again after the call.
 So whatever the call touches counts, scratch space inside of libraries too. That needs Linux; and
 the allocator does not go back to its habits, so measure time before memory, or elsewhere. A used
-heap reads too high: from its large free blocks memory is taken in turns, and what was freed stays.
-So what is small is read in a process of its own (`fresh_processes`), which calls `settle_heap`
-before it makes a tensor. Held by tests/measuring/test_benchmarks.py, on allocations of known size.
+heap reads too high: large free blocks stay resident. So what is small is read in a process of its
+own (`fresh_processes`), which calls `settle_heap` before it makes a tensor.
+Tests, on allocations of known size: tests/measuring/test_benchmarks.py.
 """
 
 import ctypes
 import gc
+import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -22,8 +23,7 @@ from measure import synchronize
 
 from causalmm.errors import RequestError
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_RESET_PEAK = "5"
+_RESET_PEAK = "5"  # of /proc/self/clear_refs
 _MMAP_THRESHOLD = -3  # of glibc's mallopt
 
 
@@ -53,7 +53,7 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> Peak:
     else:
         settle_heap()
         try:
-            _CLEAR.write_text(_RESET_PEAK)
+            Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
         except OSError as error:
             raise RequestError("peak memory on a CPU is read from Linux's /proc") from error
         before = resident("VmRSS")
@@ -65,10 +65,9 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> Peak:
 
 def resident(field: str) -> int:
     """Bytes of this process by /proc/self/status: VmRSS now, VmHWM at most."""
-    for line in _STATUS.read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    if match := re.search(rf"^{field}:\s*(\d+) kB$", status, re.MULTILINE):
+        return int(match[1]) * 1024
     raise RequestError(f"/proc/self/status has no {field}")
 
 

@@ -12,43 +12,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FAMILIES = ("llava",)
+"""Those that it can run."""
+SETTINGS = {"alpha": 1.0, "beta": 0.1, "seed": 0}
 
-def available(model: Any) -> bool:
-    """Whether the package is here and can run this model."""
-    return find_spec("mitigv") is not None and model.config.model_type == "llava"
+
+def available(family: str) -> bool:
+    """Whether the package is here and can run models of this family."""
+    return find_spec("mitigv") is not None and family in FAMILIES
 
 
-class VisualContrast:
-    """The package's greedy VCD on upstream's model."""
+def generate(
+    model: Any,
+    inputs: dict[str, Tensor],
+    new_tokens: int,
+    streamer: Any = None,
+    end_token: int | None = None,
+) -> Tensor:
+    """New tokens int64 [B, T] of upstream's model, greedy, up to where all rows have said
+    `end_token`.
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    `streamer.put` gets each step's, as in transformers.
+    """
+    vcd = import_module("mitigv.algorithms.vcd").VCD
+    adapt = import_module("mitigv.backends.factory").adapt_vision_language
 
-    def generate(
-        self,
-        inputs: dict[str, Tensor],
-        new_tokens: int,
-        streamer: Any = None,
-        end_token: int | None = None,
-    ) -> Tensor:
-        """New tokens int64 [B, T], up to where all rows have said `end_token`.
+    class Watched(vcd):
+        def _sample_next(self, logits: Tensor, config: Any) -> Tensor:
+            tokens = super()._sample_next(logits, config)
+            if streamer is not None:
+                streamer.put(tokens.cpu())
+            return tokens
 
-        `streamer.put` gets each step's, as in transformers.
-        """
-        vcd = import_module("mitigv.algorithms.vcd").VCD
-        adapt = import_module("mitigv.backends.factory").adapt_vision_language
-
-        class Watched(vcd):
-            def _sample_next(self, logits: Tensor, config: Any) -> Tensor:
-                tokens = super()._sample_next(logits, config)
-                if streamer is not None:
-                    streamer.put(tokens.cpu())
-                return tokens
-
-        model, processor = adapt("llava", self.model, _Prepared(inputs, end_token))
-        settings = {"alpha": 1.0, "beta": 0.1, "seed": 0, "max_new_tokens": new_tokens}
-        Watched(model=model, processor=processor, **settings)(None, "")
-        return torch.as_tensor(processor.said)
+    adapted, processor = adapt("llava", model, _Prepared(inputs, end_token))
+    Watched(model=adapted, processor=processor, **SETTINGS, max_new_tokens=new_tokens)(None, "")
+    return torch.as_tensor(processor.new_tokens)
 
 
 class _Prepared:
@@ -59,11 +57,11 @@ class _Prepared:
     def __init__(self, inputs: dict[str, Tensor], end_token: int | None) -> None:
         self.inputs = inputs
         self.eos_token_id = end_token
-        self.said: Tensor | None = None
+        self.new_tokens: Tensor | None = None
 
     def __call__(self, **_: Any) -> dict[str, Tensor]:
         return dict(self.inputs)
 
     def batch_decode(self, tokens: Tensor, **_: Any) -> list[str]:
-        self.said = tokens
+        self.new_tokens = tokens
         return [""] * len(tokens)

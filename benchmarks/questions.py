@@ -4,31 +4,18 @@ python benchmarks/questions.py --preset cpu-small
 
 Plain and CausalMM each answer all questions one after another by `generate`, and all at once by
 `causalmm.decoding.shared_image.generate_together`, taking turns in one process. Greedy, random
-weights, no end token: every answer has `--new-tokens` tokens. Held by
-tests/measuring/test_benchmarks.py.
+weights, no end token: every answer has `--new-tokens` tokens.
+Tests: tests/measuring/test_benchmarks.py.
 """
 
 import argparse
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import measure
 import models
-import table
 import torch
-from measure import (
-    DTYPES,
-    RESULTS,
-    Bar,
-    pick_device,
-    ratios,
-    run_command,
-    spread,
-    synchronize,
-    take_turns,
-    write_record,
-)
+from measure import Bar
 from torch import Tensor
 
 from causalmm import CausalMMConfig
@@ -39,93 +26,71 @@ ALONE, TOGETHER = "one by one", "together"
 PLAIN, OURS = "plain", "causalmm"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark and return its exit code."""
-    return run_command(run, argv)
-
-
 def run(argv: list[str]) -> None:
     """Measure, write and print. Raises RequestError for what cannot be measured."""
     args = parse_args(argv)
-    device = pick_device(args.device)
-    pair = models.build_pair(
-        args.preset, dtype=DTYPES[args.dtype], device=device, image_tokens=args.image_tokens
+    device = measure.pick_device(args.device)
+    ours, upstream = models.build_pair(
+        args.preset, measure.DTYPES[args.dtype], device, args.image_tokens
     )
-    rows = questions(args, pair.ours)
-    plan = pair.ours.causalmm_plan(CausalMMConfig(mode=args.mode))
-    settings = {"do_sample": False, "max_new_tokens": args.new_tokens}
-
-    def alone(model: Any, **extra: Any) -> Callable[[], Tensor]:
-        def call() -> Tensor:
-            said = [model.generate(**row, **settings, **extra) for row in rows]
-            new = [
-                tokens[0, row["input_ids"].shape[1] :]
-                for tokens, row in zip(said, rows, strict=True)
-            ]
-            return torch.stack(new)
-
-        return call
-
-    def together(plan: Any) -> Callable[[], Tensor]:
-        return lambda: generate_together(pair.ours, rows, causalmm=plan, **settings)
-
-    ways = {
-        f"{PLAIN}, {ALONE}": alone(pair.upstream),
-        f"{PLAIN}, {TOGETHER}": together(None),
-        f"{OURS}, {ALONE}": alone(pair.ours, causalmm=plan),
-        f"{OURS}, {TOGETHER}": together(plan),
-    }
-    answers = take_turns(
-        {way: lambda call=call: _timed(call, device) for way, call in ways.items()}, args.rounds
-    )
-    results = rows_of(answers, len(rows))
-    out = args.out or RESULTS / f"questions-{args.preset}-{device.type}.json"
-    recorded = {name: value for name, value in vars(args).items() if name != "out"}
-    record = write_record(out, "questions", argv, device, recorded, results, bars_of(results))
-    print(table.show(record))
-
-
-def questions(args: argparse.Namespace, model: Any) -> list[dict[str, Tensor]]:
-    """Prompts about one image that differ in what follows it, each some tokens longer."""
-    return [
+    prompts = [
         models.prompt(
-            args.preset, model, image_tokens=args.image_tokens,
+            ours, image_tokens=args.image_tokens,
             text_tokens=args.text_tokens + 2 * number, question=number,
         )
         for number in range(args.questions)
     ]  # fmt: skip
+    plan = ours.causalmm_plan(CausalMMConfig(mode=args.mode))
+    settings = {"do_sample": False, "max_new_tokens": args.new_tokens}
+
+    def alone(model: Any, **extra: Any) -> Callable[[], Tensor]:
+        return lambda: torch.cat(
+            [
+                model.generate(**each, **settings, **extra)[:, each["input_ids"].shape[1] :]
+                for each in prompts
+            ]
+        )
+
+    def together(plan: Any) -> Callable[[], Tensor]:
+        return lambda: generate_together(ours, prompts, causalmm=plan, **settings)
+
+    ways = {
+        f"{PLAIN}, {ALONE}": alone(upstream),
+        f"{PLAIN}, {TOGETHER}": together(None),
+        f"{OURS}, {ALONE}": alone(ours, causalmm=plan),
+        f"{OURS}, {TOGETHER}": together(plan),
+    }
+    tokens = {way: call().cpu() for way, call in ways.items()}
+    seconds = measure.take_turns(
+        {way: lambda call=call: measure.timed(call, device) for way, call in ways.items()},
+        args.rounds,
+        warm_up=0,
+    )
+    rows = rows_of(seconds, tokens)
+    measure.finish("questions", argv, args, rows, bars_of(rows))
 
 
-def _timed(call: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
-    synchronize(device)
-    begun = time.perf_counter()
-    tokens = call()
-    synchronize(device)
-    return time.perf_counter() - begun, tokens.cpu()
-
-
-def rows_of(answers: dict[str, list[tuple[float, Tensor]]], questions: int) -> list[dict[str, Any]]:
-    """Each way's time, and its ratios to plain one by one and to CausalMM one by one."""
-    seconds = {way: [each[0] for each in rounds] for way, rounds in answers.items()}
+def rows_of(seconds: dict[str, list[float]], tokens: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Each way's time, and its measure.ratios to plain one by one and to CausalMM one by one."""
     rows = []
     for way, mine in seconds.items():
-        kind = way.partition(",")[0]
-        one_by_one = answers[f"{kind}, {ALONE}"][0][1]
+        one_by_one = tokens[f"{way.partition(',')[0]}, {ALONE}"]
         rows.append(
             {
                 "way": way,
-                "time_s": spread(mine),
-                "questions_per_s": questions / spread(mine)["median"],
-                "speed_to_plain": ratios(seconds[f"{PLAIN}, {ALONE}"], mine),
-                "speed_to_causalmm": ratios(seconds[f"{OURS}, {ALONE}"], mine),
+                "time_s": measure.spread(mine),
+                "questions_per_s": len(tokens[way]) / measure.spread(mine)["median"],
+                "speed_to_plain": measure.ratios(seconds[f"{PLAIN}, {ALONE}"], mine),
+                "speed_to_causalmm": measure.ratios(seconds[f"{OURS}, {ALONE}"], mine),
                 # Rounding may turn a near tie.
-                "same_tokens": float((answers[way][0][1] == one_by_one).float().mean()),
+                "same_tokens": float((tokens[way] == one_by_one).float().mean()),
             }
         )
     return rows
 
 
 def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
+    """Those of CausalMM together."""
     mine = next(row for row in rows if row["way"] == f"{OURS}, {TOGETHER}")
     return [
         Bar("speed to CausalMM one by one", mine["speed_to_causalmm"]["median"], 3.0, True),
@@ -134,23 +99,21 @@ def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add = parser.add_argument
-    add("--preset", choices=models.PRESETS, default="cpu-small")
-    add("--mode", choices=MODES, default=CausalMMConfig().mode)
-    add("--dtype", choices=DTYPES, default="bfloat16")
-    add("--device", default="cpu")
-    add("--questions", type=int, default=6)
-    add("--image-tokens", type=int, default=576)
-    add("--text-tokens", type=int, default=24, help="of the first question; each next has 2 more")
-    add("--new-tokens", type=int, default=16)
-    add("--rounds", type=int, default=7)
-    add("--out", type=Path, help="JSON file; otherwise one in benchmarks/results")
-    args = parser.parse_args(argv)
-    if min(args.questions, args.new_tokens, args.rounds) < 1:
-        parser.error("expected --questions, --new-tokens and --rounds of at least 1")
-    return args
+    # Of text: the first question; each next has 2 tokens more.
+    counts = {
+        "--rounds": 7,
+        "--questions": 6,
+        "--image-tokens": 576,
+        "--text-tokens": 24,
+        "--new-tokens": 16,
+    }
+    parser = measure.make_parser(__doc__, counts)
+    parser.add_argument("--preset", choices=models.PRESETS, default="cpu-small")
+    parser.add_argument("--mode", choices=MODES, default=CausalMMConfig().mode)
+    return parser.parse_args(argv)
 
+
+main = measure.command(run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,14 +1,13 @@
-"""The same branches one after another: how one writes them on a plain model.
+"""The same branches one after another, as one would write them first on a plain model.
 
 Each branch is its own forward over upstream's model, with its own image encoding and its own cache,
 and an attention function that edits every row where the branch edits. The formulas and the contrast
 are ours, so that all that differs is how the branches are run: three forwards a token where ours is
 one. Greedy, prompts without padding, vision site "attention".
-Gives our tokens: held by tests/measuring/test_benchmarks.py.
+Same tokens as ours: tests/measuring/test_benchmarks.py.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -21,21 +20,17 @@ from causalmm.counterfactual.attention import language_attention, vision_attenti
 from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.plan import BranchPlan, Intervention
-from causalmm.families.registry import find
+from causalmm.figures.recording import attention_modules
 
 NAME = "causalmm_one_branch"
 
 
-@dataclass(frozen=True)
-class Branch:
+class Branch(NamedTuple):
     """What one forward edits: a draw of a method in either tower."""
 
     vision: Intervention | None = None
     language: Intervention | None = None
     draw: int = 0
-
-
-FACTUAL = Branch()
 
 
 class SequentialBranches:
@@ -46,30 +41,43 @@ class SequentialBranches:
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)
         self.model = model
-        self.running = FACTUAL
-        for tower, modules in find(model.config.model_type).attention_modules(model).items():
-            for layer, module in enumerate(modules):
+        self.running = Branch()
+        towers = {"vision": model.get_encoder("image"), "language": model.get_decoder()}
+        for tower, modules in towers.items():
+            for layer, module in enumerate(attention_modules(modules)):
                 module.one_branch = (self, tower, layer)
 
     @torch.no_grad()
     def generate(
         self, inputs: dict[str, Tensor], plan: BranchPlan, new_tokens: int, streamer: Any = None
     ) -> Tensor:
-        """New tokens int64 [B, T]. `streamer.put` gets each step's, as in transformers."""
+        """New tokens int64 [B, T]. `streamer.put` gets each step's, as in transformers.
+
+        Raises ValueError for site "features" and for padding.
+        """
         if plan.site != "attention" or not bool(inputs["attention_mask"].all()):
             raise ValueError("sequential branches know neither site='features' nor padding")
-        branches = {
-            branch: DynamicCache(config=self.model.config.get_text_config())
-            for branch in (FACTUAL, *_vision_branches(plan), *_language_branches(plan))
-        }
+        # (strength, branches whose logits are averaged); the factual one first.
+        edits = [] if plan.vision is None else [(plan.gamma_vision, plan.vision, None)]
+        edits += [] if plan.language is None else [(plan.gamma_language, None, plan.language)]
+        if plan.joint:
+            edits = [(plan.gamma_joint, plan.vision, plan.language)]
+        groups = [(0.0, [Branch()])]
+        for gamma, vision, language in edits:
+            draws = (vision or language).draws
+            groups.append((gamma, [Branch(vision, language, draw) for draw in range(draws)]))
+        text = self.model.config.get_text_config()
+        caches = {each: DynamicCache(config=text) for _, branches in groups for each in branches}
         batch, length = inputs["input_ids"].shape
         tokens: list[Tensor] = []
         step = dict(inputs)
         for number in range(new_tokens):
-            logits = {
-                branch: self._logits(step, branch, cache) for branch, cache in branches.items()
-            }
-            tokens.append(_contrast(plan, logits).argmax(dim=-1))
+            (_, factual), *branches = [
+                (gamma, torch.stack([self._logits(step, each, caches[each]) for each in members]))
+                for gamma, members in groups
+            ]
+            contrasts = [Contrast(gamma, expected_logits(logits)) for gamma, logits in branches]
+            tokens.append(adjust(factual[0].float(), contrasts, plan.epsilon).argmax(dim=-1))
             if streamer is not None:
                 streamer.put(tokens[-1].cpu())
             step = {"input_ids": tokens[-1][:, None]}
@@ -79,38 +87,8 @@ class SequentialBranches:
 
     def _logits(self, step: dict[str, Tensor], branch: Branch, cache: DynamicCache) -> Tensor:
         self.running = branch
-        try:
-            output = self.model(**step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        finally:
-            self.running = FACTUAL
+        output = self.model(**step, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return output.logits[:, -1]
-
-
-def _vision_branches(plan: BranchPlan) -> list[Branch]:
-    """Those with images of their own: the vision draws, or the joint ones."""
-    if plan.vision is None:
-        return []
-    language = plan.language if plan.joint else None
-    return [Branch(plan.vision, language, draw) for draw in range(plan.vision.draws)]
-
-
-def _language_branches(plan: BranchPlan) -> list[Branch]:
-    if plan.language is None or plan.joint:
-        return []
-    return [Branch(None, plan.language, draw) for draw in range(plan.language.draws)]
-
-
-def _contrast(plan: BranchPlan, logits: dict[Branch, Tensor]) -> Tensor:
-    strength = plan.gamma_joint if plan.joint else plan.gamma_vision
-    contrasts = [
-        Contrast(gamma, expected_logits(torch.stack([logits[branch] for branch in branches])))
-        for gamma, branches in (
-            (strength, _vision_branches(plan)),
-            (plan.gamma_language, _language_branches(plan)),
-        )
-        if branches
-    ]
-    return adjust(logits[FACTUAL].float(), contrasts, plan.epsilon)
 
 
 def _attend(
@@ -135,7 +113,6 @@ def _attend(
     if tower == "vision":
         output = vision_attention(edit.method, query, key, value, **settings)
     else:
-        past = key.shape[2] - query.shape[2]
-        visible = AttentionMask(query_start=past)  # no padding
+        visible = AttentionMask(query_start=key.shape[2] - query.shape[2])  # no padding
         output = language_attention(edit.method, query, key, value, visible=visible, **settings)
     return output.transpose(1, 2).contiguous(), None

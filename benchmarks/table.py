@@ -2,13 +2,13 @@
 
 Without files: all of benchmarks/results. So no number in a text is typed by hand. Ratios are
 medians of the ratios within rounds; brackets hold quartiles. Imports no torch.
-Held by tests/measuring/test_benchmarks.py.
+Tests: tests/measuring/test_benchmarks.py.
 """
 
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ from causalmm.cli.terminal import exit_code
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Record = Mapping[str, Any]
+
+
+def read(file: Path) -> Record:
+    """What a benchmark wrote."""
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def show(record: Record) -> str:
@@ -32,7 +37,7 @@ def show(record: Record) -> str:
 def grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, columns as wide as they need to be."""
     cells = [list(columns), ["---"] * len(columns), *(list(row) for row in rows)]
-    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in cells
@@ -44,13 +49,12 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def attention(record: Record) -> list[str]:
-    """Times, then memory, of each tower and step: a way a row, a length a column."""
+    """Times, then memory, of each tower and step: a contender a row, a length a column."""
     tables = []
-    kinds = dict.fromkeys((row["tower"], row["step"]) for row in record["results"])
-    for tower, step in kinds:
+    for tower, step in dict.fromkeys((row["tower"], row["step"]) for row in record["results"]):
         mine = [row for row in record["results"] if (row["tower"], row["step"]) == (tower, step)]
-        lengths = list(dict.fromkeys(row["keys"] for row in mine))
-        ways = list(dict.fromkeys(row["way"] for row in mine))
+        lengths = dict.fromkeys(row["keys"] for row in mine)
+        ways = dict.fromkeys(row["way"] for row in mine)
         found = {(row["way"], row["keys"]): row for row in mine}
         for what, cell in (("time, to SDPA's", _time_cell), ("peak extra memory", _memory_cell)):
             rows = [[way, *(cell(found[way, length]) for length in lengths)] for way in ways]
@@ -62,52 +66,45 @@ def attention(record: Record) -> list[str]:
 def _time_cell(row: Record) -> str:
     if "left_out" in row:
         return ""
-    return f"{_time(row['time_s']['median'])}, {_ratio(row['time_ratio'])}"
+    return f"{_time(row['time_s'])}, {_times(row['time_ratio'])}"
 
 
 def _memory_cell(row: Record) -> str:
     if "left_out" in row:
         return ""
-    ratio = "" if row["extra_ratio"] is None else f", {row['extra_ratio']:.2f}x"
-    return f"{_size(row['extra_bytes'])}{ratio}"
+    return ", ".join(filter(None, (_size(row["extra_bytes"]), _times(row["extra_ratio"]))))
 
 
 def decode(record: Record) -> list[str]:
-    """Prefill, step and memory, each as a ratio to plain; and how far the bounds are."""
+    """Prefill, step and memory, each as a ratio to plain, beside those of FLOPs and bytes."""
     results, settings = record["results"], record["settings"]
-    speed = results["speed"]
-    length = settings["image_tokens"] + settings["text_tokens"]
-    note = (
-        f"{settings['preset']}, {settings['dtype']}, prompts of {length} tokens, "
-        f"{settings['new_tokens']} new tokens; weights {_size(results['weights_bytes'])}; measured "
-        f"here: {speed['flops'] / 1e9:,.0f} GFLOP/s in its linear layers, "
-        f"{speed['read'] / 1e9:,.1f} GB/s read, {speed['gemv'] / 1e9:,.1f} GB/s in its GEMV"
-    )
-    tables = [note]
+    tables = [
+        f"{settings['preset']}, {settings['dtype']}, prompts of "
+        f"{settings['image_tokens'] + settings['text_tokens']} tokens, "
+        f"{settings['new_tokens']} new tokens; weights {_size(results['weights_bytes'])}"
+    ]
     for batch in settings["batch"]:
-        mine = [row for row in results["rows"] if row["batch"] == batch]
         columns = [
-            f"batch {batch}", "prefill", "to plain", "FLOPs to plain", "over bound",
-            "a token", "to plain", "bytes to plain", "over bound", "tokens/s",
+            f"batch {batch}", "prefill", "to plain", "FLOPs to plain",
+            "a token", "to plain", "bytes to plain", "tokens/s",
             "to sequential", "peak memory", "to plain",
         ]  # fmt: skip
         rows = [
             [
                 row["way"],
-                _time(row["prefill_s"]["median"]),
+                _time(row["prefill_s"]),
                 _spread(row["prefill_ratio"]),
                 _times(row.get("prefill_flops_ratio")),
-                _times(row.get("prefill_gap")),
-                _time(row["step_s"]["median"]),
+                _time(row["step_s"]),
                 _spread(row["step_ratio"]),
                 _times(row.get("step_bytes_ratio")),
-                _times(row.get("step_gap")),
                 f"{row['tokens_per_s']:.1f}",
-                _ratio(row["step_to_sequential"]) if "step_to_sequential" in row else "",
+                _times(row.get("step_to_sequential")),
                 _size(row["peak_bytes"]),
                 _times(row["peak_ratio"]),
             ]
-            for row in mine
+            for row in results["rows"]
+            if row["batch"] == batch
         ]
         tables.append(grid(columns, rows))
     return tables
@@ -124,7 +121,7 @@ def questions(record: Record) -> list[str]:
     rows = [
         [
             row["way"],
-            _time(row["time_s"]["median"]),
+            _time(row["time_s"]),
             f"{row['questions_per_s']:.2f}",
             _spread(row["speed_to_plain"]),
             _spread(row["speed_to_causalmm"]),
@@ -136,45 +133,29 @@ def questions(record: Record) -> list[str]:
 
 
 def loading(record: Record) -> list[str]:
-    """Memory of loading and of branches, and imports."""
+    """Memory of loading and of branches."""
     results = record["results"]
-    size, load, times = results["checkpoint_bytes"], results["load"], results["imports"]
-    weights = results["branches"]["weights_bytes"]
-    rows = [
-        ["checkpoint", _size(size)],
-        *(
-            [
-                f"loading it as {dtype}: peak memory, to the checkpoint",
-                f"{_size(found['extra_bytes'])}, {found['extra_bytes'] / size:.2f}x",
-            ]
-            for dtype, found in load.items()
-        ),
+    size = results["checkpoint_bytes"]
+    rows = [["checkpoint", _size(size)]]
+    rows += [
+        [
+            f"loading it as {dtype}: peak memory, to the checkpoint",
+            f"{_size(found['extra_bytes'])}, {_times(found['extra_bytes'] / size)}",
+        ]
+        for dtype, found in results["load"].items()
     ]
     rows += [
         [f"answer of {each['rows']} rows, peak extra memory", _size(each["extra_bytes"])]
         for each in results["branches"]["peaks"]
     ]
-    rows += [
-        ["weights held meanwhile", _size(weights)],
-        ["import of the upstream modules", _time(times["upstream"]["median"])],
-        ["import of ours", f"{_time(times['ours']['median'])}, {_spread(times['ratio'])}"],
-        ["heavy packages installed here", ", ".join(results["heavy"]["installed"]) or "none"],
-        ["of these imported by an answer", ", ".join(results["heavy"]["imported"]) or "none"],
-    ]
+    rows.append(["weights held meanwhile", _size(results["branches"]["weights_bytes"])])
     return [grid([f"{record['settings']['preset']}, {record['settings']['dtype']}", ""], rows)]
 
 
-_TABLES: dict[str, Callable[[Record], list[str]]] = {
-    "attention": attention,
-    "decode": decode,
-    "questions": questions,
-    "loading": loading,
-}
+_TABLES = {each.__name__: each for each in (attention, decode, questions, loading)}
 
 
 def _bars(record: Record) -> list[str]:
-    if not record["bars"]:
-        return []
     rows = [
         [
             bar["what"],
@@ -184,46 +165,44 @@ def _bars(record: Record) -> list[str]:
         ]
         for bar in record["bars"]
     ]
-    return [grid(["bar", "measured", "asked", ""], rows)]
+    return [grid(["bar", "measured", "limit", ""], rows)] if rows else []
 
 
 # -- numbers -----------------------------------------------------------------------------------
 
 
-def _time(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} us"
+def _time(seconds: Mapping[str, float]) -> str:
+    """The median of a spread."""
+    return _scaled(seconds["median"], {"s": 1, "ms": 1e-3, "us": 1e-6})
 
 
 def _size(count: float) -> str:
-    for unit, scale in (("GB", 2**30), ("MB", 2**20)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count / 2**10:.3g} kB"
+    return _scaled(count, {"GB": 2**30, "MB": 2**20, "kB": 2**10})
 
 
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}x"
+def _scaled(value: float, units: Mapping[str, float]) -> str:
+    """In the first unit of which there is at least one, or else in the last."""
+    unit = next((unit for unit, scale in units.items() if value >= scale), list(units)[-1])
+    return f"{value / units[unit]:.3g} {unit}"
 
 
-def _ratio(spread: Mapping[str, float]) -> str:
-    return f"{spread['median']:.2f}x"
+def _times(ratio: float | Mapping[str, float] | None) -> str:
+    """A ratio, or the median of a spread of ratios; nothing where there is none."""
+    if ratio is None:
+        return ""
+    return f"{ratio['median'] if isinstance(ratio, Mapping) else ratio:.2f}x"
 
 
 def _spread(ratio: Mapping[str, float]) -> str:
-    return f"{ratio['median']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+    return f"{_times(ratio)} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tables and return 0."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("files", type=Path, nargs="*", help="JSON files of benchmarks")
-    files = parser.parse_args(argv).files or sorted(RESULTS.glob("*.json"))
-    for file in files:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        print(f"### {file.stem}\n\n{show(record)}\n")
+    for file in parser.parse_args(argv).files or sorted(RESULTS.glob("*.json")):
+        print(f"### {file.stem}\n\n{show(read(file))}\n")
     return 0
 
 

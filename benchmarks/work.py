@@ -1,27 +1,20 @@
 """What a prefill or a decoding step cannot do without: FLOPs of matrix products, bytes read.
 
-Counted from a model's own modules and a branch plan: linear layers by the rows that pass them,
-attention by the pairs of a query and a key that it may see. A *bound* is that work at the speed
-this machine was measured to have. Hashing, softmax, norms and caches being copied are no work in
-this sense: they are in the gap between bound and measurement. Held by
-tests/measuring/test_benchmarks.py.
+Linear layers count by the rows that pass them in a plain forward and by a plan's branches,
+attention by the pairs of a query and a key that it may see. Hashing, softmax, norms and copies of
+caches are not counted.
+Tests: tests/measuring/test_benchmarks.py.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from measure import timed
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from causalmm.counterfactual.intervention import Intervention
 from causalmm.counterfactual.methods import Formula, find
 from causalmm.decoding.plan import BranchPlan
-
-_ENOUGH = 3
-"""Times that a speed is measured: the best counts."""
+from causalmm.figures.recording import attention_modules
 
 
 class Work(NamedTuple):
@@ -32,159 +25,97 @@ class Work(NamedTuple):
     """Bytes of weights and cache."""
 
 
-class Speed(NamedTuple):
-    """What a machine was measured to do in a second."""
-
-    flops: float
-    """In the model's own linear layers, as many rows as the prompt has tokens."""
-    read: float
-    """Bytes, summing up a large tensor."""
-    gemv: float
-    """Bytes, in the model's own linear layers with one row."""
-
-    def bound(self, work: Work) -> float:
-        """Seconds that the work takes at least."""
-        return max(work.flops / self.flops, work.read / max(self.read, self.gemv))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
+class Prompt(NamedTuple):
     """What of a prompt decides the work."""
 
     batch: int
+    """Rows, each with one image of the same size."""
     length: int
     """Tokens, those of the image included."""
-    images: tuple[int, ...]
-    """Patches that see each other, of every image."""
+    rows: dict[nn.Module, int]
+    """Rows that pass each linear layer and convolution in a plain prefill."""
 
     @classmethod
+    @torch.no_grad()
     def of(cls, model: Any, inputs: dict[str, Tensor]) -> "Prompt":
-        """Of rows that all have as many image tokens."""
-        ids = inputs["input_ids"]
-        if "image_grid_thw" in inputs:
-            images = tuple(inputs["image_grid_thw"].prod(dim=1).tolist())
-        else:
-            vision = model.config.vision_config
-            patches = (vision.image_size // vision.patch_size) ** 2 + 1  # CLIP's class token
-            images = (patches,) * len(inputs["pixel_values"])
-        return cls(batch=len(ids), length=ids.shape[1], images=images)
+        """Found by one plain prefill."""
+        rows: dict[nn.Module, int] = {}
+
+        def note(module: nn.Module, _: Any, output: Tensor) -> None:
+            rows[module] = output.numel() // len(module.weight)
+
+        hooks = [module.register_forward_hook(note) for module in _products(model)]
+        try:
+            model(**inputs, logits_to_keep=1)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return cls(*inputs["input_ids"].shape, rows)
 
 
 def prefill(model: Any, plan: BranchPlan | None, prompt: Prompt) -> Work:
     """From pixels and tokens to the first logits."""
-    return Work(
-        flops=_vision_flops(model, plan, prompt) + _prompt_flops(model, plan, prompt),
-        read=sum(_bytes(part) for part in (model.model, model.lm_head)),
-    )
+    flops = _vision_flops(model, plan, prompt)
+    pairs = prompt.length * (prompt.length + 1) / 2
+    for number, layer in enumerate(model.get_decoder().layers):
+        for branches, formula in _language_branches(plan, number):
+            flops += branches * _linear_flops(layer, prompt)
+            flops += branches * prompt.batch * _attention_flops(layer.self_attn, formula, pairs)
+    flops += _head_branches(plan) * _linear_flops(model.lm_head, prompt)
+    return Work(flops, sum(_bytes(part) for part in (model.model, model.lm_head)))
 
 
 def decode(model: Any, plan: BranchPlan | None, prompt: Prompt, keys: int) -> Work:
     """One step whose queries see `keys` keys, their own included."""
-    flops, read = 0.0, float(_bytes(model.lm_head))
-    text = model.config.text_config
-    size, shared = _head_size(text), text.num_key_value_heads
-    for number, layer in enumerate(_layers(model)):
+    one = prompt._replace(rows=dict.fromkeys(prompt.rows, prompt.batch))
+    flops = _head_branches(plan) * _linear_flops(model.lm_head, one)
+    read = float(_bytes(model.lm_head))
+    for number, layer in enumerate(model.get_decoder().layers):
+        attention = layer.self_attn
         read += _bytes(layer)
-        for branches, formula in _branches(plan, number):
-            rows = branches * prompt.batch
-            flops += rows * _linear_flops(layer)
-            flops += rows * _attention_flops(formula, text.num_attention_heads, size, keys)
-            parts = 2 if _looks_at_scores(formula) else 1
-            read += parts * rows * shared * size * keys * model.dtype.itemsize
-    branches = 1 if plan is None else plan.branches
-    flops += branches * prompt.batch * _linear_flops(model.lm_head)
+        for branches, formula in _language_branches(plan, number):
+            flops += branches * _linear_flops(layer, one)
+            flops += branches * prompt.batch * _attention_flops(attention, formula, keys)
+            width = attention.v_proj.out_features
+            if _looks_at_scores(formula):
+                width += attention.k_proj.out_features
+            read += branches * prompt.batch * keys * width * model.dtype.itemsize
     return Work(flops, read)
 
 
-def measure_speed(model: Any, tokens: int) -> Speed:
-    """What this machine does with this model's weights. Takes a few prefills' time."""
-    device, dtype = model.device, model.dtype
-    weights = [each.weight for each in _linears(model.model.language_model)]
-    # Far beyond any cache, and on a GPU far beyond what starting a kernel takes.
-    size = 2**30 if device.type == "cuda" else 2**28
-    large = torch.ones(size // dtype.itemsize, dtype=dtype, device=device)
-
-    def best(call: Callable[[], Any]) -> float:
-        call()
-        return min(timed(call, device) for _ in range(_ENOUGH))
-
-    def products(rows: int) -> Callable[[], None]:
-        widths = {weight.shape[1] for weight in weights}
-        inputs = {width: torch.ones(rows, width, dtype=dtype, device=device) for width in widths}
-
-        def call() -> None:
-            for weight in weights:
-                linear(inputs[weight.shape[1]], weight)
-
-        return call
-
-    with torch.no_grad():
-        count = sum(weight.numel() for weight in weights)
-        return Speed(
-            flops=2.0 * count * tokens / best(products(tokens)),
-            read=large.nbytes / best(large.sum),
-            gemv=count * dtype.itemsize / best(products(1)),
-        )
-
-
 def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
-    config = model.config.vision_config
-    patches = sum(prompt.images)
-    heads = config.num_attention_heads
-    if model.config.model_type == "llava":
-        tower = model.model.vision_tower
-        layers, embedding = tower.encoder.layers, tower.embeddings.patch_embedding
-        after = model.model.multi_modal_projector
-        size = config.hidden_size // heads
-        embedded = after_rows = patches - len(prompt.images)
-    else:
-        tower = model.model.visual
-        layers, embedding, after = tower.blocks, tower.patch_embed.proj, tower.merger
-        size = config.embed_dim // heads
-        embedded, after_rows = patches, patches // config.spatial_merge_size**2
-    copies = 0 if plan is None or plan.vision is None else plan.image_branches
-    flops = 2.0 * embedding.weight.numel() * embedded
-    flops += (1 + copies) * after_rows * _linear_flops(after)
-    for number, layer in enumerate(layers):
+    tower = model.get_encoder("image")
+    layers = next(part for part in tower.modules() if isinstance(part, nn.ModuleList))
+    copies = 0 if plan is None else plan.image_branches
+    within = {*_products(layers), *_products(model.get_decoder()), model.lm_head}
+    flops = 0.0
+    for module in prompt.rows:
+        if module not in within:  # patches are embedded once, and projected for every copy
+            branches = 1 + copies if isinstance(module, nn.Linear) else 1
+            flops += branches * _linear_flops(module, prompt)
+    for number, (layer, attention) in enumerate(zip(layers, attention_modules(tower), strict=True)):
         joined = copies if copies and number >= plan.vision_entry else 0
-        edited = copies and plan.site == "attention" and plan.vision.edits(number)
-        flops += (1 + joined) * patches * _linear_flops(layer)
+        edited = joined and plan.site == "attention" and plan.vision.edits(number)
         formula = _formula("vision", plan.vision) if edited else None
+        patches = prompt.rows[_products(layer)[0]] // prompt.batch
+        flops += (1 + joined) * _linear_flops(layer, prompt)
         for branches, edit in ((1, None), (joined, formula)):
-            pairs = sum(count * count for count in prompt.images)
-            flops += branches * _attention_flops(edit, heads, size, pairs)
+            flops += branches * prompt.batch * _attention_flops(attention, edit, patches**2)
     return flops
 
 
-def _prompt_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
-    """Of the decoder and the head, which looks at the last token only."""
-    text = model.config.text_config
-    heads, size = text.num_attention_heads, _head_size(text)
-    pairs = prompt.length * (prompt.length + 1) / 2
-    flops = 0.0
-    for number, layer in enumerate(_layers(model)):
-        for branches, formula in _branches(plan, number):
-            rows = branches * prompt.batch
-            flops += rows * prompt.length * _linear_flops(layer)
-            flops += rows * _attention_flops(formula, heads, size, pairs)
-    branches = 1 if plan is None else plan.branches
-    return flops + branches * prompt.batch * _linear_flops(model.lm_head)
-
-
-def _branches(plan: BranchPlan | None, layer: int) -> Iterator[tuple[int, Formula | None]]:
+def _language_branches(plan: BranchPlan | None, layer: int) -> list[tuple[int, Formula | None]]:
     """How many branches a decoder layer computes with which formula (None: factual attention)."""
     if plan is None:
-        yield 1, None
-        return
+        return [(1, None)]
     edit = plan.language
     formula = _formula("language", edit) if edit is not None and edit.edits(layer) else None
-    edited = (
-        plan.image_branches
-        if plan.joint
-        else plan.branches_in_layer(layer) - 1 - plan.image_branches
-    )
-    yield plan.branches_in_layer(layer) - edited, None
-    yield edited, formula
+    plain = 1 if plan.joint else 1 + plan.image_branches
+    return [(plain, None), (plan.branches_in_layer(layer) - plain, formula)]
+
+
+def _head_branches(plan: BranchPlan | None) -> int:
+    return 1 if plan is None else plan.branches
 
 
 def _formula(tower: str, edit: Intervention) -> Formula:
@@ -196,27 +127,22 @@ def _looks_at_scores(formula: Formula | None) -> bool:
     return formula is None or formula.softmax_stats or formula.whole_map
 
 
-def _attention_flops(formula: Formula | None, heads: int, size: int, pairs: float) -> float:
-    """Of so many pairs of a query and a key: products with keys, products with values."""
+def _attention_flops(module: Any, formula: Formula | None, pairs: float) -> float:
+    """Of so many pairs of a query and a key in each head: products with keys and with values."""
+    heads = getattr(module, "num_heads", None) or module.config.num_attention_heads
     scores = _looks_at_scores(formula)
-    return (scores + (scores or formula.random_weights)) * 2.0 * heads * size * pairs
+    products = scores + (scores or formula.random_weights)  # sums take none
+    return products * 2.0 * heads * module.head_dim * pairs
 
 
-def _layers(model: Any) -> nn.ModuleList:
-    return model.model.language_model.layers
+def _products(module: nn.Module) -> list[nn.Module]:
+    """Linear layers and convolutions."""
+    kinds = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    return [part for part in module.modules() if isinstance(part, kinds)]
 
 
-def _head_size(text: Any) -> int:
-    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-
-
-def _linears(module: nn.Module) -> list[nn.Linear]:
-    return [part for part in module.modules() if isinstance(part, nn.Linear)]
-
-
-def _linear_flops(module: nn.Module) -> int:
-    """Of one row."""
-    return sum(2 * part.weight.numel() for part in _linears(module))
+def _linear_flops(module: nn.Module, prompt: Prompt) -> float:
+    return sum(2.0 * part.weight.numel() * prompt.rows.get(part, 0) for part in _products(module))
 
 
 def _bytes(module: nn.Module) -> int:

@@ -8,37 +8,20 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
 
 from causalmm.cli.terminal import exit_code
 from causalmm.errors import FailureError, RequestError
 
-
-class Command(NamedTuple):
-    """A subcommand: its function as "module:name", what it does, and further arguments for it."""
-
-    target: str
-    summary: str
-    options: dict[str, Any] = {}
-
-
 COMMANDS = {
-    "generate": Command("causalmm.cli.generate:main", "ask a model about images or a video"),
-    "chat": Command(
-        "causalmm.cli.generate:main", "talk about images in the terminal", {"way": "chat"}
-    ),
-    "batch": Command(
-        "causalmm.cli.generate:main", "answer a file of questions into another", {"way": "batch"}
-    ),
-    "evaluate": Command(
-        "causalmm.evaluation.commands:main", "run, score and compare POPE, MME, VLind-Bench, CHAIR"
-    ),
-    "diagnose": Command(
-        "causalmm.evaluation.diagnosis.command:main", "find out which layers to edit"
-    ),
-    "visualize": Command("causalmm.figures.command:main", "draw what the method does"),
-    "vendor": Command("causalmm.vendoring.command:main", "build and maintain the patched files"),
+    "generate": ("causalmm.cli.generate:main", "ask a model about images or a video"),
+    "chat": ("causalmm.cli.generate:main_chat", "talk about images in the terminal"),
+    "batch": ("causalmm.cli.generate:main_batch", "answer a file of questions into another"),
+    "evaluate": ("causalmm.evaluation.commands:main", "run, score and compare benchmarks"),
+    "diagnose": ("causalmm.evaluation.diagnosis.command:main", "find out which layers to edit"),
+    "visualize": ("causalmm.figures.command:main", "draw what the method does"),
+    "vendor": ("causalmm.vendoring.command:main", "build and maintain the patched files"),
 }
+"""By the name of a subcommand: "module:function", and what it does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,30 +35,26 @@ def _run(argv: list[str]) -> int:
         print(_help())
         return 0
     if name == "--version":
-        print(f"causalmm {_version()}")
+        try:
+            print(f"causalmm {version('causalmm')}")
+        except PackageNotFoundError:
+            raise FailureError(
+                "causalmm is not installed: pyproject.toml has its version"
+            ) from None
         return 0
     if name not in COMMANDS:
         raise RequestError(f"unknown command {name!r}: expected one of {', '.join(COMMANDS)}")
-    command = COMMANDS[name]
-    module, _, function = command.target.partition(":")
-    run = getattr(import_module(module), function)
-    return run(rest, prog=f"causalmm {name}", **command.options)
+    module, _, function = COMMANDS[name][0].partition(":")
+    return getattr(import_module(module), function)(rest, prog=f"causalmm {name}")
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
+    lines = "\n".join(f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items())
     return (
         "usage: causalmm [--version] COMMAND ...\n\n"
         f"CausalMM decoding for vision-language models.\n\n{lines}\n\n"
         "`causalmm COMMAND --help` lists the flags of a command."
     )
-
-
-def _version() -> str:
-    try:
-        return version("causalmm")
-    except PackageNotFoundError:
-        raise FailureError("causalmm is not installed: its version is in pyproject.toml") from None
 
 
 if __name__ == "__main__":

@@ -100,8 +100,8 @@ class CausalMMConfig:
     )
     vision_method: str = choice("random", VISION_METHODS, "counterfactual of the vision encoder")
     language_method: str = choice("random", LANGUAGE_METHODS, "counterfactual of the decoder")
-    vision_layers: LayerSpec = layers("all", "of those below the one whose features are read")
-    language_layers: LayerSpec = layers("half:", "of the decoder")
+    vision_layers: LayerSpec = layers("all", "vision layers, of those below the one that is read")
+    language_layers: LayerSpec = layers("half:", "decoder layers")
     gamma: float = number(1.0, "contrast strength of every branch, 0 leaves them out", **_STRENGTH)
     gamma_vision: float | None = number(
         None, "the vision branch's, in the place of gamma; not in mode joint", **_STRENGTH
@@ -110,7 +110,7 @@ class CausalMMConfig:
         None, "the language branch's, in the place of gamma; not in mode joint", **_STRENGTH
     )
     epsilon: float = number(
-        0.1, "tokens below E x p(best) come after all others", least=0, most=1, metavar="E"
+        0.1, "tokens below E x p(best token) come after all others", least=0, most=1, metavar="E"
     )
     draws: int = number(1, "samples of a stochastic method, averaged", least=1, metavar="S")
     normalization: str = choice(

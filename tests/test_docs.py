@@ -128,6 +128,22 @@ def test_the_site_shows_every_registered_benchmark():
     assert [row.split("`")[1] for row in rows] == list(BENCHMARKS)
 
 
+# -- walks through the code -----------------------------------------------------------------------
+
+
+def test_a_walk_names_at_most_eight_places_that_exist():
+    page = read("docs/how-it-works.md")
+    walks = [section for section in page.split("\n## ") if section.startswith("From a ")]
+    assert len(walks) == 2
+    for walk in walks:
+        places = re.findall(r"^(\d)\. \[`(\w+)`\]\(\.\./([^)]+)\)", walk, flags=re.MULTILINE)
+        assert [int(number) for number, _, _ in places] == list(range(1, len(places) + 1))
+        assert 4 <= len(places) <= 8
+        for _, name, path in places:
+            declared = rf"^\+?\s*(def {name}\(|{name}[:=\s])"
+            assert re.search(declared, read(path), flags=re.MULTILINE), f"{path}: {name}"
+
+
 # -- commands and numbers ----------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """A conversation in the terminal about the pictures of a request.
 
 The whole conversation goes through the chat template again at every turn, so that an answer is the
-one that the same messages would get in a file. Held by tests/inputs/test_inputs.py.
+one that the same messages would get in a file. Tests: tests/inputs/test_inputs.py.
 """
 
 import io

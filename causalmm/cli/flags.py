@@ -211,6 +211,7 @@ def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int = MAX_NEW_
         "Greedy unless a sampling option is given; sampling options that are not given are off.",
         argument_default=argparse.SUPPRESS,
     )
+    group.add_argument("--greedy", action="store_true", help="the default")
     group.add_argument("--temperature", type=number("> 0", lambda value: 0 < value < math.inf))
     group.add_argument("--top-p", type=number("in (0, 1]", lambda value: 0 < value <= 1))
     group.add_argument("--top-k", type=number(">= 0 (0: off)", lambda value: value >= 0, int))

@@ -10,6 +10,7 @@ import io
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,6 @@ from causalmm.cli.terminal import exit_code, tell
 from causalmm.config import CausalMMConfig
 from causalmm.families.registry import demos
 from causalmm.inputs.messages import LIMITS
-
-_SMALLER = "fewer --draws, --dtype bfloat16 or another --device"
 
 
 def main(
@@ -48,6 +47,10 @@ def main(
     return exit_code(act)
 
 
+main_chat = partial(main, way="chat")
+main_batch = partial(main, way="batch")
+
+
 def run(args: argparse.Namespace, request: Request) -> None:
     """Load the model, answer, and write to standard output or to --out.
 
@@ -59,17 +62,13 @@ def run(args: argparse.Namespace, request: Request) -> None:
         return
     if request.model in demos():
         tell(f"{request.model}: a small demonstration model trained on drawn scenes")
-    with memory_guard(f"a smaller image, {_SMALLER}"):
-        session = Session.start(args, request)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may leave the terminal's encoding
-    if request.batch is not None:
-        with memory_guard(f"a smaller --batch-size, {_SMALLER}"):
-            answered = write_answers(request.batch, session.answer_rows)
-        tell(answered.outcome())
-        return
-    with memory_guard(f"a smaller image, {_SMALLER}"):
-        if args.chat:
+    with memory_guard():
+        session = Session.start(args, request)
+        if request.batch is not None:
+            tell(write_answers(request.batch, session.answer_rows).outcome())
+        elif args.chat:
             chat(session)
         else:
             _answer(args, session, begun)
@@ -107,7 +106,11 @@ def _record(
     import transformers
 
     request, model = session.request, session.model
-    config = request.config
+    config, images = request.config, args.image or []
+    asked = {  # as given; one image is its path, several are a list
+        "image": images[0] if len(images) == 1 else images or None,
+        **{name: getattr(args, name) for name in ("video", "prompt", "messages", *LIMITS)},
+    }
     return {
         "answer": adjusted.text,
         **({} if plain is None else {"plain_answer": plain.text}),
@@ -119,23 +122,10 @@ def _record(
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "attn": args.attn,
-        **_asked(args),
+        **{name: value for name, value in asked.items() if value is not None},
         "sampling": request.sampling,
         "seed": request.seed,
         "max_new_tokens": request.max_new_tokens,
         "timings": {name: round(seconds, 3) for name, seconds in timings.items()},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-
-
-def _asked(args: argparse.Namespace) -> dict[str, Any]:
-    """What was asked about, as given; one image is its path, several are a list."""
-    images = args.image or []
-    asked = {
-        "image": images[0] if len(images) == 1 else images or None,
-        "video": args.video,
-        "prompt": args.prompt,
-        "messages": args.messages,
-        **{name: getattr(args, name) for name in LIMITS},
-    }
-    return {name: value for name, value in asked.items() if value is not None}

@@ -9,9 +9,6 @@ from collections.abc import Iterable
 
 import click
 
-COLOR = ("auto", "always", "never")
-"""When to colour: auto is on a terminal, where NO_COLOR is not set."""
-
 _STYLES = {
     "--- ": {"bold": True},
     "+++ ": {"bold": True},
@@ -22,27 +19,20 @@ _STYLES = {
 """By how a line begins; the first that fits."""
 
 
-def show_diff(lines: Iterable[str], *, color: str = "auto", paged: bool = True) -> None:
+def show_diff(lines: Iterable[str], *, paged: bool = True) -> None:
     """Write the lines, without their ends, of a unified diff.
 
-    `color` is one of COLOR. `paged`: on a terminal, through PAGER or else less.
+    On a terminal in colour, unless NO_COLOR is set, and, if `paged`, through PAGER or else less.
     """
-    terminal = (
-        sys.stdout is not None  # as where the process was given none
-        and sys.stdout.isatty()
-        and os.environ.get("TERM", "dumb") != "dumb"
-    )
-    if color == "always" or (color == "auto" and terminal and not os.environ.get("NO_COLOR")):
-        lines = map(_styled, lines)
-    text = "\n".join(lines)
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    text = "\n".join(map(_styled, lines))
+    color = terminal and not os.environ.get("NO_COLOR")
     if text and terminal and paged:
-        click.echo_via_pager(text, color=True)
+        click.echo_via_pager(text, color=color)
     elif text:
-        click.echo(text, color=True)
+        click.echo(text, color=color)
 
 
 def _styled(line: str) -> str:
-    for start, style in _STYLES.items():
-        if line.startswith(start):
-            return click.style(line, **style)
-    return line
+    style = next((style for start, style in _STYLES.items() if line.startswith(start)), {})
+    return click.style(line, **style) if style else line

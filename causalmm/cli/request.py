@@ -154,10 +154,12 @@ def _messages(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """What `generate` is told about choosing tokens."""
+    """What `generate` is told about choosing tokens. Raises RequestError for a contradiction."""
     given = {name: getattr(args, name) for name in SAMPLING_OFF if name in args}
     if not given:
         return {"do_sample": False}
+    if "greedy" in args:
+        raise RequestError(f"--greedy and {flag_name(next(iter(given)))} exclude each other")
     # All three, because a checkpoint's own may leave one token to choose from (Qwen2-VL: top-k 1).
     return {"do_sample": True, **SAMPLING_OFF, **given}
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:  # they load torch
     from causalmm.decoding.trace import BranchTrace
     from causalmm.families.family import PromptModule
 
+SMALLER = (
+    "smaller images, a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
+)
+
 
 class Session(NamedTuple):
     """A loaded model with what the request says of answering."""
@@ -207,7 +211,7 @@ class Session(NamedTuple):
 
 
 @contextlib.contextmanager
-def memory_guard(advice: str) -> Iterator[None]:
+def memory_guard(advice: str = SMALLER) -> Iterator[None]:
     """Raise FailureError with this advice where memory runs out."""
     try:
         yield

@@ -1,7 +1,7 @@
 """What a command says, and the exit code it ends with.
 
 Standard error is for what concerns the user; standard output is for answers alone.
-Held by tests/cli/test_generate_command.py and tests/cli/test_entry_points.py.
+Tests: tests/cli/test_generate_command.py and tests/cli/test_entry_points.py.
 """
 
 import os

@@ -11,6 +11,7 @@ import torch
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from causalmm.counterfactual.attention_mask import require
+from causalmm.counterfactual.methods import find
 from causalmm.decoding.kv_cache import BranchStaticLayer, PreallocatedLayer
 from causalmm.decoding.plan import BranchPlan
 
@@ -40,6 +41,8 @@ def check_cache(cache: Any, plan: BranchPlan | None, batch: int) -> None:
                     f"with layers of type {type(layer).__name__}: expected a DynamicCache or "
                     "StaticCache"
                 )
+            if isinstance(layer, StaticLayer):
+                check_static(plan)
     state = getattr(layers[0], "state", None) if layers else None
     if state is None and (not wanted or _is_empty(cache)):
         return
@@ -58,6 +61,16 @@ def check_cache(cache: Any, plan: BranchPlan | None, batch: int) -> None:
         )
 
 
+def check_static(plan: BranchPlan) -> None:
+    """Raise ValueError where a plan cannot be followed with a static cache."""
+    edit = plan.language
+    if edit and find("language", edit.method).formula(edit.normalization).counts_every_key:
+        raise ValueError(
+            f"normalization={edit.normalization!r} with language_method={edit.method!r} counts all "
+            "keys, those a static cache has not filled yet included: expected a dynamic cache"
+        )
+
+
 def _is_empty(cache: Any) -> bool:
     length = cache.get_seq_length()
     if not torch.compiler.is_compiling() or isinstance(length, int):
@@ -71,8 +84,9 @@ def _told(name: str, settings: Mapping[str, Any]) -> str:
     value = settings.get(name)
     if not settings:
         return "without branches"
-    if isinstance(value, tuple):
-        return f"with {name}={[layer for layer, edited in enumerate(value) if edited]}"
+    if isinstance(value, tuple):  # of truth values, one a layer
+        name = name.replace("edited", "layers")
+        value = [layer for layer, edited in enumerate(value) if edited]
     return f"with {name}={value!r}"
 
 

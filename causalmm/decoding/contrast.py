@@ -40,11 +40,9 @@ def expected_logits(draws: Tensor) -> Tensor:
 def adjust(factual: Tensor, contrasts: Sequence[Contrast], epsilon: float) -> Tensor:
     """Adjusted logits [..., vocab], float32, of factual logits [..., vocab] and their branches."""
     factual = factual.float()
-    adjusted = factual
-    if contrasts:
-        adjusted = (1 + sum(contrast.gamma for contrast in contrasts)) * factual
-        for contrast in contrasts:
-            adjusted = adjusted - contrast.gamma * contrast.logits.float()
+    adjusted = (1 + sum(contrast.gamma for contrast in contrasts)) * factual
+    for contrast in contrasts:
+        adjusted = adjusted - contrast.gamma * contrast.logits.float()
     return mask_implausible(adjusted, factual, epsilon)
 
 

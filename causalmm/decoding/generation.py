@@ -12,8 +12,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import GenerationMode
 
 from causalmm.config import ATTENTION, CausalMMConfig
-from causalmm.counterfactual.methods import find
-from causalmm.decoding.call_checks import check_cache
+from causalmm.decoding.call_checks import check_cache, check_static
 from causalmm.decoding.plan import BranchPlan, Towers, build_plan
 from causalmm.decoding.trace import BranchTrace
 from causalmm.errors import FailureError
@@ -70,11 +69,7 @@ class CounterfactualGeneration:
         return super().generate(*args, **kwargs)
 
     def generate_batch(
-        self,
-        *args: Any,
-        causalmm: CausalMMConfig | BranchPlan | None = None,
-        causalmm_trace: BranchTrace | None = None,
-        **kwargs: Any,
+        self, *args: Any, causalmm: Any = None, causalmm_trace: Any = None, **kwargs: Any
     ) -> Any:
         """Transformers' continuous batching, without branches: ValueError where any are asked for.
 
@@ -124,13 +119,12 @@ class CounterfactualGeneration:
         generation_config: GenerationConfig,
         model_kwargs: dict[str, Any],
         generation_mode: GenerationMode,
-        batch_size: int,
-        max_cache_length: int,
+        *args: Any,
     ) -> Any:
         if model_kwargs.get("causalmm") is not None:
             _check_mode(generation_mode)  # which an assistant model decides too
         super()._prepare_cache_for_generation(
-            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+            generation_config, model_kwargs, generation_mode, *args
         )
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
@@ -144,12 +138,10 @@ class CounterfactualGeneration:
         for name in ("text_config", "vision_config"):
             chosen = getattr(self.config, name)._attn_implementation
             if chosen not in ATTENTION:
-                raise ValueError(
-                    f"causalmm does not support attn_implementation={chosen!r} ({name}): "
-                    f"expected one of {', '.join(ATTENTION)}"
-                )
+                allowed = ", ".join(ATTENTION)
+                _refuse(f"attn_implementation={chosen!r} ({name}): expected one of {allowed}")
         if not getattr(self.config.get_text_config(), "is_causal", True):
-            raise ValueError("causalmm does not support is_causal=False: expected a causal decoder")
+            _refuse("is_causal=False: expected a causal decoder")
         if (self.tp_size or 1) > 1:
             # Random weights are numbered by head, and a shard does not know which heads it has.
             _refuse(f"tensor parallelism (tp_size={self.tp_size}); device_map spreads whole layers")
@@ -175,10 +167,8 @@ def _refuse(what: str) -> NoReturn:
 def _check_mode(mode: GenerationMode) -> None:
     """Raise ValueError for ways to generate that a plan cannot follow."""
     if mode not in _MODES:
-        raise ValueError(
-            f"causalmm does not support {mode.value}, which runs the model in ways of its own: "
-            f"expected {', '.join(known.value for known in _MODES)}"
-        )
+        allowed = ", ".join(known.value for known in _MODES)
+        _refuse(f"{mode.value}, which runs the model in ways of its own: expected {allowed}")
 
 
 def _check_settings(plan: BranchPlan, settings: GenerationConfig) -> None:
@@ -190,20 +180,10 @@ def _check_settings(plan: BranchPlan, settings: GenerationConfig) -> None:
         )
     cache = settings.cache_implementation
     if cache not in _CACHES:
-        raise ValueError(
-            f"causalmm does not support cache_implementation={cache!r}: expected one of "
-            f"{', '.join(name for name in _CACHES if name)}"
-        )
-    edit = plan.language
-    if (
-        edit is not None
-        and find("language", edit.method).formula(edit.normalization).counts_every_key
-        and cache in ("static", "offloaded_static")
-    ):
-        raise ValueError(
-            f"normalization={edit.normalization!r} with language_method={edit.method!r} counts all "
-            "keys, those a static cache has not filled yet included: expected a dynamic cache"
-        )
+        allowed = ", ".join(name for name in _CACHES if name)
+        _refuse(f"cache_implementation={cache!r}: expected one of {allowed}")
+    if cache in ("static", "offloaded_static"):
+        check_static(plan)
 
 
 def patched(module: Any, expected: type) -> None:

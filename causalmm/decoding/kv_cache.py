@@ -53,19 +53,14 @@ class PreallocatedLayer(BranchLayer, DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append keys and values [B, G, Q, D]; returns all of them, as of DynamicLayer."""
-        new = (key_states, value_states)
-        if (
-            torch.compiler.is_compiling()
-            or not self.get_seq_length()
-            or (
-                torch.is_grad_enabled()
-                and any(part.requires_grad for part in (*new, self.keys, self.values))
-            )
+        new, held = (key_states, value_states), (self.keys, self.values)
+        copied = torch.compiler.is_compiling() or not self.get_seq_length()
+        if copied or (
+            torch.is_grad_enabled() and any(part.requires_grad for part in (*new, *held))
         ):
             self._buffers = None
             return super().update(*new)
-        old = self._buffers or (None, None)
-        self._buffers = tuple(map(_append, (self.keys, self.values), new, old))
+        self._buffers = tuple(map(_append, held, new, self._buffers or (None, None)))
         self.keys, self.values = (buffer.filled for buffer in self._buffers)
         return self.keys, self.values
 
@@ -109,12 +104,9 @@ def branch_layers(cache: Cache, plan: BranchPlan, count: int) -> BranchLayer:
     The layers of an empty cache are replaced by ones that keep a state.
     """
     if not cache.layers or getattr(cache.layers[0], "state", None) is None:
-        lengths = [getattr(layer, "max_cache_len", None) for layer in cache.layers] or [
-            None
-        ] * count
+        lengths = [getattr(layer, "max_cache_len", 0) for layer in cache.layers] or [0] * count
         cache.layers = [
-            PreallocatedLayer() if length is None else BranchStaticLayer(length)
-            for length in lengths
+            BranchStaticLayer(length) if length else PreallocatedLayer() for length in lengths
         ]
         for number, layer in enumerate(cache.layers):
             layer.branches = plan.branches_in_layer(number)

@@ -23,11 +23,12 @@ from causalmm.counterfactual.attention import language_attention
 from causalmm.counterfactual.attention_mask import AttentionMask, visible_keys
 from causalmm.counterfactual.methods import find
 from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
+from causalmm.decoding import one_query
 from causalmm.decoding.branch_state import BranchState
 from causalmm.decoding.call_checks import check_cache, check_encoded
 from causalmm.decoding.kv_cache import branch_layers
 from causalmm.decoding.plan import BranchPlan
-from causalmm.decoding.rows import append_branches, leading_rows, repeat_branches, split_branches
+from causalmm.decoding.rows import append_branches, leading_rows
 
 
 class DecoderInputs(NamedTuple):
@@ -83,7 +84,7 @@ class LanguagePass:
         Features [tokens, branches x D] carry every branch side by side (see `VisionPass.fold`);
         the result is [tokens, D].
         """
-        factual, *counterfactual = split_branches(features, 1 + self.plan.image_branches)
+        factual, *counterfactual = features.chunk(1 + self.plan.image_branches, dim=-1)
         self.features.append(torch.cat(counterfactual) if counterfactual else features[:0])
         return factual
 
@@ -103,17 +104,17 @@ class LanguagePass:
         own in their place.
         """
         batch = inputs_embeds.shape[0]
-        branches = 1 + self.plan.image_branches
-        counterfactual = inputs_embeds.repeat(branches - 1, 1, 1)
+        branches = self.plan.image_branches
+        counterfactual = inputs_embeds.repeat(branches, 1, 1)
         for mask, features in zip(self.masks, self.features, strict=True):
             counterfactual = counterfactual.masked_scatter(
-                mask.repeat(branches - 1, 1, 1), features.to(counterfactual)
+                mask.repeat(branches, 1, 1), features.to(counterfactual)
             )
         batch_axis = 1 if position_ids is not None and position_ids.ndim == 3 else 0
         return DecoderInputs(
             torch.cat([inputs_embeds, counterfactual]),
-            repeat_branches(attention_mask, batch, branches),
-            repeat_branches(position_ids, batch, branches, axis=batch_axis),
+            append_branches(attention_mask, batch, batch, branches),
+            append_branches(position_ids, batch, batch, branches, axis=batch_axis),
             self,
         )
 
@@ -206,10 +207,12 @@ class LanguagePass:
         scaling: float,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        if self.plan.branches > 1 and one_query.supports(module, query):
+            interface = self._one_query  # without branches nothing may differ from upstream
         edit = self.plan.language
         if edit is None or not edit.edits(module.layer_idx):
             return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        # The edited groups are the last ones: the language groups, or all joint groups.
+        # Edited branches are the last ones: those of the language, or all joint ones.
         rows = query.shape[0]
         first = rows - edit.draws * (rows // self.plan.branches)
         mask = leading_rows(attention_mask, rows, first)
@@ -222,10 +225,17 @@ class LanguagePass:
         edited = self._edited(module, query[first:], key[first:], value[first:], scaling)
         return torch.cat([factual, edited.transpose(1, 2)]), weights
 
+    def _one_query(
+        self, _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any,
+        *, scaling: float, **_kwargs: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        output = one_query.attention(query, key, value, scale=scaling, visible=self.visible)
+        return output.transpose(1, 2), None
+
     def _edited(
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        """Counterfactual attention output of the edited groups' rows."""
+        """Counterfactual attention output of the edited branches' rows."""
         edit, layer = self.plan.language, module.layer_idx
         hashes = self.hashes.get(layer)
         return language_attention(

@@ -17,7 +17,6 @@ from torch import Tensor
 from causalmm.config import CausalMMConfig
 from causalmm.counterfactual import methods
 from causalmm.counterfactual.intervention import Intervention
-from causalmm.counterfactual.methods import Method
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.trace import BranchTrace, StepLogits
 from causalmm.layers import resolve_layers
@@ -74,37 +73,34 @@ class BranchPlan:
     def key_settings(self) -> dict[str, Any]:
         """The settings that decide which keys the plan leaves in a KV cache; none: the plain ones.
 
-        Edited layers are a truth value each, as in `Intervention`.
+        `edited` layers are a truth value each, as in `Intervention`.
         """
         edits = {"vision": self.vision, "language": self.language}
         towers = [tower for tower, edit in edits.items() if edit is not None]
-        settings: dict[str, Any] = {}
-        if towers:
-            mode = "joint" if self.joint else "multimodal" if len(towers) == 2 else towers[0]
-            settings |= {"mode": mode, "site": self.site if self.vision else None}
+        if not towers:
+            return {}
+        mode = "joint" if self.joint else "multimodal" if len(towers) == 2 else towers[0]
+        settings = {"mode": mode, "site": self.site if self.vision else None}
         for tower in towers:
             settings |= {f"{tower}_{name}": value for name, value in vars(edits[tower]).items()}
         return settings
 
     def contrast(self, logits: Tensor) -> Tensor:
         """Adjusted logits [B, T, vocab], float32, of all branches' [branches x B, T, vocab]."""
-        per_branch = logits.unflatten(0, (self.branches, -1))
-        factual = per_branch[0].float()
-        counterfactual: dict[str, Tensor] = {}
-        if self.image_branches:
-            name = "joint" if self.joint else "vision"
-            counterfactual[name] = expected_logits(per_branch[1 : 1 + self.image_branches])
-        if self.language_branches:
-            counterfactual["language"] = expected_logits(per_branch[1 + self.image_branches :])
-        strengths = {
+        parts = (1, self.image_branches, self.language_branches)
+        [factual], image, language = logits.unflatten(0, (self.branches, -1)).split(parts)
+        factual = factual.float()
+        gammas = {
             "vision": self.gamma_vision,
             "language": self.gamma_language,
             "joint": self.gamma_joint,
         }
-        contrasts = [Contrast(strengths[name], branch) for name, branch in counterfactual.items()]
+        draws = {"joint" if self.joint else "vision": image, "language": language}
+        counterfactual = {name: expected_logits(part) for name, part in draws.items() if len(part)}
+        contrasts = [Contrast(gammas[name], part) for name, part in counterfactual.items()]
         adjusted = adjust(factual, contrasts, self.epsilon)
         if self.trace is not None:
-            last = {name: branch[:, -1] for name, branch in counterfactual.items()}
+            last = {name: part[:, -1] for name, part in counterfactual.items()}
             self.trace.record(StepLogits(factual=factual[:, -1], adjusted=adjusted[:, -1], **last))
         return adjusted
 
@@ -135,19 +131,19 @@ def build_plan(
     if joint or config.language_strength > 0:
         count = towers.language_layers
         layers = resolve_layers("language_layers", config.language_layers, count)
-        method = methods.find("language", config.language_method)
-        language = _intervention(method, layers, count, config)
+        language = _intervention("language", config.language_method, layers, count, config)
     if joint:
         draws = max(vision.draws, language.draws)
         vision, language = replace(vision, draws=draws), replace(language, draws=draws)
     if vision is None and language is None and config.epsilon == 0 and trace is None:
         return None
+    entry = 0 if vision is None else vision.first_layer
     return BranchPlan(
         vision=vision,
         language=language,
         joint=joint,
         site=config.site,
-        vision_entry=_vision_entry(vision, towers),
+        vision_entry=entry if towers.vision_entry is None else min(entry, towers.vision_entry),
         gamma_vision=config.vision_strength,
         gamma_language=config.language_strength,
         gamma_joint=gamma_joint,
@@ -159,10 +155,10 @@ def build_plan(
 def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention:
     if towers.vision_layers == 0:
         raise ValueError("the model reads its image features below every vision layer")
-    method = methods.find("vision", config.vision_method)
+    count = towers.vision_layers
     if config.site == "attention":
-        layers = resolve_layers("vision_layers", config.vision_layers, towers.vision_layers)
-        return _intervention(method, layers, towers.vision_layers, config)
+        layers = resolve_layers("vision_layers", config.vision_layers, count)
+        return _intervention("vision", config.vision_method, layers, count, config)
     if not towers.features_site:
         raise ValueError(
             "site='features' needs a model with one vision feature layer (LLaVA); "
@@ -173,23 +169,15 @@ def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention
             f"vision_layers={config.vision_layers!r}: site='features' edits the feature layer's "
             "map only; leave vision_layers at 'all'"
         )
-    last = towers.vision_layers - 1
-    return _intervention(method, (last,), towers.vision_layers, config)
-
-
-def _vision_entry(vision: Intervention | None, towers: Towers) -> int:
-    """The layer at which counterfactual images join the encoder: the first that is edited."""
-    if vision is None:
-        return 0
-    limit = towers.vision_entry
-    return vision.first_layer if limit is None else min(vision.first_layer, limit)
+    return _intervention("vision", config.vision_method, (count - 1,), count, config)
 
 
 def _intervention(
-    method: Method, layers: tuple[int, ...], count: int, config: CausalMMConfig
+    tower: str, name: str, layers: tuple[int, ...], count: int, config: CausalMMConfig
 ) -> Intervention:
+    method = methods.find(tower, name)
     return Intervention(
-        method=method.name,
+        method=name,
         # No `in`: both numbers may be symbols of a compiler.
         edited=tuple(any(number == layer for layer in layers) for number in range(count)),
         normalization=config.normalization,

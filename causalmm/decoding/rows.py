@@ -1,4 +1,4 @@
-"""Rows of branches: repeat what all branches share, split what each has of its own.
+"""Rows of branches: give more branches the rows of the factual one, or take the leading rows.
 
 A part is a tensor, flex_attention's BlockMask, None, or a tuple or dict of parts. What holds a
 single row broadcasts and stays as it is. Tests: tests/decoding/test_rows.py.
@@ -12,36 +12,26 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 
-def repeat_branches(part: Any, batch: int, branches: int, axis: int = 0) -> Any:
-    """`part` for `branches` branches: repeated along `axis` where that holds `batch` rows.
+def append_branches(part: Any, rows: int, batch: int, branches: int, axis: int = 0) -> Any:
+    """`branches` copies of the first `batch` rows behind the `rows` rows along `axis`.
 
-    None, and tensors with a single row that broadcasts, are returned as they are; dicts by value.
+    Raises ValueError for a tensor with other rows than that, or one that broadcasts.
     """
-    if part is None or branches == 1:
-        return part
     if isinstance(part, dict):
-        return {name: repeat_branches(value, batch, branches, axis) for name, value in part.items()}
-    if part.shape[axis] == batch:
-        repeats = [1] * part.ndim
-        repeats[axis] = branches
-        return part.repeat(repeats)
-    if part.shape[axis] == 1:
-        return part
-    raise ValueError(f"expected {batch} rows or 1 along axis {axis}, got {tuple(part.shape)}")
-
-
-def append_branches(part: Any, rows: int, batch: int, branches: int) -> Any:
-    """`branches` copies of the first `batch` rows behind whatever has `rows` rows along axis 0."""
-    if isinstance(part, dict):
-        return {name: append_branches(value, rows, batch, branches) for name, value in part.items()}
+        return {
+            name: append_branches(value, rows, batch, branches, axis)
+            for name, value in part.items()
+        }
     if isinstance(part, tuple):
-        return tuple(append_branches(value, rows, batch, branches) for value in part)
-    if part is None or part.shape[0] != rows:
+        return tuple(append_branches(value, rows, batch, branches, axis) for value in part)
+    if part is None or (part.shape[axis] == 1 and rows > 1):
         return part
+    if part.shape[axis] != rows:
+        raise ValueError(f"expected {rows} rows or 1 along axis {axis}, got {tuple(part.shape)}")
     if isinstance(part, BlockMask):
         order = torch.arange(rows + branches * batch, device=part.kv_indices.device)
         return _block_mask_rows(part, torch.where(order < rows, order, (order - rows) % batch))
-    return torch.cat([part, *[part[:batch]] * branches])
+    return torch.cat([part, *[part.narrow(axis, 0, batch)] * branches], dim=axis)
 
 
 def leading_rows(part: Any, rows: int, first: int) -> Any:
@@ -51,20 +41,6 @@ def leading_rows(part: Any, rows: int, first: int) -> Any:
     if isinstance(part, BlockMask):
         return _block_mask_rows(part, torch.arange(first, device=part.kv_indices.device))
     return part[:first]
-
-
-def fold_branches(features: Tensor, branches: int) -> Tensor:
-    """[branches x N, ..., D] -> [N, ..., branches x D]: side by side in the last dimension.
-
-    So a feature row keeps its counterfactual twins wherever transformers slices or repeats it.
-    """
-    per_branch = features.unflatten(0, (branches, -1))
-    return per_branch.movedim(0, -2).flatten(-2)
-
-
-def split_branches(features: Tensor, branches: int) -> tuple[Tensor, ...]:
-    """[..., branches x D] -> `branches` tensors [..., D]; undoes `fold_branches`."""
-    return features.chunk(branches, dim=-1)
 
 
 def _block_mask_rows(mask: BlockMask, order: Tensor) -> BlockMask:

@@ -86,7 +86,6 @@ def _is_sequence(name: str) -> bool:
 def _padded_after(rows: Sequence[Any], shared: int, pad_token: int) -> dict[str, Tensor]:
     """One batch of the rows, all as long as the longest by padding after the shared tokens."""
     length = max(row["input_ids"].shape[1] for row in rows)
-    fill = {"input_ids": pad_token}
     batch: dict[str, list[Tensor]] = {}
     for row in rows:
         missing = length - row["input_ids"].shape[1]
@@ -94,7 +93,7 @@ def _padded_after(rows: Sequence[Any], shared: int, pad_token: int) -> dict[str,
             if name in _PICTURES:  # in the cache already
                 continue
             if _is_sequence(name):
-                hole = part.new_full((1, missing), fill.get(name, 0))
+                hole = part.new_full((1, missing), pad_token if name == "input_ids" else 0)
                 part = torch.cat([part[:, :shared], hole, part[:, shared:]], dim=1)
             batch.setdefault(name, []).append(part)
     return {name: torch.cat(parts) for name, parts in batch.items()}
@@ -102,7 +101,6 @@ def _padded_after(rows: Sequence[Any], shared: int, pad_token: int) -> dict[str,
 
 def _pad_token(model: Any) -> int:
     config = model.generation_config
-    for token in (config.pad_token_id, config.eos_token_id):
-        if token is not None:
-            return token[0] if isinstance(token, (list, tuple)) else int(token)
-    return 0
+    tokens = (config.pad_token_id, config.eos_token_id, 0)
+    token = next(token for token in tokens if token is not None)
+    return token[0] if isinstance(token, (list, tuple)) else int(token)

@@ -17,7 +17,6 @@ from torch.nn.functional import interpolate
 
 from causalmm.counterfactual.attention import edited_map, vision_attention
 from causalmm.decoding.plan import BranchPlan
-from causalmm.decoding.rows import fold_branches
 
 
 class PackedInputs(NamedTuple):
@@ -101,7 +100,7 @@ class VisionPass:
                     is_causal=False,
                 )
             else:
-                output = self._edited(module, *parts, module.scaling, draws=(branch - 1,))
+                output = self._edited(module, *parts, module.scaling, (branch - 1,))
             outputs.append(output)
         return torch.cat(outputs, dim=1).flatten(2).squeeze(0)
 
@@ -114,8 +113,11 @@ class VisionPass:
         return torch.cat([features, (features * weights).flatten(0, 1)])
 
     def fold(self, features: Tensor) -> Tensor:
-        """Put a row's branches side by side: [branches x N, ..., D] -> [N, ..., branches x D]."""
-        return fold_branches(features, self.branches)
+        """Put a row's branches side by side: [branches x N, ..., D] -> [N, ..., branches x D].
+
+        So a feature row keeps its counterfactual twins wherever transformers slices or repeats it.
+        """
+        return features.unflatten(0, (self.branches, -1)).movedim(0, -2).flatten(-2)
 
     def _attend(
         self,
@@ -134,23 +136,12 @@ class VisionPass:
         if not self.edits(module.layer_idx):
             return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         images = query.shape[0] // self.branches
+        parts = (query, key, value)
         factual, weights = interface(
-            module,
-            query[:images],
-            key[:images],
-            value[:images],
-            attention_mask,
-            scaling=scaling,
-            **kwargs,
+            module, *(part[:images] for part in parts), attention_mask, scaling=scaling, **kwargs
         )
-        edited = self._edited(
-            module,
-            query[images:],
-            key[images:],
-            value[images:],
-            scaling,
-            draws=tuple(range(self.edit.draws)),
-        )
+        draws = tuple(range(self.edit.draws))
+        edited = self._edited(module, *(part[images:] for part in parts), scaling, draws)
         return torch.cat([factual, edited]), weights
 
     def _edited(

@@ -26,7 +26,7 @@ from causalmm.evaluation.processes import Processes, meeting
 from causalmm.evaluation.question_files import check_images, limited
 from causalmm.evaluation.runner import Run, Share, answer_share, check_plans, open_runs, take_share
 from causalmm.evaluation.scoring import CONTROL_BASES, compare_command, score_command
-from causalmm.evaluation.variants import Variant, controls, grid
+from causalmm.evaluation.variants import controls, grid
 
 
 def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
             shares = [take_share(each, args.batch_size, processes) for each in runs]
             processes.wait()
         if any(share.units for share in shares):
-            with memory_guard(question_flags.SMALLER):
+            with memory_guard():
                 _answer(args, shares, processes)
         else:
             for each in runs:
@@ -162,20 +162,21 @@ def _runs(args: argparse.Namespace) -> list[Run]:
     check_images(questions)
     request = find_model(args)
     if args.controls:
-        variants = controls(request)
+        requests = controls(request)
     elif args.grid is not None:
-        variants = grid(request, args.grid)
+        requests = grid(request, args.grid)
     else:
-        variants = [Variant("", request)]
+        requests = {"": request}
     common = run_record.common_settings(args.benchmark, questions, request, args)
     return [
         Run(
-            variant=variant,
-            folder=args.out / variant.name,
+            name=name,
+            request=each,
+            folder=args.out / name,
             questions=questions,
-            settings=common | run_record.decoding_settings(variant.request, args.batch_size),
+            settings=common | run_record.decoding_settings(each, args.batch_size),
         )
-        for variant in variants
+        for name, each in requests.items()
     ]
 
 
@@ -187,7 +188,7 @@ def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Proces
     if processes.count > 1 and device in ("auto", "cuda") and runs[0].settings["device"] == "cuda":
         device = f"cuda:{processes.local}"
     # One with a configuration, since that is checked before the weights are read.
-    requests = sorted((run.variant.request for run in runs), key=lambda each: each.config is None)
+    requests = sorted((run.request for run in runs), key=lambda each: each.config is None)
     session = Session.start(argparse.Namespace(**{**vars(args), "device": device}), requests[0])
     check_plans(session, runs)
     words = choice_tokens(session.processor.tokenizer, runs[0].questions)
@@ -197,7 +198,7 @@ def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Proces
     about[question_flags.FIELD] = question_flags.to_record(args, benchmark)
     for share in shares:
         if share.units:
-            named = {"name": share.run.variant.name or None, **about}
+            named = {"name": share.run.name or None, **about}
             answer_share(session, share, words, processes, named)
         _report(share.run, processes)
 

@@ -23,8 +23,6 @@ BATCH_SIZE = {
     "help": "questions at a time; those about one image share its work (default: %(default)s)",
 }
 """For `add_batch_size`."""
-SMALLER = "a smaller --batch-size, fewer --draws, --dtype bfloat16 or another --device"
-"""What helps where memory ran out."""
 
 
 def add_question_flags(

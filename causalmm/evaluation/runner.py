@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from causalmm.cli.batch import BatchRow, question_groups
+from causalmm.cli.request import Request
 from causalmm.cli.seeds import seed_of
 from causalmm.cli.session import Session
 from causalmm.errors import RequestError
@@ -24,7 +25,6 @@ from causalmm.evaluation import answers_file
 from causalmm.evaluation.processes import Processes
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.run_record import check_record, write_record
-from causalmm.evaluation.variants import Variant
 from causalmm.inputs.json_lines import cut_torn_line
 
 Unit = Sequence[Question]
@@ -34,7 +34,9 @@ Unit = Sequence[Question]
 class Run:
     """One way of answering the questions, and its folder."""
 
-    variant: Variant
+    name: str
+    """That of its folder within the command's, "" where it is the only one."""
+    request: Request
     folder: Path
     questions: Sequence[Question]
     settings: Mapping[str, Any]
@@ -89,9 +91,9 @@ def check_plans(session: Session, runs: Sequence[Run]) -> None:
     """Raise RequestError for a configuration that this model cannot follow."""
     for run in runs:
         try:
-            session.model.causalmm_plan(run.variant.request.config)
+            session.model.causalmm_plan(run.request.config)
         except ValueError as error:
-            raise RequestError(f"{run.variant.name}: {error}".removeprefix(": ")) from error
+            raise RequestError(f"{run.name}: {error}".removeprefix(": ")) from error
 
 
 def answer_share(
@@ -106,7 +108,7 @@ def answer_share(
     `words` are the tokens of the choices, see `probabilities`.
     """
     run = share.run
-    session = session._replace(request=run.variant.request)
+    session = session._replace(request=run.request)
     write_record(run.folder, run.settings, surroundings)
     file = answers_file.part_file(run.folder, processes.index)
     cut_torn_line(file)
@@ -118,7 +120,7 @@ def answer_share(
             total=answered + left,
             initial=answered,
             unit="question",
-            desc=run.variant.name or None,
+            desc=run.name or None,
             disable=processes.index > 0,
             file=sys.stderr,
         ) as progress,

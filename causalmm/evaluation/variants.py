@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -21,15 +21,9 @@ _LONGEST_NAME = 255
 """Of a folder, on the usual file systems."""
 
 
-class Variant(NamedTuple):
-    """One way of answering. `name` is its folder within the command's, "" for that one itself."""
-
-    name: str
-    request: Request
-
-
-def controls(request: Request) -> list[Variant]:
-    """What any gain must be measured against, and the chosen configuration, greedy and sampled.
+def controls(request: Request) -> dict[str, Request]:
+    """What any gain must be measured against, and the chosen configuration, greedy and sampled, by
+    the name of the folder.
 
     Raises RequestError where the request has no configuration.
     """
@@ -47,24 +41,24 @@ def controls(request: Request) -> list[Variant]:
         (request.config, greedy),
         (request.config, sampled),
     )
-    return [
-        Variant(name, request._replace(config=config, sampling=sampling))
+    return {
+        name: request._replace(config=config, sampling=sampling)
         for name, (config, sampling) in zip(CONTROLS, ways, strict=True)
-    ]
+    }
 
 
-def grid(request: Request, path: str | Path) -> list[Variant]:
-    """Every combination of the settings in a YAML file, over the request's.
+def grid(request: Request, path: str | Path) -> dict[str, Request]:
+    """Every combination of the settings in a YAML file, over the request's, by the folder's name.
 
     The file holds a mapping from settings to a value or a list of values, or a list of such
     mappings; mode may be plain. Raises RequestError for anything else.
     """
     if request.config is None:
         raise RequestError("--grid needs a mode other than plain; in the file, mode may be plain")
-    variants: dict[str, Variant] = {}
+    requests: dict[str, Request] = {}
     for given in _combinations(path):
         name = _name(given)
-        if name in variants:
+        if name in requests:
             raise RequestError(f"{path}: two combinations would have the name {name}")
         if len(name) > _LONGEST_NAME:
             raise RequestError(
@@ -77,9 +71,8 @@ def grid(request: Request, path: str | Path) -> list[Variant]:
             config = override(request.config, given)
         except RequestError as error:
             raise RequestError(f"{path}: {error}") from error
-        one = request._replace(config=None if plain else config, seed=config.seed)
-        variants[name] = Variant(name, one)
-    return list(variants.values())
+        requests[name] = request._replace(config=None if plain else config, seed=config.seed)
+    return requests
 
 
 def _combinations(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What the figures by matplotlib share: a canvas, axes placed in inches, colours for ratios.
 
 For the width of a README, 900 pixels, at twice that density. Without pyplot: nothing outlives a
-figure. Held by tests/figures/test_figures_drawing.py.
+figure. Tests: tests/figures/test_figures_drawing.py.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """The `visualize` command: a checked request to a picture of what the method does.
 
-Exit codes: 0, 2 for a wrong request, 1 for a failure. Held by
+Exit codes: 0, 2 for a wrong request, 1 for a failure. Tests:
 tests/figures/test_visualize_command.py.
 """
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
             _check_file(path)
     if args.png is not None and find_spec("matplotlib") is None:
         raise FailureError('drawing needs matplotlib: install it by pip install -e ".[figures]"')
-    with memory_guard("a smaller image, --dtype bfloat16 or another --device"):
+    with memory_guard():
         session = Session.start(args, request)
         inputs = session.inputs(request.messages)
         _DRAWN[args.figure](args, session, inputs.to(session.model.device, session.model.dtype))
@@ -54,10 +54,10 @@ def _attention_vision(args: argparse.Namespace, session: Session, inputs: Any) -
         )
     picture = shown[args.picture - 1]
     count = session.model.causalmm_towers().vision_layers
-    layer = _number("--layer", count - 1 if args.layer is None else args.layer, count)
     # Above the layer whose output the model reads, an edit would change nothing.
+    layer = _number("--layer", args.layer, count, count - 1)
     call = recording.record_vision(session.model, inputs, layer)[args.picture - 1]
-    head = _head(args, call.heads)
+    head = _number("--head", args.head, call.heads, None)
     rows = vision.rows(call, picture, args.query or ["mean"], head, session.request.config)
     title = f"{_name(session)}: vision attention, {_where(layer, count, head, call.heads)}"
     _save(args.png, vision_figure(picture, rows, title))
@@ -69,20 +69,13 @@ def _attention_language(args: argparse.Namespace, session: Session, inputs: Any)
 
     model = session.model
     count = model.causalmm_towers().language_layers
-    layer = _number("--layer", count // 2 if args.layer is None else args.layer, count)
+    layer = _number("--layer", args.layer, count, count // 2)
     call = recording.record_language(model, inputs, layer)
-    head = _head(args, call.heads)
-    pads = {model.config.image_token_id: "image"}
-    if (video := getattr(model.config, "video_token_id", None)) is not None:
-        pads[video] = "video"
-    matrices = language.matrices(
-        call,
-        inputs["input_ids"][0].tolist(),
-        session.processor.tokenizer,
-        pads,
-        session.request.config,
-        head,
-    )
+    head = _number("--head", args.head, call.heads, None)
+    tokens = {name: getattr(model.config, f"{name}_token_id", None) for name in ("image", "video")}
+    pads = {token: name for name, token in tokens.items() if token is not None}
+    ids, tokenizer = inputs["input_ids"][0].tolist(), session.processor.tokenizer
+    matrices = language.matrices(call, ids, tokenizer, pads, session.request.config, head)
     title = f"{_name(session)}: language attention, {_where(layer, count, head, call.heads)}"
     _save(args.png, language_figure(matrices, title))
 
@@ -108,13 +101,12 @@ def _tokens(args: argparse.Namespace, session: Session, inputs: Any) -> None:
         title = f"{_name(session)}: {' '.join(prompt.split())}"
         _save(args.png, tokens_figure(steps, title))
     if args.html is not None:
-        settings = request.config.to_dict() | request.sampling
         text = page.page(
             steps,
             prompt=prompt,
             pictures=[each.pixels for each in _pictures(session, inputs)],
             model=_name(session),
-            settings=settings,
+            settings=request.config.to_dict() | request.sampling,
         )
         _write(args.html, text.encode())
 
@@ -129,16 +121,13 @@ _DRAWN = {
 def _pictures(session: Session, inputs: Any) -> list[Any]:
     from causalmm.figures.pictures import pictures
 
-    patch = session.model.config.vision_config.patch_size
-    return pictures(session.processor, inputs, patch)
+    return pictures(session.processor, inputs, session.model.config.vision_config.patch_size)
 
 
-def _head(args: argparse.Namespace, count: int) -> int | None:
-    return None if args.head is None else _number("--head", args.head, count)
-
-
-def _number(flag: str, given: int, count: int) -> int:
-    """A layer or head, counted from the start."""
+def _number(flag: str, given: int | None, count: int, default: int | None) -> int | None:
+    """A layer or head, counted from the start; the default where none is given."""
+    if given is None:
+        return default
     if not -count <= given < count:
         raise RequestError(f"{flag} {given}: expected 0 to {count - 1}, or negative from the end")
     return given % count

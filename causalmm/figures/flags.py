@@ -1,9 +1,11 @@
 """The flags of `scripts/visualize.py`: those of the `generate` command, and what to draw of it.
 
-Held by tests/figures/test_visualize_command.py.
+Nothing here loads torch.
+Tests: tests/figures/test_visualize_command.py.
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 
 from causalmm.cli.flags import (
@@ -14,69 +16,64 @@ from causalmm.cli.flags import (
     add_settings,
     at_least,
     check_together,
+    number,
 )
 from causalmm.errors import RequestError
-from causalmm.figures.queries import MEAN, SUMMARY, read_query
 
+MEAN, SUMMARY = "mean", "cls"
+Query = str | tuple[int, int]
+"""Whose attention a figure shows: MEAN over the patches, SUMMARY for the class token, or that of a
+patch, (row, column)."""
 CANDIDATES = 4
 _SETTINGS_USED = "Of the CausalMM settings, this figure depends on --normalization and --seed."
-_ANY_PROMPT = "The prompt changes nothing here and may be left out."
+_FIGURES = {
+    "attention-vision": (
+        "a picture with its attention and each counterfactual one laid over it",
+        "A picture with the vision encoder's attention laid over it: the factual one, and what "
+        "each counterfactual method makes of it.",
+        f"{_SETTINGS_USED} The prompt changes nothing here and may be left out.",
+    ),
+    "attention-language": (
+        "the attention matrix over a prompt, and each counterfactual one",
+        "The language model's attention matrix over a prompt: the factual one, and what each "
+        "counterfactual method makes of it.",
+        _SETTINGS_USED,
+    ),
+    "tokens": (
+        "probabilities of the candidates for each token of an answer",
+        "How likely each candidate was at each token of an answer: without intervention, with "
+        "counterfactual attention, and adjusted.",
+        None,
+    ),
+}
+"""Help, description and epilog."""
 
 
 def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """Flags as given, `figure` the name of one. Raises RequestError for what cannot be read."""
     parser = Parser(prog=prog, description="Draw what CausalMM does.")
     figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
-
-    vision = figures.add_parser(
-        "attention-vision",
-        help="a picture with its attention and each counterfactual one laid over it",
-        description="A picture with the vision encoder's attention laid over it: the factual one, "
-        "and what each counterfactual method makes of it.",
-        epilog=f"{_SETTINGS_USED} {_ANY_PROMPT}",
+    vision, language, tokens = (
+        figures.add_parser(name, help=title, description=description, epilog=epilog)
+        for name, (title, description, epilog) in _FIGURES.items()
     )
     _add_where(vision, "the last layer whose output the model reads")
     vision.add_argument(
-        "--query",
-        action="append",
-        type=_query,
-        metavar="Q",
+        "--query", action="append", type=read_query, metavar="Q",
         help=f"whose attention: a patch as ROW,COLUMN from 0, {SUMMARY} for CLIP's class token, "
         f"{MEAN} over the patches; may be given several times (default: {MEAN})",
-    )
+    )  # fmt: skip
     vision.add_argument(
-        "--picture",
-        type=at_least(1),
-        default=1,
-        metavar="N",
+        "--picture", type=at_least(1), default=1, metavar="N",
         help="which of the images, and after them the video's frames (default: %(default)s)",
-    )
-
-    language = figures.add_parser(
-        "attention-language",
-        help="the attention matrix over a prompt, and each counterfactual one",
-        description="The language model's attention matrix over a prompt: the factual one, and "
-        "what each counterfactual method makes of it.",
-        epilog=_SETTINGS_USED,
-    )
+    )  # fmt: skip
     _add_where(language, "the first of the second half")
-
-    tokens = figures.add_parser(
-        "tokens",
-        help="probabilities of the candidates for each token of an answer",
-        description="How likely each candidate was at each token of an answer: without "
-        "intervention, with counterfactual attention, and adjusted.",
-    )
     tokens.add_argument("--png", metavar="FILE", help="write the figure there")
     tokens.add_argument("--html", metavar="FILE", help="write a page there, in one file")
     tokens.add_argument(
-        "--candidates",
-        type=at_least(1),
-        default=CANDIDATES,
-        metavar="N",
+        "--candidates", type=at_least(1), default=CANDIDATES, metavar="N",
         help="candidates a token, at most (default: %(default)s)",
-    )
-
+    )  # fmt: skip
     for each in (vision, language, tokens):
         add_question(each)
         add_settings(each)
@@ -103,23 +100,18 @@ def _add_where(parser: argparse.ArgumentParser, layer: str) -> None:
     )
     parser.add_argument(
         "--head",
-        type=_head,
+        type=number(f"or {MEAN}", lambda _: True, lambda text: None if text == MEAN else int(text)),
         metavar="H",
         help=f"from 0, or {MEAN} over the heads (default: {MEAN})",
     )
 
 
-def _query(text: str) -> object:
-    try:
-        return read_query(text)
-    except RequestError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _head(text: str) -> int | None:
-    if text == MEAN:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number or {MEAN}") from None
+def read_query(text: str) -> Query:
+    """A query as given on a command line. Raises ArgumentTypeError for anything that is none."""
+    if text in (MEAN, SUMMARY):
+        return text
+    if match := re.fullmatch(r"(\d+),(\d+)", text):
+        return int(match[1]), int(match[2])
+    raise argparse.ArgumentTypeError(
+        f"query {text!r}: expected {MEAN}, {SUMMARY} or ROW,COLUMN of a patch"
+    )

@@ -2,7 +2,7 @@
 
 A run of tokens that stand for a picture is one place of the matrix; every other token is a place of
 its own. A ratio compares a weight with an even share over the positions that may be seen: 1 means
-no preference. P places. Held by tests/figures/test_figures_maps.py.
+no preference. P places. Tests: tests/figures/test_figures_maps.py.
 """
 
 from typing import Any, NamedTuple
@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from causalmm.config import CausalMMConfig
-from causalmm.counterfactual.methods import LANGUAGE_METHODS
 from causalmm.errors import RequestError
 from causalmm.figures import maps
 from causalmm.figures.recording import Call
 
-"""Counterfactuals, in the order in which they are shown."""
 READABLE = 120
 """Places that a matrix can show."""
 
@@ -31,8 +29,7 @@ class Place(NamedTuple):
 
 
 class Matrices(NamedTuple):
-    """Ratios by the map's name, "factual" and LANGUAGE_METHODS: [P, P], NaN where nothing may be
-    seen."""
+    """Ratios by the name of a map, "factual" or a method: [P, P], NaN where nothing may be seen."""
 
     places: list[Place]
     ratios: dict[str, Tensor]
@@ -57,16 +54,8 @@ def matrices(
             f"the prompt has {len(shown)} tokens beside its pictures: a matrix of more than "
             f"{READABLE} cannot be read"
         )
-    ratios = {}
-    for name in ("factual", *LANGUAGE_METHODS):
-        if name == "factual":
-            weights = maps.factual(call, causal=True)
-        else:
-            weights = maps.counterfactual(
-                call, name, causal=True, normalization=config.normalization, seed=config.seed
-            )
-        ratios[name] = ratio(maps.of_head(weights, head), shown)
-    return Matrices(shown, ratios)
+    found = maps.all_maps(call, "language", head, config)
+    return Matrices(shown, {name: ratio(weights, shown) for name, weights in found})
 
 
 def places(ids: list[int], tokenizer: Any, pads: dict[int, str]) -> list[Place]:

@@ -1,6 +1,6 @@
 """The figure `attention-language`: matrices over a prompt. Numbers from language.py.
 
-Held by tests/figures/test_figures_drawing.py.
+Tests: tests/figures/test_figures_drawing.py.
 """
 
 import math

@@ -2,19 +2,39 @@
 
 A map is the attention output for the identity as values. So a counterfactual map comes out of the
 functions that a branch runs (causalmm/counterfactual/attention.py), called as the branch calls
-them. H heads, N positions. Held by tests/figures/test_figures_maps.py.
+them. H heads, N positions. Tests: tests/figures/test_figures_maps.py.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from causalmm.config import CausalMMConfig
 from causalmm.counterfactual.attention import language_attention, vision_attention
 from causalmm.counterfactual.attention_mask import AttentionMask
+from causalmm.counterfactual.methods import METHODS
 from causalmm.errors import RequestError
 from causalmm.figures.recording import Call
 
 LARGEST = 2**29
 """Weights of a map, of all heads: 2 GiB, some of which are held at a time."""
+
+
+def all_maps(
+    call: Call, tower: str, head: int | None, config: CausalMMConfig
+) -> Iterator[tuple[str, Tensor]]:
+    """("factual", map), then each method of the tower with its map [N, N].
+
+    Of one head or (None) the mean over the heads; a method that has no formula of this
+    normalization is left out. Raises RequestError where a map would not fit into memory.
+    """
+    causal = tower == "language"
+    yield "factual", of_head(factual(call, causal), head)
+    settings = {"causal": causal, "normalization": config.normalization, "seed": config.seed}
+    for method in METHODS:
+        if method.tower == tower and config.normalization in method.normalizations:
+            yield method.name, of_head(counterfactual(call, method.name, **settings), head)
 
 
 def factual(call: Call, causal: bool) -> Tensor:

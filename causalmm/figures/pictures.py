@@ -1,7 +1,7 @@
 """The pictures a model sees, as its processor made them, and where their patches are.
 
 Read back from the pixel values: cropped and resized, so that a patch lies where the model has it.
-Held by tests/figures/test_figures_maps.py.
+Tests: tests/figures/test_figures_maps.py.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Numbers of the figure `tokens`: how likely each candidate was at each token of an answer.
 
 Probabilities are the softmax of a branch's raw logits (causalmm/decoding/trace.py): temperature,
-top-p, top-k and any repetition penalty come after. Held by tests/figures/test_figures_tokens.py.
+top-p, top-k and any repetition penalty come after. Tests: tests/figures/test_figures_tokens.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +14,10 @@ from transformers.generation.streamers import BaseStreamer
 from causalmm.config import CausalMMConfig
 from causalmm.decoding.contrast import ruled_out
 from causalmm.decoding.trace import BranchTrace, StepLogits
+from causalmm.figures import colours
 from causalmm.figures.language import token_label
 
-BRANCHES = ("vision", "language", "joint")
+BRANCHES = tuple(colours.BRANCHES)
 NEGLIGIBLE = 0.005
 
 

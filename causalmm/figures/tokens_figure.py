@@ -1,6 +1,6 @@
 """The figure `tokens`: the candidates for each token of an answer. Numbers from tokens.py.
 
-Held by tests/figures/test_figures_drawing.py.
+Tests: tests/figures/test_figures_drawing.py.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from causalmm.figures import colours
 from causalmm.figures.canvas import NORMAL, SMALL, WIDTH, new_axes, new_figure, shortened
-from causalmm.figures.tokens import BRANCHES, Candidate, Step
+from causalmm.figures.tokens import Candidate, Step
 
 
 def tokens_figure(steps: Sequence[Step], title: str) -> Figure:
@@ -77,20 +77,18 @@ def _candidate(axes: Any, position: int, candidate: Candidate) -> None:
 
 
 def _legend(figure: Figure, step: Step) -> None:
-    entries = [("factual", {"marker": "o", "markerfacecolor": "white", "color": colours.FACTUAL})]
-    for name in BRANCHES:
-        if name in step.chosen.branches:
-            entries.append(
-                (f"{name} counterfactual", {"marker": "D", "color": colours.BRANCHES[name]})
-            )
+    entries = [("factual", "o", colours.FACTUAL)]
     entries += [
-        ("adjusted", {"marker": "o", "color": colours.ADJUSTED}),
-        ("dropped as implausible", {"marker": "x", "color": colours.ADJUSTED}),
+        (f"{name} counterfactual", "D", colours.BRANCHES[name]) for name in step.chosen.branches
     ]
+    entries.append(("adjusted", "o", colours.ADJUSTED))
+    entries.append(("dropped as implausible", "x", colours.ADJUSTED))
+    look = {"linestyle": "none", "markersize": 5}
     handles = [
-        Line2D([], [], linestyle="none", markersize=5, label=label, **look)
-        for label, look in entries
+        Line2D([], [], label=label, marker=marker, color=colour, **look)
+        for label, marker, colour in entries
     ]
+    handles[0].set_markerfacecolor("white")
     figure.legend(
         handles=handles,
         loc="upper left",

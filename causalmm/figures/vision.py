@@ -2,7 +2,7 @@
 
 An even share is 1/N of N positions, the class token among them; a ratio says how many even shares a
 patch gets. So 1 means no preference, whatever the size of the picture.
-Held by tests/figures/test_figures_maps.py.
+Tests: tests/figures/test_figures_maps.py.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from causalmm.config import CausalMMConfig
-from causalmm.counterfactual.methods import VISION_METHODS
 from causalmm.errors import RequestError
 from causalmm.figures import maps
+from causalmm.figures.flags import MEAN, SUMMARY, Query
 from causalmm.figures.pictures import Picture
-from causalmm.figures.queries import MEAN, SUMMARY, Query
 from causalmm.figures.recording import Call
-
-"""Counterfactuals, in the order in which they are shown."""
 
 
 class Overlay(NamedTuple):
@@ -30,8 +27,8 @@ class Overlay(NamedTuple):
     """Share of the class token; None where there is none."""
 
 
-class Row(NamedTuple):
-    """A query and its overlays by the map's name: "factual" and VISION_METHODS."""
+class QueryRow(NamedTuple):
+    """A query and its overlays by the map's name: "factual" and the methods."""
 
     query: Query
     overlays: dict[str, Overlay]
@@ -43,26 +40,15 @@ def rows(
     queries: Sequence[Query],
     head: int | None,
     config: CausalMMConfig,
-) -> list[Row]:
+) -> list[QueryRow]:
     """A row a query, of one head or (None) the mean over heads.
 
     Raises RequestError for a query that this picture does not have.
     """
     for query in queries:
         _check(query, picture)
-    found = [Row(query, {}) for query in queries]
-    for name in ("factual", *VISION_METHODS):
-        if name == "factual":
-            weights = maps.factual(call, causal=False)
-        else:
-            weights = maps.counterfactual(
-                call,
-                name,
-                causal=False,
-                normalization=config.normalization,
-                seed=config.seed,
-            )
-        weights = maps.of_head(weights, head)
+    found = [QueryRow(query, {}) for query in queries]
+    for name, weights in maps.all_maps(call, "vision", head, config):
         for row in found:
             row.overlays[name] = overlay(weights, picture, row.query)
     return found

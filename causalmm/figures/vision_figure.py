@@ -1,6 +1,6 @@
 """The figure `attention-vision`: a picture under its attention. Numbers from vision.py.
 
-Held by tests/figures/test_figures_drawing.py.
+Tests: tests/figures/test_figures_drawing.py.
 """
 
 from collections.abc import Sequence
@@ -10,17 +10,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from causalmm.counterfactual.methods import VISION_METHODS
 from causalmm.figures import colours
 from causalmm.figures.canvas import NORMAL, SMALL, WIDTH, new_axes, new_figure, ratio_bar, tinted
+from causalmm.figures.flags import MEAN, SUMMARY, Query
 from causalmm.figures.pictures import Picture
-from causalmm.figures.queries import MEAN, SUMMARY, Query
-from causalmm.figures.vision import Row
+from causalmm.figures.vision import QueryRow
 
 
-def vision_figure(picture: Picture, rows: Sequence[Row], title: str) -> Figure:
+def vision_figure(picture: Picture, rows: Sequence[QueryRow], title: str) -> Figure:
     """The picture, and over it a row a query: its factual attention, then each counterfactual."""
-    names = ("factual", *VISION_METHODS)
+    names = list(rows[0].overlays)
     left, right, gap, head, foot = 0.32, 0.06, 0.08, 0.62, 0.62
     side = (WIDTH - left - right - gap * len(names)) / (1 + len(names))
     height = side * picture.pixels.shape[0] / picture.pixels.shape[1]

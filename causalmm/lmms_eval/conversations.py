@@ -2,11 +2,12 @@
 
 Of requests in a row that begin alike up to and with their last picture, that beginning is computed
 once; the others make batches. Nothing here needs lmms-eval or loads torch.
-Held by tests/lmms/test_lmms_eval.py.
+Tests: tests/lmms/test_lmms_eval.py.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,33 +56,18 @@ def portions(
 
     Holds fewer than twice `size` at any time, so pictures may be opened as they are asked for.
     """
-    run: list[Conversation] = []
     loose: list[Conversation] = []
-    for each in conversations:
-        if run and (len(run) == size or not _alike(run[0], each)):
-            yield from _finish(run, loose, size)
-            run = []
-        run.append(each)
-    yield from _finish(run, loose, size)
+    for start, group in groupby(conversations, key=lambda each: each.beginning):
+        while run := list(islice(group, size)):
+            if start is not None and len(run) > 1:
+                yield run, True
+                continue
+            loose += run
+            if len(loose) >= size:
+                yield loose[:size], False
+                loose = loose[size:]
     if loose:
         yield loose, False
-
-
-def _finish(
-    run: list[Conversation], loose: list[Conversation], size: int
-) -> Iterator[tuple[list[Conversation], bool]]:
-    """A run of several as it is; one alone joins the loose ones."""
-    if len(run) > 1:
-        yield run, True
-        return
-    loose += run
-    if len(loose) == size:
-        yield list(loose), False
-        loose.clear()
-
-
-def _alike(one: Conversation, other: Conversation) -> bool:
-    return one.beginning is not None and one.beginning == other.beginning
 
 
 def _content(content: Any) -> bytes:

@@ -1,6 +1,6 @@
 """What a task of lmms-eval asks for in decoding, and where its answers end.
 
-Nothing here needs lmms-eval or loads torch. Held by tests/lmms/test_lmms_eval.py.
+Nothing here needs lmms-eval or loads torch. Tests: tests/lmms/test_lmms_eval.py.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""End each answer of a batch at the first of some strings. Held by tests/lmms/test_lmms_eval.py."""
+"""End each answer of a batch at the first of some strings. Tests: tests/lmms/test_lmms_eval.py."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -82,7 +82,7 @@ class BenchmarkSettings:
             sized = replace(style, size=sizes[index % len(sizes)])
             yield number, scene(number, split=self.split, style=sized)
 
-    def luck(self, block: str, number: int) -> random.Random:
+    def rng(self, block: str, number: int) -> random.Random:
         """What is drawn at random for a scene."""
         return random.Random(f"benchmark {block} {self.split} {number}")
 
@@ -111,7 +111,7 @@ def write_pope(folder: Path, settings: BenchmarkSettings) -> dict[str, int]:
     for number, drawn in _first(settings, "pope", _TWO_OF_A_GROUP):
         file = settings.file(number)
         _save(drawn, folder / "images" / file)
-        asked = pope_questions(drawn, popular, settings.luck("pope", number))
+        asked = pope_questions(drawn, popular, settings.rng("pope", number))
         for split, questions in asked.items():
             rows[split] += [_pope_row(file, question) for question in questions]
     return _write_pope_files(folder, rows)
@@ -128,7 +128,7 @@ def frequent_classes(scenes: int) -> list[str]:
 
 
 def pope_questions(
-    drawn: Scene, popular: Sequence[str], luck: random.Random
+    drawn: Scene, popular: Sequence[str], rng: random.Random
 ) -> dict[str, list[SceneQuestion]]:
     """By split: what is there and what is not, by turns, as many of either.
 
@@ -140,9 +140,9 @@ def pope_questions(
     far = [name for name in popular if GROUP_OF[name] not in groups]
     size = len(drawn.names)
     absent = {
-        "random": luck.sample(sorted(far[size:]), size),
+        "random": rng.sample(sorted(far[size:]), size),
         "popular": far[:size],
-        "adversarial": luck.sample(near, size),
+        "adversarial": rng.sample(near, size),
     }
     return {
         split: [
@@ -165,37 +165,37 @@ def write_mme(folder: Path, settings: BenchmarkSettings) -> dict[str, int]:
         for number, drawn in _first(settings, task, style):
             file = settings.file(number)
             _save(drawn, folder / task / file)
-            for each in questions_of(drawn, settings.luck(task, number)):
+            for each in questions_of(drawn, settings.rng(task, number)):
                 lines.append(f"{file}\t{each.text}\t{each.answer}\n")
         _write(folder / task / f"{task}.txt", "".join(lines))
         questions[task] = len(lines)
     return questions
 
 
-def _existence(drawn: Scene, luck: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
-    absent = ask.absent_name(drawn.names, 0.25, luck)
+def _existence(drawn: Scene, rng: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
+    absent = ask.absent_name(drawn.names, 0.25, rng)
     return (
-        ask.existence(luck.choice(drawn.names), True, ask.YES_OR_NO),
+        ask.existence(rng.choice(drawn.names), True, ask.YES_OR_NO),
         ask.existence(absent, False, ask.YES_OR_NO),
     )
 
 
-def _count(drawn: Scene, luck: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
+def _count(drawn: Scene, rng: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
     right = len(drawn.items)
-    wrong = luck.choice([number for number in range(1, 5) if number != right])
+    wrong = rng.choice([number for number in range(1, 5) if number != right])
     return ask.count_check(right, right), ask.count_check(wrong, right)
 
 
-def _position(drawn: Scene, luck: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
-    first, second = luck.sample(range(len(drawn.items)), 2)
+def _position(drawn: Scene, rng: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
+    first, second = rng.sample(range(len(drawn.items)), 2)
     left = first < second
     names = drawn.names[first], drawn.names[second]
     return ask.position_check(*names, left, left), ask.position_check(*names, not left, left)
 
 
-def _color(drawn: Scene, luck: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
-    item = luck.choice(drawn.items)
-    wrong = ask.other_colour(item.colour, item.name, luck)
+def _color(drawn: Scene, rng: random.Random) -> tuple[SceneQuestion, SceneQuestion]:
+    item = rng.choice(drawn.items)
+    wrong = ask.other_colour(item.colour, item.name, rng)
     return tuple(ask.colour_check(item.name, asked, item.colour) for asked in (item.colour, wrong))
 
 
@@ -227,7 +227,7 @@ def write_vlind(folder: Path, settings: BenchmarkSettings) -> dict[str, int]:
     rows = []
     found = islice(instances(settings), settings.images)
     for number, each in enumerate(_watched(found, "vlind", settings), 1):
-        row = vlind_row(number, each, settings.luck("vlind odd", number))
+        row = vlind_row(number, each, settings.rng("vlind odd", number))
         rows.append(row)
         for kind, context, scenes in (
             ("factual", row["factual_context"], [each.usual]),
@@ -245,7 +245,7 @@ def instances(settings: BenchmarkSettings) -> Iterator[Instance]:
     usual = _usual_scenes(settings)
     gathered: dict[tuple[str, str], list[tuple[Scene, int]]] = defaultdict(list)
     for number, drawn in settings.scenes("vlind odd", _ODD):
-        index = settings.luck("vlind odd", number).randrange(len(drawn.items))
+        index = settings.rng("vlind odd", number).randrange(len(drawn.items))
         name, colour = drawn.items[index].name, drawn.items[index].colour
         votes, pictures = _votes(drawn, index), gathered[name, colour]
         if votes >= (1 if pictures else GOOD_VOTES):
@@ -255,7 +255,7 @@ def instances(settings: BenchmarkSettings) -> Iterator[Instance]:
             yield Instance(name, colour, usual(name), odd, counted)
 
 
-def vlind_row(number: int, each: Instance, luck: random.Random) -> dict[str, Any]:
+def vlind_row(number: int, each: Instance, rng: random.Random) -> dict[str, Any]:
     """An instance as data.json has it."""
     shown = {name for drawn in (each.usual, *each.odd) for name in drawn.names}
     return {
@@ -266,7 +266,7 @@ def vlind_row(number: int, each: Instance, luck: random.Random) -> dict[str, Any
         "true_statement": ask.colour_rule(each.name, each.colour),
         "false_statement": ask.colour_rule(each.name, CANONICAL[each.name]),
         "existent_noun": each.name,
-        "non-existent_noun": luck.choice([name for name in CLASSES if name not in shown]),
+        "non-existent_noun": rng.choice([name for name in CLASSES if name not in shown]),
         "best_img_id": str(each.votes.index(max(each.votes))),
         "aggregated_human_label_good_images": {
             str(image): votes for image, votes in enumerate(each.votes)
@@ -322,18 +322,18 @@ def write_prior(folder: Path, settings: BenchmarkSettings) -> dict[str, int]:
     rows: dict[str, list[dict[str, str]]] = {"canonical": [], "odd": []}
     for name, style in (("canonical", _USUAL), ("odd", _ODD)):
         for number, drawn in _first(settings, name, style):
-            file, luck = settings.file(number), settings.luck(name, number)
+            file, rng = settings.file(number), settings.rng(name, number)
             _save(drawn, folder / "images" / file)
-            asked = colour_questions(luck.choice(drawn.items), luck)
+            asked = colour_questions(rng.choice(drawn.items), rng)
             rows[name] += [_pope_row(file, question) for question in asked]
     return _write_pope_files(folder, rows)
 
 
-def colour_questions(item: Item, luck: random.Random) -> list[SceneQuestion]:
+def colour_questions(item: Item, rng: random.Random) -> list[SceneQuestion]:
     """Is it what it is, and is it the colour that it might be thought to be? Without suffixes."""
     wrong = CANONICAL[item.name]
     if item.colour == wrong:
-        wrong = ask.other_colour(item.colour, item.name, luck)
+        wrong = ask.other_colour(item.colour, item.name, rng)
     asked = [ask.colour_check(item.name, colour, item.colour) for colour in (item.colour, wrong)]
     return [replace(each, text=each.text.removesuffix(ask.YES_OR_NO)) for each in asked]
 

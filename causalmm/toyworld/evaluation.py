@@ -63,8 +63,8 @@ def question_set(name: str, family: str, split: str, images: int) -> list[Asked]
     }.get(name, SceneStyle())
     asked = []
     for index, (number, drawn) in enumerate(_drawn(SETS.index(name), family, split, images, style)):
-        luck = random.Random(f"{name} {split} {index}")
-        asked += [Asked(number, drawn, question) for question in _questions(name, drawn, luck)]
+        rng = random.Random(f"{name} {split} {index}")
+        asked += [Asked(number, drawn, question) for question in _questions(name, drawn, rng)]
     return asked
 
 
@@ -79,31 +79,31 @@ def _drawn(
         yield number, scene(number, split=split, style=sized)
 
 
-def _questions(name: str, drawn: Scene, luck: random.Random) -> list[SceneQuestion]:
-    item = luck.choice(drawn.items)
+def _questions(name: str, drawn: Scene, rng: random.Random) -> list[SceneQuestion]:
+    item = rng.choice(drawn.items)
     if name.startswith("existence"):
         own_group = 1.0 if name == "existence adversarial" else 0.0
-        absent = ask.absent_name(drawn.names, own_group, luck)
+        absent = ask.absent_name(drawn.names, own_group, rng)
         return [ask.existence(item.name, True), ask.existence(absent, False)]
     if name.endswith("colour"):
         return [ask.colour(item.name, item.colour)]
     if name == "count":
         return [ask.count(len(drawn.items))]
     if name == "position":
-        first, second = luck.sample(range(len(drawn.items)), 2)
+        first, second = rng.sample(range(len(drawn.items)), 2)
         one, other = drawn.items[first].name, drawn.items[second].name
         return [ask.position(one, other, first < second)]
-    wrong = ask.other_colour(item.colour, item.name, luck)
-    told, other = luck.sample(list(COLOURS), 2)
+    wrong = ask.other_colour(item.colour, item.name, rng)
+    told, other = rng.sample(list(COLOURS), 2)
     usual = CANONICAL[item.name]
-    unusual = luck.choice([each for each in COLOURS if each != usual])
+    unusual = rng.choice([each for each in COLOURS if each != usual])
     return [
         ask.image_statement(ask.presence(item.name), True),
-        ask.image_statement(ask.presence(ask.absent_name(drawn.names, 0.25, luck)), False),
+        ask.image_statement(ask.presence(ask.absent_name(drawn.names, 0.25, rng)), False),
         ask.image_statement(ask.colour_rule(item.name, item.colour), True),
         ask.image_statement(ask.colour_rule(item.name, wrong), False),
-        ask.sense_statement(item.name, luck.choice((usual, unusual))),
-        ask.context_statement(item.name, told, luck.choice((told, other))),
+        ask.sense_statement(item.name, rng.choice((usual, unusual))),
+        ask.context_statement(item.name, told, rng.choice((told, other))),
     ]
 
 

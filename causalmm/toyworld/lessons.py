@@ -46,10 +46,10 @@ class Lessons(torch.utils.data.Dataset):
         own_group = settings.own_group if step < settings.steps else settings.late_own_group
         first = _SPACING * 2 * settings.seed + step * settings.rows
         scenes = _scenes(first, settings.rows, style)
-        luck = random.Random(f"{RECIPES[settings.family].stream} {settings.seed} {step}")
+        rng = random.Random(f"{RECIPES[settings.family].stream} {settings.seed} {step}")
         asked = [
             training_questions(
-                each.items, luck, own_group, settings.existence_pairs, settings.text_rows > 0
+                each.items, rng, own_group, settings.existence_pairs, settings.text_rows > 0
             )
             for each in scenes
         ]

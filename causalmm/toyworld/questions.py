@@ -140,19 +140,19 @@ def caption(items: Sequence[tuple[str, str]], prompt: str = CAPTION_PROMPTS[0]) 
     )
 
 
-def absent_name(names: Sequence[str], own_group: float, luck: random.Random) -> str:
+def absent_name(names: Sequence[str], own_group: float, rng: random.Random) -> str:
     """A class that is not there; with probability `own_group` one that would fit the others."""
-    near = [name for name in GROUPS[GROUP_OF[luck.choice(list(names))]] if name not in names]
-    if near and luck.random() < own_group:
-        return luck.choice(near)
-    return luck.choice([name for name in CLASSES if name not in names])
+    near = [name for name in GROUPS[GROUP_OF[rng.choice(list(names))]] if name not in names]
+    if near and rng.random() < own_group:
+        return rng.choice(near)
+    return rng.choice([name for name in CLASSES if name not in names])
 
 
-def other_colour(right: str, name: str, luck: random.Random) -> str:
+def other_colour(right: str, name: str, rng: random.Random) -> str:
     """A wrong colour; half of the time the canonical one, where that is wrong."""
-    if right != CANONICAL[name] and luck.random() < 0.5:
+    if right != CANONICAL[name] and rng.random() < 0.5:
         return CANONICAL[name]
-    return luck.choice([each for each in COLOURS if each != right])
+    return rng.choice([each for each in COLOURS if each != right])
 
 
 _EXISTENCE = re.compile(r"Is there (an? \w+) in the image\?(.*)")
@@ -178,25 +178,25 @@ _CAPTION_OTHERWISE = (
 )
 
 
-def rephrase(question: SceneQuestion, luck: random.Random) -> SceneQuestion:
+def rephrase(question: SceneQuestion, rng: random.Random) -> SceneQuestion:
     """The same question as a person might type it; statements keep their template."""
     text = question.text
     if match := _EXISTENCE.fullmatch(text):
-        text = luck.choice(_EXISTENCE_OTHERWISE).format(match[1]) + match[2]
+        text = rng.choice(_EXISTENCE_OTHERWISE).format(match[1]) + match[2]
     elif match := _COLOUR.fullmatch(text):
-        text = luck.choice(_COLOUR_OTHERWISE).format(match[1])
+        text = rng.choice(_COLOUR_OTHERWISE).format(match[1])
     elif question.kind == "caption":
-        text = luck.choice(_CAPTION_OTHERWISE)
+        text = rng.choice(_CAPTION_OTHERWISE)
     if question.kind in ("statement", "sense", "context"):
         return question
-    if luck.random() < 0.3:
+    if rng.random() < 0.3:
         text = text[0].lower() + text[1:]
     return replace(question, text=text)
 
 
 def training_questions(
     items: Sequence[Item],
-    luck: random.Random,
+    rng: random.Random,
     own_group: float = 0.25,
     existence_pairs: int = 2,
     text_apart: bool = False,
@@ -208,72 +208,72 @@ def training_questions(
     picture are asked elsewhere, and more statements made about the image.
     """
     in_order, items = tuple(items), list(items)
-    luck.shuffle(items)
+    rng.shuffle(items)
     names = tuple(item.name for item in in_order)
     asked: list[SceneQuestion] = []
     for index in range(existence_pairs):
         asked.append(
-            existence(items[index % len(items)].name, True, luck.choice(EXISTENCE_SUFFIXES))
+            existence(items[index % len(items)].name, True, rng.choice(EXISTENCE_SUFFIXES))
         )
-        absent = absent_name(names, own_group, luck)
-        asked.append(existence(absent, False, luck.choice(EXISTENCE_SUFFIXES)))
+        absent = absent_name(names, own_group, rng)
+        asked.append(existence(absent, False, rng.choice(EXISTENCE_SUFFIXES)))
     # Odd colours are rare; asked about first, they are learnt without being common.
     odd = [item for item in items if item.colour != CANONICAL[item.name]]
-    for item in (luck.choice(odd or items), luck.choice(items)):
+    for item in (rng.choice(odd or items), rng.choice(items)):
         asked.append(colour(item.name, item.colour))
-    extra = _check(items[0], luck) if luck.random() < 0.4 else _where_or_how_many(in_order, luck)
+    extra = _check(items[0], rng) if rng.random() < 0.4 else _where_or_how_many(in_order, rng)
     asked.append(extra)
-    asked.append(_image_statement(luck.choice(odd or items), names, own_group, luck))
-    if not text_apart or luck.random() < 0.3:
-        asked += blind_questions(luck)
+    asked.append(_image_statement(rng.choice(odd or items), names, own_group, rng))
+    if not text_apart or rng.random() < 0.3:
+        asked += blind_questions(rng)
     else:
-        asked.append(_image_statement(luck.choice(items), names, own_group, luck))
+        asked.append(_image_statement(rng.choice(items), names, own_group, rng))
     described = [(item.name, item.colour) for item in in_order]
-    asked.append(caption(described, luck.choice(CAPTION_PROMPTS)))
+    asked.append(caption(described, rng.choice(CAPTION_PROMPTS)))
     return asked
 
 
-def _check(item: Item, luck: random.Random) -> SceneQuestion:
-    wrong = other_colour(item.colour, item.name, luck)
-    return colour_check(item.name, luck.choice((item.colour, wrong)), item.colour)
+def _check(item: Item, rng: random.Random) -> SceneQuestion:
+    wrong = other_colour(item.colour, item.name, rng)
+    return colour_check(item.name, rng.choice((item.colour, wrong)), item.colour)
 
 
-def _where_or_how_many(items: Sequence[Item], luck: random.Random) -> SceneQuestion:
+def _where_or_how_many(items: Sequence[Item], rng: random.Random) -> SceneQuestion:
     total = len(items)
-    if total < 2 or luck.random() < 0.5:
-        if luck.random() < 0.5:
+    if total < 2 or rng.random() < 0.5:
+        if rng.random() < 0.5:
             return count(total)
-        wrong = luck.choice([number for number in range(1, 5) if number != total])
-        return count_check(luck.choice((total, wrong)), total)
-    first, second = luck.sample(range(total), 2)
+        wrong = rng.choice([number for number in range(1, 5) if number != total])
+        return count_check(rng.choice((total, wrong)), total)
+    first, second = rng.sample(range(total), 2)
     one, other = items[first].name, items[second].name
-    if luck.random() < 0.5:
+    if rng.random() < 0.5:
         return position(one, other, first < second)
-    return position_check(one, other, luck.random() < 0.5, first < second)
+    return position_check(one, other, rng.random() < 0.5, first < second)
 
 
 def _image_statement(
-    item: Item, names: Sequence[str], own_group: float, luck: random.Random
+    item: Item, names: Sequence[str], own_group: float, rng: random.Random
 ) -> SceneQuestion:
-    true = luck.random() < 0.5
-    if luck.random() < 0.5:
-        name = item.name if true else absent_name(names, own_group, luck)
+    true = rng.random() < 0.5
+    if rng.random() < 0.5:
+        name = item.name if true else absent_name(names, own_group, rng)
         return image_statement(presence(name), true)
-    shown = item.colour if true else other_colour(item.colour, item.name, luck)
+    shown = item.colour if true else other_colour(item.colour, item.name, rng)
     return image_statement(colour_rule(item.name, shown), true)
 
 
-def blind_questions(luck: random.Random) -> list[SceneQuestion]:
+def blind_questions(rng: random.Random) -> list[SceneQuestion]:
     """One or two questions that need no picture."""
-    name, told = luck.choice(CLASSES), luck.choice(list(COLOURS))
-    wrong = luck.choice([each for each in COLOURS if each != told])
-    if luck.random() < 0.35:
+    name, told = rng.choice(CLASSES), rng.choice(list(COLOURS))
+    wrong = rng.choice([each for each in COLOURS if each != told])
+    if rng.random() < 0.35:
         asked = [context_colour(name, told)]
     else:
-        asked = [context_statement(name, told, luck.choice((told, wrong)))]
-    if luck.random() < 0.5:
-        name = luck.choice(CLASSES)
+        asked = [context_statement(name, told, rng.choice((told, wrong)))]
+    if rng.random() < 0.5:
+        name = rng.choice(CLASSES)
         usual = CANONICAL[name]
-        wrong = luck.choice([each for each in COLOURS if each != usual])
-        asked.append(sense_statement(name, luck.choice((usual, wrong))))
+        wrong = rng.choice([each for each in COLOURS if each != usual])
+        asked.append(sense_statement(name, rng.choice((usual, wrong))))
     return asked

@@ -88,35 +88,35 @@ def scene(number: int, *, split: str = "test", style: SceneStyle | None = None) 
         raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}")
     style = style or SceneStyle()
     seed = number * len(SPLITS) + SPLITS[split]
-    luck = random.Random(seed)
-    group = luck.choice(list(GROUPS))
-    count = luck.choices((1, 2, 3, 4), style.counts)[0]
-    names = luck.sample(GROUPS[group] if luck.random() < style.coherent else CLASSES, count)
+    rng = random.Random(seed)
+    group = rng.choice(list(GROUPS))
+    count = rng.choices((1, 2, 3, 4), style.counts)[0]
+    names = rng.sample(GROUPS[group] if rng.random() < style.coherent else CLASSES, count)
 
     width, height = (side * _OVERSAMPLING for side in style.size)
-    ground = _GROUND[group if luck.random() < 0.75 else luck.choice(list(_GROUND))]
-    ground = tuple(max(0, min(255, channel + luck.randint(-22, 22))) for channel in ground)
-    canvas = _gradient(ground, width, height, luck)
+    ground = _GROUND[group if rng.random() < 0.75 else rng.choice(list(_GROUND))]
+    ground = tuple(max(0, min(255, channel + rng.randint(-22, 22))) for channel in ground)
+    canvas = _gradient(ground, width, height, rng)
     draw = ImageDraw.Draw(canvas)
-    for _ in range(luck.randint(0, 2)):
-        _clutter(draw, ground, width, height, luck)
+    for _ in range(rng.randint(0, 2)):
+        _clutter(draw, ground, width, height, rng)
     owner = Image.new("L", (width, height), 0)
     items: list[Item] = []
     for name in names:
-        item = _place(name, items, width, height, style, luck)
+        item = _place(name, items, width, height, style, rng)
         tone = tuple(
-            max(0, min(255, channel + luck.randint(-18, 18))) for channel in COLOURS[item.colour]
+            max(0, min(255, channel + rng.randint(-18, 18))) for channel in COLOURS[item.colour]
         )
-        pen = Pen(draw, (item.x, item.y), item.size, luck.gauss(0, 0.22), luck.random() < 0.5)
+        pen = Pen(draw, (item.x, item.y), item.size, rng.gauss(0, 0.22), rng.random() < 0.5)
         DRAWINGS[name](pen, tone)
         reach = item.size * 0.45
         box = [item.x - reach, item.y - reach, item.x + reach, item.y + reach]
         ImageDraw.Draw(owner).ellipse(box, fill=len(items) + 1)
         items.append(item)
-    for _ in range(luck.choice((0, 0, 1, 2, 3))):
-        _clutter(draw, ground, width, height, luck)
+    for _ in range(rng.choice((0, 0, 1, 2, 3))):
+        _clutter(draw, ground, width, height, rng)
 
-    image = _photograph(canvas.reduce(_OVERSAMPLING), seed, luck)
+    image = _photograph(canvas.reduce(_OVERSAMPLING), seed, rng)
     order = sorted(range(len(items)), key=lambda index: items[index].x)
     return Scene(
         image=image,
@@ -126,23 +126,23 @@ def scene(number: int, *, split: str = "test", style: SceneStyle | None = None) 
     )
 
 
-def _gradient(ground: Colour, width: int, height: int, luck: random.Random) -> Image.Image:
-    top = np.array(scaled(ground, luck.uniform(0.85, 1.1)), float)
-    bottom = np.array(scaled(ground, luck.uniform(0.7, 1.05)), float)
+def _gradient(ground: Colour, width: int, height: int, rng: random.Random) -> Image.Image:
+    top = np.array(scaled(ground, rng.uniform(0.85, 1.1)), float)
+    bottom = np.array(scaled(ground, rng.uniform(0.7, 1.05)), float)
     rows = top + (bottom - top) * np.linspace(0, 1, height)[:, None]
     return Image.fromarray(np.repeat(rows[:, None], width, axis=1).clip(0, 255).astype(np.uint8))
 
 
 def _clutter(
-    draw: ImageDraw.ImageDraw, ground: Colour, width: int, height: int, luck: random.Random
+    draw: ImageDraw.ImageDraw, ground: Colour, width: int, height: int, rng: random.Random
 ) -> None:
-    x, y = luck.uniform(0, width), luck.uniform(0, height)
-    across, down = luck.uniform(0.02, 0.1) * width, luck.uniform(0.02, 0.1) * height
-    if luck.random() < 0.5:
-        colour = tuple(luck.randint(20, 240) for _ in range(3))
+    x, y = rng.uniform(0, width), rng.uniform(0, height)
+    across, down = rng.uniform(0.02, 0.1) * width, rng.uniform(0.02, 0.1) * height
+    if rng.random() < 0.5:
+        colour = tuple(rng.randint(20, 240) for _ in range(3))
     else:
-        colour = scaled(ground, luck.uniform(0.6, 1.2))
-    kind = luck.random()
+        colour = scaled(ground, rng.uniform(0.6, 1.2))
+    kind = rng.random()
     box = [x - across, y - down, x + across, y + down]
     if kind < 0.4:
         draw.ellipse(box, fill=colour)
@@ -152,7 +152,7 @@ def _clutter(
         draw.line(
             [x - 2 * across, y - 2 * down, x + 2 * across, y + 2 * down],
             fill=colour,
-            width=luck.randint(2, 10),
+            width=rng.randint(2, 10),
         )
 
 
@@ -162,36 +162,36 @@ def _place(
     width: int,
     height: int,
     style: SceneStyle,
-    luck: random.Random,
+    rng: random.Random,
 ) -> Item:
     """Choose a size, a place that overlaps the others as little as six tries allow, a colour."""
-    size = math.exp(luck.uniform(math.log(13), math.log(46))) * _OVERSAMPLING
+    size = math.exp(rng.uniform(math.log(13), math.log(46))) * _OVERSAMPLING
     tries = []
     for _ in range(6):
-        x = luck.uniform(size * 0.4, width - size * 0.4)
-        y = luck.uniform(size * 0.4, height - size * 0.4)
+        x = rng.uniform(size * 0.4, width - size * 0.4)
+        y = rng.uniform(size * 0.4, height - size * 0.4)
         gaps = [math.hypot(x - o.x, y - o.y) - 0.45 * (size + o.size) for o in others]
         tries.append((min(gaps, default=math.inf), x, y))
         if tries[-1][0] > -0.15 * size:
             break
     _, x, y = max(tries)
     colour = CANONICAL[name]
-    if luck.random() >= style.canonical:
-        colour = luck.choice([other for other in COLOURS if other != colour])
+    if rng.random() >= style.canonical:
+        colour = rng.choice([other for other in COLOURS if other != colour])
     return Item(name=name, colour=colour, x=x, y=y, size=size)
 
 
-def _photograph(image: Image.Image, seed: int, luck: random.Random) -> Image.Image:
+def _photograph(image: Image.Image, seed: int, rng: random.Random) -> Image.Image:
     """Blur, loss of saturation, coloured light and noise."""
-    if luck.random() < 0.4:
-        image = image.filter(ImageFilter.GaussianBlur(luck.uniform(0.4, 1.1)))
+    if rng.random() < 0.4:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.1)))
     pixels = np.asarray(image, np.float32)
-    saturation = luck.choice((1, 1, luck.uniform(0.25, 1)))
+    saturation = rng.choice((1, 1, rng.uniform(0.25, 1)))
     grey = pixels.mean(axis=-1, keepdims=True)
     pixels = grey * (1 - saturation) + pixels * saturation
-    light = np.array([luck.uniform(0.72, 1.15) for _ in range(3)], np.float32)
-    pixels = pixels * light * luck.uniform(0.6, 1.1)
-    sigma = luck.choice((4, 12, 25, luck.uniform(25, 50)))
+    light = np.array([rng.uniform(0.72, 1.15) for _ in range(3)], np.float32)
+    pixels = pixels * light * rng.uniform(0.6, 1.1)
+    sigma = rng.choice((4, 12, 25, rng.uniform(25, 50)))
     noise = np.random.default_rng(seed).standard_normal(pixels.shape, np.float32)
     return Image.fromarray((pixels + noise * sigma).clip(0, 255).astype(np.uint8))
 

@@ -61,8 +61,8 @@ def _file_problems(root: Path, pin: Pin) -> list[str]:
     return found
 
 
-def diff(root: Path, color: str = "auto", paged: bool = True) -> int:
-    pager.show_diff(_diff_lines(root), color=color, paged=paged)
+def diff(root: Path, paged: bool = True) -> int:
+    pager.show_diff(_diff_lines(root), paged=paged)
     return 0
 
 
@@ -174,13 +174,8 @@ def parse_args(argv: list[str] | None, prog: str | None = None) -> argparse.Name
     commands.add_parser("check", help="exit 1 unless vendored == upstream + patches")
     differ = commands.add_parser("diff", help="our changes against upstream, with context")
     differ.add_argument(
-        "--color", nargs="?", choices=pager.COLOR, const="always", default="auto",
-        help="auto, unless given: on a terminal, where NO_COLOR is not set",
-    )  # fmt: skip
-    differ.add_argument(
-        "--no-pager", dest="paged", action="store_false",
-        help="on a terminal, not through GIT_PAGER, PAGER or less",
-    )  # fmt: skip
+        "--no-pager", dest="paged", action="store_false", help="not through PAGER or less"
+    )
     exporter = commands.add_parser("export", help="edited vendored files -> patches/")
     exporter.add_argument("--force", action="store_true", help="even if a patch changed meanwhile")
     porter = commands.add_parser("port", help="merge onto another transformers tree")

@@ -10,7 +10,7 @@
     Replaces: ...             (only, and always, where a patch replaces upstream lines)
     ---
 
-Held by tests/vendoring/test_vendor.py.
+Tests: tests/vendoring/test_vendor.py.
 """
 
 import ast
@@ -102,14 +102,12 @@ def _missing_guards(root: Path, guarded_by: str) -> list[str]:
     found = []
     for file, test in guards(guarded_by):
         path = root / file
-        if not test or not file or not path.is_file():
+        if not test or not path.is_file():
             guard = f"{file}::{test}" if test else file
             found.append(f"is guarded by {guard!r}, which is not FILE::TEST with an existing file")
-        elif test.split("::")[-1].partition("[")[0] not in _functions(path):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        if test.split("::")[-1].partition("[")[0] not in names:
             found.append(f"is guarded by {file}::{test}, which does not exist")
     return found
-
-
-def _functions(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}

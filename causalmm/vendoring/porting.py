@@ -4,7 +4,7 @@ base is the pinned upstream file, ours the patched one, theirs the same file in 
 is carried where its neighbours in base, and whatever it replaces, are found together in theirs and
 in the function they were in. Anything else is a conflict, told with what became of its neighbours;
 where one neighbour of an insertion is left, the place beside it is proposed, and taken only on
-request. Held by tests/vendoring/test_port.py, which compares with `git merge-file`.
+request. Tests: tests/vendoring/test_port.py, which compares with `git merge-file`.
 """
 
 import ast
@@ -12,15 +12,16 @@ import difflib
 import hashlib
 import importlib.metadata
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from causalmm.vendoring import headers, patching
 from causalmm.vendoring.patching import Hunk, PatchError, Pin
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conflict:
+class Conflict(NamedTuple):
     """A hunk that does not fit as it is."""
 
     hunk: Hunk  # with base's line numbers
@@ -31,15 +32,14 @@ class Conflict:
     proposal: Hunk | None  # with theirs' line numbers; follows line `near`
 
 
-@dataclass(frozen=True, kw_only=True)
-class Port:
+class Port(NamedTuple):
     """One file's patch on another release."""
 
     pin: Pin  # as it will stand in the manifest
     prose: str
-    hunks: list[Hunk]  # carried, and those placed on request
-    conflicts: list[Conflict]
-    placed: list[Conflict]  # conflicts whose proposal was taken
+    hunks: Sequence[Hunk] = ()  # carried, and those placed on request
+    conflicts: Sequence[Conflict] = ()
+    placed: Sequence[Conflict] = ()  # conflicts whose proposal was taken
     note: str = ""  # a conflict that is not about one hunk
 
 
@@ -72,16 +72,10 @@ def carry_hunks(base: str, theirs: str, hunks: list[Hunk]) -> list[Hunk | Confli
             # Two hunks keep their order.
             proposal = hunk._replace(at=at) if at >= done else None
         last_known = max(line for line in place if line < hunk.at)
-        conflict = Conflict(
-            hunk=hunk,
-            number=number,
-            scope=old_scopes[above],
-            reason=_reason(hunk, found, new_scopes if together else None),
-            near=proposal.at if proposal else place[last_known] + 1,
-            proposal=proposal,
-        )
-        done = max(done, conflict.near)
-        results.append(conflict)
+        near = proposal.at if proposal else place[last_known] + 1
+        reason = _reason(hunk, found, new_scopes if together else None)
+        results.append(Conflict(hunk, number, old_scopes[above], reason, near, proposal))
+        done = max(done, near)
     return results
 
 
@@ -89,12 +83,10 @@ def _reason(hunk: Hunk, found: list[int | None], moved: dict[int, str] | None) -
     above, below = found[0], found[-1]
     if moved is not None:
         return f"its place is now in {moved[above] or moved[below] or 'no function'}"
-    if above is None and below is None:
-        return "the lines above and below it changed"
-    if above is None:
-        return "the line above it changed"
-    if below is None:
-        return "the line below it changed"
+    if above is None or below is None:
+        both = above is None and below is None
+        which = "lines above and below" if both else "line above" if above is None else "line below"
+        return f"the {which} it changed"
     if hunk.removed:
         return "the lines it replaces changed"
     return f"upstream has {below - above - 1} other lines there"
@@ -124,8 +116,7 @@ def port_file(root: Path, pin: Pin, package: Path, version: str, place: bool = F
     prose, hunks = patching.read_patch(root, pin) or ("", [])
     path = package / pin.upstream.partition("/")[2]
     if not path.is_file():
-        note = f"{path} does not exist: upstream moved or removed the file"
-        return Port(pin=pin, prose=prose, hunks=[], conflicts=[], placed=[], note=note)
+        return Port(pin, prose, note=f"{path} does not exist: upstream moved or removed the file")
     data = path.read_bytes()
     new_pin = replace(pin, version=version, sha256=hashlib.sha256(data).hexdigest())
     theirs = patching.relocate(data.decode("utf-8"), pin.package)
@@ -138,19 +129,13 @@ def port_file(root: Path, pin: Pin, package: Path, version: str, place: bool = F
             kept.append(result.proposal)
         else:
             conflicts.append(result)
+    note = ""
     try:
         ast.parse(patching.apply_hunks(theirs, kept))
-        note = ""
     except SyntaxError as error:
         note = f"the merged file is not valid Python at line {error.lineno}: {error.msg}"
-    return Port(
-        pin=new_pin,
-        prose=headers.with_upstream(prose, new_pin),
-        hunks=kept,
-        conflicts=conflicts,
-        placed=placed,
-        note=note,
-    )
+    prose = headers.with_upstream(prose, new_pin)
+    return Port(new_pin, prose, kept, conflicts, placed, note)
 
 
 def report(port: Port, base_version: str) -> list[str]:
@@ -165,8 +150,7 @@ def report(port: Port, base_version: str) -> list[str]:
     ]
     if port.note:
         lines.append(f"  {port.note}")
-    conflicts = [*port.placed, *port.conflicts]
-    for conflict in sorted(conflicts, key=lambda conflict: conflict.number):
+    for conflict in sorted([*port.placed, *port.conflicts], key=lambda each: each.number):
         where = f"line {conflict.near} of {port.pin.version}"
         if conflict in port.placed:
             advice = f"placed after {where}, check it"
@@ -210,14 +194,9 @@ def write_ports(root: Path, ports: list[Port]) -> None:
     for port in ports:
         old, path = pins[port.pin.vendored], root / port.pin.patch
         # Edited as text, entry by entry, to keep the file's comments.
-        entries = [
-            entry.replace(f'"{old.version}"', f'"{port.pin.version}"').replace(
-                old.sha256, port.pin.sha256
-            )
-            if f'"{old.vendored}"' in entry
-            else entry
-            for entry in entries
-        ]
+        at = next(n for n, entry in enumerate(entries) if f'"{old.vendored}"' in entry)
+        moved = entries[at].replace(f'"{old.version}"', f'"{port.pin.version}"')
+        entries[at] = moved.replace(old.sha256, port.pin.sha256)
         if port.hunks or port.conflicts:  # without hunks left, the file still keeps the prose
             body = patching.render_hunks(port.pin, port.hunks)
             patching.write_text(path, port.prose + body)

@@ -2,7 +2,7 @@
 
 All in a temporary copy of the project. The other release comes first on PYTHONPATH; torch and
 everything else stay those of this environment. The tests are the fast ones of every file that the
-patches name as a guard. Held by tests/vendoring/test_port.py.
+patches name as a guard. Tests: tests/vendoring/test_port.py.
 """
 
 import os
@@ -16,6 +16,9 @@ from causalmm.vendoring import headers, patching, porting
 from causalmm.vendoring.patching import PatchError
 from causalmm.vendoring.porting import Port
 
+_NOT_SOURCE = (".*", "venv", "build", "dist", "runs", "__pycache__")
+"""What a copy can do without: hidden, generated, or a virtual environment."""
+
 
 def run(root: Path, ports: list[Port], package: Path, script: Path, select: str) -> int:
     """pytest's exit code, 0 where all tests pass; PatchError where it does not come to tests.
@@ -25,7 +28,7 @@ def run(root: Path, ports: list[Port], package: Path, script: Path, select: str)
     """
     with tempfile.TemporaryDirectory(prefix="causalmm-port-") as folder:
         copy = Path(folder, "project")
-        shutil.copytree(root, copy, ignore=_not_source)
+        shutil.copytree(root, copy, ignore=shutil.ignore_patterns(*_NOT_SOURCE))
         for pin in patching.read_pins(root):
             (copy / pin.vendored).unlink(missing_ok=True)  # build would save it as edited
         porting.write_ports(copy, ports)
@@ -61,14 +64,3 @@ def _guards(ports: list[Port]) -> list[str]:
     """The test files that the patches' headers name, each once."""
     fields = [headers.parse(port.prose)["Guarded by"] for port in ports if port.prose]
     return sorted({file for field in fields for file, _ in headers.guards(field)})
-
-
-def _not_source(folder: str, names: list[str]) -> set[str]:
-    """What a copy can do without: hidden, generated, or a virtual environment."""
-    return {
-        name
-        for name in names
-        if name.startswith(".")
-        or name in {"build", "dist", "runs", "__pycache__"}
-        or Path(folder, name, "pyvenv.cfg").exists()
-    }

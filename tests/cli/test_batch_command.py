@@ -409,7 +409,7 @@ def test_running_out_of_memory_names_the_batch_size(batch, folder, tmp_path, mon
 
     monkeypatch.setattr("causalmm.decoding.generation.CounterfactualGeneration.generate", generate)
     _, said = batch(questions(folder), code=1)
-    assert said.splitlines()[-1].startswith("error: not enough memory: try a smaller --batch-size")
+    assert said.splitlines()[-1].startswith("error: not enough memory: try smaller images")
     assert (tmp_path / f"out.jsonl{SUFFIX}").exists()
 
 

@@ -125,6 +125,7 @@ def test_an_interrupt_ends_in_one_word(command, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, name, stand_in)
     monkeypatch.setattr(sys, "argv", [command, *(["generate"] if command == "causalmm" else [])])
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.delitem(sys.modules, f"{command}.__main__", raising=False)
     run = runpy.run_module if command in MODULES else runpy.run_path
     with pytest.raises(SystemExit) as ended:
         run(command, run_name="__main__")

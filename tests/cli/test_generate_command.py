@@ -200,7 +200,7 @@ def test_without_sampling_flags_the_answer_is_greedy(ask, folder, tmp_path):
     sampled = {"do_sample": True, "temperature": 9.0, "top_k": 50, "num_beams": 2}
     (model / "generation_config.json").write_text(json.dumps(sampled))
     expected = ask("--model", folder / "llava")
-    assert ask("--model", model) == expected
+    assert ask("--model", model) == ask("--model", model, "--greedy") == expected
 
 
 def test_words_are_printed_as_they_come():
@@ -505,6 +505,7 @@ def test_layers_may_start_with_a_minus(layers):
         ("--max-new-tokens 0", "'0' is not an integer >= 1"),
         ("--min-pixels 0", "'0' is not an integer >= 1"),
         ("--min-pixels 9 --max-pixels 8", "--min-pixels 9 is more than --max-pixels 8"),
+        ("--greedy --top-p 0.9", "--greedy and --top-p exclude each other"),
         ("--mode plain --compare", "--compare needs a mode other than plain"),
         ("--dtype int8", "--dtype: invalid choice"),
         ("--attn flash", "--attn: invalid choice"),

@@ -30,9 +30,9 @@ def test_language_reverse_and_normalize_is_undefined_on_a_uniform_row():
 
 
 def test_language_random_shares_out_over_hidden_keys_too():
-    luck = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.25, 0.25], [0.2, 0.2, 0.1]])
+    numbers = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.25, 0.25], [0.2, 0.2, 0.1]])
     expected = torch.tensor([[0.1, 0, 0], [0.5, 0.25, 0], [0.4, 0.4, 0.2]])
-    assert_close(released.language_random(CAUSAL, luck)[0, 0], expected)
+    assert_close(released.language_random(CAUSAL, numbers)[0, 0], expected)
 
 
 def test_language_rows_that_continue_a_cache_see_the_keys_before_them():
@@ -49,8 +49,8 @@ def test_language_visible_keys_can_be_given():
 def test_vision_formulas():
     assert_close(released.vision_uniform(FULL), torch.full_like(FULL, 0.5))
     assert_close(released.vision_reversed(FULL), 0.9 - FULL)
-    luck = torch.tensor([[0.1, 0.9], [0.4, 0.6]])
-    assert_close(released.vision_random(FULL, luck)[0, 0], 2 * luck)
+    numbers = torch.tensor([[0.1, 0.9], [0.4, 0.6]])
+    assert_close(released.vision_random(FULL, numbers)[0, 0], 2 * numbers)
 
 
 def test_vision_reversed_takes_the_largest_of_each_head_and_image():

@@ -7,6 +7,7 @@ of cache honoured or refused; and no way to call a model that takes `causalmm` a
 import pytest
 import torch
 from family_rows import FAMILIES
+from packed_rows import LOWEST, additive, block_mask, packed, positions
 from tiny_models import model_pair, pad_together, sample
 from tiny_words import PAD
 from transformers import DynamicCache, GenerationConfig, QuantizedCache, StaticCache
@@ -19,7 +20,6 @@ from causalmm.counterfactual.methods import LANGUAGE_METHODS
 # A nearly uniform row enlarges rounding errors in any formula of `reverse_and_normalize`.
 TOLERANCE = {"atol": 5e-5, "rtol": 1e-5}
 STEPS = 4
-LOWEST = torch.finfo(torch.float32).min
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -69,40 +69,8 @@ def logits(model, inputs, config, **options):
     return model(**inputs, causalmm=config, **options).logits
 
 
-def positions(model, inputs):
-    """Position ids of one sample as the model makes them: [1, L], or [4, 1, L] with M-RoPE."""
-    text = torch.arange(inputs["input_ids"].shape[1])[None]
-    if "image_grid_thw" not in inputs:
-        return text
-    given = {name: part for name, part in inputs.items() if name != "pixel_values"}
-    axes, _ = model.model.get_rope_index(**given)
-    return torch.cat([text[None], axes])
-
-
-def packed(model, samples):
-    """The samples one after another in a row, and the positions that keep them apart."""
-    row = {
-        name: torch.cat([each[name] for each in samples], dim=0 if "pixel" in name else -1)
-        for name in samples[0]
-        if name not in ("attention_mask", "image_grid_thw")
-    }
-    if "image_grid_thw" in samples[0]:
-        row["image_grid_thw"] = torch.cat([each["image_grid_thw"] for each in samples])
-    return row, torch.cat([positions(model, each) for each in samples], dim=-1)
-
-
 def alone(model, samples, config):
     return torch.cat([logits(model, each, config) for each in samples], dim=1)
-
-
-def block_mask(samples):
-    """True where a token of a row of samples sees another: causal, within its own sample."""
-    lengths = [each["input_ids"].shape[1] for each in samples]
-    return torch.block_diag(*(torch.ones(n, n) for n in lengths)).tril().bool()[None, None]
-
-
-def additive(seen, hidden=LOWEST):
-    return torch.zeros(seen.shape).masked_fill(~seen, hidden)
 
 
 def test_sequences_packed_into_a_row_are_those_alone(model, samples, config):

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from causalmm import BranchTrace, CausalMMConfig
+from causalmm.decoding.language_pass import LanguagePass
 from causalmm.decoding.plan import Towers, build_plan
-from causalmm.decoding.rows import fold_branches, repeat_branches, split_branches
+from causalmm.decoding.vision_pass import VisionPass
 
 TOWERS = Towers(vision_layers=6, language_layers=8)
 
@@ -57,20 +58,11 @@ def test_contrast_reads_its_branches_in_row_order():
     assert torch.equal(step.factual, factual[:, -1])
 
 
-def test_folded_features_unfold_to_their_branches():
+def test_folded_features_split_into_their_branches():
+    plan = build_plan(CausalMMConfig(mode="vision", draws=2), TOWERS)
     features = torch.randn(3 * 5, 2, 4)
-    folded = fold_branches(features, 3)
+    folded = VisionPass(plan).fold(features)
     assert folded.shape == (5, 2, 12)
-    for branch, part in enumerate(split_branches(folded, 3)):
-        assert torch.equal(part, features[5 * branch : 5 * branch + 5])
-
-
-def test_rows_that_broadcast_are_left_alone():
-    one = torch.arange(3).view(1, 3)
-    assert repeat_branches(None, 4, 3) is None
-    assert repeat_branches(one, 4, 3) is one
-    assert repeat_branches(one, 1, 3).shape == (3, 3)
-    positions = torch.zeros(4, 2, 5)
-    assert repeat_branches({"a": positions}, 2, 3, axis=1)["a"].shape == (4, 6, 5)
-    with pytest.raises(ValueError, match="expected 3 rows or 1 along axis 1"):
-        repeat_branches(positions, 3, 2, axis=1)
+    language = LanguagePass(plan)
+    assert torch.equal(language.split_features(folded), features[:5])
+    assert torch.equal(language.features[0], features[5:])

@@ -4,13 +4,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
-from causalmm.decoding.rows import (
-    append_branches,
-    fold_branches,
-    leading_rows,
-    repeat_branches,
-    split_branches,
-)
+from causalmm.decoding.rows import append_branches, leading_rows
 
 LENGTH = 200  # two blocks of 128
 
@@ -62,14 +56,12 @@ def test_what_broadcasts_stays():
     one = torch.ones(1, 5)
     assert append_branches(one, rows=4, batch=2, branches=1) is one
     assert leading_rows(one, 4, 2) is one
-    assert repeat_branches(one, batch=4, branches=3) is one
-    with pytest.raises(ValueError, match="expected 4 rows or 1 along axis 0, got"):
-        repeat_branches(torch.ones(3, 5), batch=4, branches=2)
+    assert append_branches(one, rows=1, batch=1, branches=2).shape == (3, 5)
 
 
-def test_folding_keeps_branches_side_by_side():
-    features = torch.randn(6, 5, 3)  # 3 branches of 2
-    folded = fold_branches(features, 3)
-    assert folded.shape == (2, 5, 9)
-    for branch, part in enumerate(split_branches(folded, 3)):
-        assert torch.equal(part, features[2 * branch : 2 * branch + 2])
+def test_rows_of_another_axis():
+    positions = torch.arange(8).view(1, 2, 4)
+    longer = append_branches({"a": positions}, rows=2, batch=2, branches=2, axis=1)["a"]
+    assert torch.equal(longer, positions.repeat(1, 3, 1))
+    with pytest.raises(ValueError, match="expected 3 rows or 1 along axis 1, got"):
+        append_branches(positions, rows=3, batch=3, branches=1, axis=1)

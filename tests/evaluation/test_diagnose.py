@@ -486,7 +486,7 @@ def test_running_out_of_memory(run, monkeypatch):
 
     monkeypatch.setattr("causalmm.decoding.generation.CounterfactualGeneration.generate", generate)
     _, _, said = run(code=1)
-    assert said.splitlines()[-1].startswith("error: not enough memory: try a smaller --batch-size")
+    assert said.splitlines()[-1].startswith("error: not enough memory: try smaller images")
 
 
 # Which questions

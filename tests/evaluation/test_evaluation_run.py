@@ -138,7 +138,7 @@ def test_scores_are_those_of_separate_forwards(folder, evaluate, tmp_path, model
     lines, _ = evaluate(*given, model=model)
     args = commands.parse_args(flags(folder, "--out", tmp_path, "--mode", mode, model=model))
     [run] = commands._runs(args)
-    session = commands.Session.start(args, run.variant.request)
+    session = commands.Session.start(args, run.request)
     tokenizer, choices = session.processor.tokenizer, ("yes", "no")
     ids = [word_tokens(tokenizer, word) for word in choices]
     assert [len(each) for each in ids] == [8, 4]
@@ -181,12 +181,12 @@ def test_a_drawn_answer_is_that_of_its_seed(folder, evaluate, tmp_path, model):
     lines, _ = evaluate(*SAMPLED, "--batch-size", "1", model=model)
     args = commands.parse_args(flags(folder, *SAMPLED, "--out", tmp_path, model=model))
     [run] = commands._runs(args)
-    session = commands.Session.start(args, run.variant.request)
+    session = commands.Session.start(args, run.request)
     seeds = {runner.unit_seed(3, [question]) for question in run.questions}
     assert len(seeds) == len(lines)
     assert seeds.isdisjoint(runner.unit_seed(4, [question]) for question in run.questions)
     for line, question in zip(lines, run.questions, strict=True):
-        request = run.variant.request._replace(seed=runner.unit_seed(3, [question]))
+        request = run.request._replace(seed=runner.unit_seed(3, [question]))
         alone = session._replace(request=request)
         inputs = alone.inputs(one_turn([question.path], question.prompt))
         assert line["answer"] == alone.answer(inputs, request.config).text
@@ -298,6 +298,16 @@ def test_a_bad_picture_is_an_error_of_its_questions(evaluate, folder, tmp_path):
     assert said.endswith("2 answers, 4 failed (--retry-failed asks again)\n")
 
 
+def test_limits_of_pictures_are_kept_and_change_what_is_seen(evaluate, tmp_path):
+    lines, _ = evaluate(model="qwen2_vl")
+    assert record(tmp_path / "out")["max_pixels"] is None
+    limited, _ = evaluate("--max-pixels", "800", model="qwen2_vl", out="small")
+    assert record(tmp_path / "small")["max_pixels"] == 800
+    assert [each["scores"] for each in limited] != [each["scores"] for each in lines]
+    _, said = evaluate("--max-pixels", "900", model="qwen2_vl", out="small", code=2)
+    assert "other settings (max_pixels: 800, now 900)" in said
+
+
 def test_what_failed_is_asked_again_on_demand(evaluate, folder, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
@@ -322,6 +332,8 @@ def test_what_failed_is_asked_again_on_demand(evaluate, folder, tmp_path):
         (("--images", "nowhere"), "none of the 4 images is there (first: nowhere/a.png)"),
         (("--questions", "nowhere"), "nowhere"),
         (("--model", "nowhere"), "unknown model 'nowhere'"),
+        (("--max-pixels", "800"), "--max-pixels is for Qwen2-VL"),
+        (("--min-pixels", "9", "--max-pixels", "8"), "--min-pixels 9 is more than --max-pixels 8"),
         (("--language-layers", "9"), "language_layers"),
         (("--controls", "--mode", "plain"), "--controls needs a mode other than plain"),
         (("--controls", "--grid", "x"), "not allowed with argument --controls"),
@@ -351,7 +363,7 @@ def test_running_out_of_memory(evaluate, monkeypatch, tmp_path):
 
     monkeypatch.setattr("causalmm.decoding.generation.CounterfactualGeneration.generate", generate)
     _, said = evaluate(code=1)
-    assert said.splitlines()[-1].startswith("error: not enough memory: try a smaller --batch-size")
+    assert said.splitlines()[-1].startswith("error: not enough memory: try smaller images")
     monkeypatch.undo()
     assert evaluate()[0] == evaluate(out="whole")[0]
 
@@ -583,7 +595,7 @@ def test_shares_make_the_same_file(folder, evaluate, tmp_path, given):
         flags(folder, *given, "--batch-size", "2", "--out", tmp_path / "out")
     )
     [run] = commands._runs(args)
-    session = commands.Session.start(args, run.variant.request)
+    session = commands.Session.start(args, run.request)
     words = {word: word_tokens(session.processor.tokenizer, word) for word in ("yes", "no")}
     about = {"git_commits": []}
     for count, stops in ((3, {1}), (2, {0, 1}), (4, set())):

@@ -40,12 +40,12 @@ def table(tmp_path):
 
 
 def names(request, file):
-    return [variant.name for variant in grid(request, file)]
+    return list(grid(request, file))
 
 
 def test_controls_differ_in_what_their_names_say():
     config = CausalMMConfig(gamma_vision=2, epsilon=0.6, seed=9)
-    found = dict(controls(request(config, SAMPLED)))
+    found = controls(request(config, SAMPLED))
     assert tuple(found) == CONTROLS
     assert [each.config for each in found.values()] == [
         *(None, None, CausalMMConfig(gamma=0, epsilon=0.6, seed=9), config, config)
@@ -55,7 +55,9 @@ def test_controls_differ_in_what_their_names_say():
     ]
     assert {each.seed for each in found.values()} == {9}
     # Without a word on sampling, it is that of the model's own distribution.
-    [sampling] = {tuple(one.sampling.items()) for name, one in controls(request()) if "+s" in name}
+    [sampling] = {
+        tuple(one.sampling.items()) for name, one in controls(request()).items() if "+s" in name
+    }
     assert dict(sampling) == {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 
@@ -63,12 +65,12 @@ def test_a_grid_is_every_combination_over_what_was_chosen(table):
     base = request(CausalMMConfig(gamma_vision=3, draws=2))
     file = table("gamma: [0.5, 1]\nlanguage_layers: ['half:', '10:20', [1, 2]]\nmode: language\n")
     found = grid(base, file)
-    assert [variant.name for variant in found] == [
+    assert list(found) == [
         f"mode=language,language_layers={layers},gamma={gamma}"
         for gamma in ("0.5", "1")
         for layers in ("half:", "10:20", "1+2")
     ]
-    assert found[2].request == base._replace(
+    assert list(found.values())[2] == base._replace(
         config=CausalMMConfig(mode="language", gamma=0.5, language_layers=(1, 2), draws=2)
     )
 
@@ -78,12 +80,12 @@ def test_tables_of_a_grid_have_their_own_settings(table):
         "- {mode: [vision, joint], gamma: 1}\n- {mode: plain}\n- {mode: language, seed: [1, 2]}\n"
     )
     found = grid(request(), file)
-    assert [variant.name for variant in found] == [
+    assert list(found) == [
         *("mode=vision,gamma=1", "mode=joint,gamma=1", "mode=plain"),
         *("mode=language,seed=1", "mode=language,seed=2"),
     ]
-    assert found[2].request.config is None
-    assert [variant.request.seed for variant in found] == [0, 0, 0, 1, 2]
+    assert found["mode=plain"].config is None
+    assert [each.seed for each in found.values()] == [0, 0, 0, 1, 2]
 
 
 def test_a_grid_that_grows_keeps_its_names(table):

@@ -17,7 +17,7 @@ from causalmm.figures.language_figure import language_figure
 from causalmm.figures.pictures import Picture
 from causalmm.figures.tokens import Candidate, Step
 from causalmm.figures.tokens_figure import tokens_figure
-from causalmm.figures.vision import Overlay, Row
+from causalmm.figures.vision import Overlay, QueryRow
 from causalmm.figures.vision_figure import vision_figure
 
 WHITE = (1.0, 1.0, 1.0)
@@ -82,7 +82,7 @@ def rows_of(queries, summary):
     ratios = torch.tensor([[8.0, 1, 1], [1, 1, 0.125]])
     maps = {"factual": Overlay(ratios, summary)}
     maps |= {name: Overlay(torch.ones(2, 3), summary) for name in VISION_METHODS}
-    return [Row(query, maps) for query in queries]
+    return [QueryRow(query, maps) for query in queries]
 
 
 @pytest.mark.parametrize("summary", [None, 0.125])

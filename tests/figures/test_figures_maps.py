@@ -19,10 +19,9 @@ from causalmm import CausalMMConfig
 from causalmm.counterfactual import random_weights, released
 from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.errors import RequestError
-from causalmm.families.registry import find
 from causalmm.figures import language, maps, vision
 from causalmm.figures.pictures import Picture, pictures
-from causalmm.figures.recording import Recorder, record_language, record_vision
+from causalmm.figures.recording import attention_modules, record_language, record_vision
 
 RECORDING = "eager_recording_for_tests"
 LAYER, SEED = 1, 5
@@ -76,11 +75,10 @@ def words_of(queries):
 
 
 @torch.no_grad()
-def upstream_vision_maps(family, model, inputs, layer):
+def upstream_vision_maps(model, inputs, layer):
     """Upstream's eager weights [H, N, N] of each picture."""
-    declared = find(family)
-    watched = declared.attention_modules(model)["vision"][layer]
-    tower = model.get_submodule(declared.vision_tower)
+    tower = model.get_encoder("image")
+    watched = attention_modules(tower)[layer]
     # Noted where upstream's own eager function gives them: some of its towers drop them.
     upstreams = sys.modules[type(watched).__module__].eager_attention_forward
     weights = []
@@ -102,9 +100,9 @@ def upstream_vision_maps(family, model, inputs, layer):
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("layer", [0, 2])
-def test_factual_vision_maps_are_upstreams(family, pair, two_pictures, attention, layer):
+def test_factual_vision_maps_are_upstreams(pair, two_pictures, attention, layer):
     ours, upstream = pair
-    expected = upstream_vision_maps(family, upstream, two_pictures, layer)
+    expected = upstream_vision_maps(upstream, two_pictures, layer)
     ours.set_attn_implementation(attention)
     calls = record_vision(ours, two_pictures, layer)
     assert len(calls) == len(expected) == 2
@@ -124,22 +122,25 @@ def test_the_factual_language_map_is_upstreams(pair, two_pictures, attention, la
 
 
 @torch.no_grad()
-def test_recording_changes_nothing_and_leaves_nothing_behind(family, pair, two_pictures):
+def test_recording_changes_nothing_and_leaves_nothing_behind(pair, two_pictures):
     model, _ = pair
+    model.set_attn_implementation("eager")
     before = model(**two_pictures).logits
-    tower = model.get_submodule(find(family).vision_tower)
-    for module in (tower, model.model.language_model):
-        recorder = Recorder(LAYER)
-        handle = module.register_forward_pre_hook(
-            lambda _, args, kwargs, recorder=recorder: (args, kwargs | {"causalmm": recorder}),
-            with_kwargs=True,
-        )
-        assert torch.equal(model(**two_pictures).logits, before)
-        assert recorder.calls
-        handle.remove()
-    record_vision(model, two_pictures, LAYER)
+    attributes = [set(vars(module)) for module in model.modules()]
+    assert record_vision(model, two_pictures, LAYER)
     record_language(model, two_pictures, LAYER)
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert [set(vars(module)) for module in model.modules()] == attributes
+    assert torch.equal(model(**two_pictures).logits, before)
+
+
+@torch.no_grad()
+def test_a_failed_recording_leaves_nothing_behind(pair, inputs):
+    model, _ = pair
+    model.set_attn_implementation("eager")
+    before = model(**inputs).logits
+    with pytest.raises((TypeError, ValueError), match="input_ids|None"):
+        record_language(model, inputs | {"input_ids": None}, LAYER)
+    assert torch.equal(model(**inputs).logits, before)
 
 
 # -- counterfactual maps -----------------------------------------------------------------------
@@ -149,7 +150,7 @@ def edited(call, method, causal, normalization):
     return maps.counterfactual(call, method, causal=causal, normalization=normalization, seed=SEED)
 
 
-def luck(call):
+def numbers_of(call):
     positions = torch.arange(call.key.shape[2])
     return uniform(SEED, (0,), LAYER, call.heads, positions, positions)[0]
 
@@ -158,7 +159,7 @@ def luck(call):
 def test_released_language_maps_are_those_of_the_reference(call, method):
     weights = maps.factual(call, causal=True)[None]
     formula = getattr(released, f"language_{method}")
-    expected = formula(weights, luck(call)) if method == "random" else formula(weights)
+    expected = formula(weights, numbers_of(call)) if method == "random" else formula(weights)
     # The first row is uniform: the reference divides 0 by 0 there.
     rows = slice(1, None) if method == "reverse_and_normalize" else slice(None)
     found = edited(call, method, True, "released")
@@ -170,7 +171,7 @@ def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
     weights = maps.factual(vision_call, causal=False)[None]
     size = weights.shape[-1]
     chance = {
-        "random": (luck(vision_call),),
+        "random": (numbers_of(vision_call),),
         "shuffle": (
             torch.stack(
                 [
@@ -188,7 +189,7 @@ def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
 def test_visible_language_maps_are_those_of_the_table(call):
     weights = maps.factual(call, causal=True)
     seen = torch.ones_like(weights[0]).tril()
-    drawn = luck(call) * seen
+    drawn = numbers_of(call) * seen
     count, peak = seen.sum(-1, keepdim=True), weights.amax(-1, keepdim=True)
     reverse = (peak - weights) * seen
     expected = {
@@ -212,7 +213,7 @@ def test_visible_vision_maps_are_those_of_the_table(vision_call):
     expected = {
         "uniform": torch.full_like(weights, 1 / size),
         "reversed": (peak - weights) / (size * peak - 1),
-        "random": luck(vision_call) / luck(vision_call).sum(-1, keepdim=True),
+        "random": numbers_of(vision_call) / numbers_of(vision_call).sum(-1, keepdim=True),
     }
     for method, each in expected.items():
         found = edited(vision_call, method, False, "visible")

@@ -1,5 +1,6 @@
 """The visualize command: a picture that can be opened, or one clear sentence and an exit code."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -21,9 +22,8 @@ from causalmm.errors import RequestError
 from causalmm.families.loading import load
 from causalmm.families.registry import find
 from causalmm.figures import command, language, vision
-from causalmm.figures.flags import parse_args
+from causalmm.figures.flags import parse_args, read_query
 from causalmm.figures.pictures import pictures
-from causalmm.figures.queries import read_query
 from causalmm.figures.recording import record_language, record_vision
 from causalmm.figures.tokens import answer_steps
 from causalmm.inputs.images import open_image
@@ -336,7 +336,7 @@ def test_a_file_that_cannot_be_written_is_a_failure(draw, folder):
 def test_queries_are_read():
     assert [read_query(text) for text in ("mean", "cls", "3,12")] == ["mean", "cls", (3, 12)]
     for text in ("", "3", "3,", "-1,2", "1.5,2", "1,2,3", "MEAN"):
-        with pytest.raises(RequestError):
+        with pytest.raises(argparse.ArgumentTypeError):
             read_query(text)
 
 

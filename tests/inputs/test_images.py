@@ -152,12 +152,12 @@ def test_truncated_is_refused(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "PPM", "AVIF", "ICO", "TGA"])
 def test_damage_never_escapes_as_anything_else(tmp_path, kind):
-    luck = random.Random(kind)
+    rng = random.Random(kind)
     whole, path = encoded(kind), tmp_path / "a"
     for _ in range(40):
         damaged = bytearray(whole)
-        for _ in range(luck.choice([1, 3, 20])):
-            damaged[luck.randrange(luck.choice([60, len(whole)]))] = luck.randrange(256)
+        for _ in range(rng.choice([1, 3, 20])):
+            damaged[rng.randrange(rng.choice([60, len(whole)]))] = rng.randrange(256)
         path.write_bytes(damaged)
         with contextlib.suppress(RequestError):
             assert open_image(path).mode == "RGB"

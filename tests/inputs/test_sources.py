@@ -22,11 +22,14 @@ from test_inputs import (
     write_video,
 )
 from tiny_checkpoints import save_checkpoint
+from transformers import AutoProcessor
 
+from causalmm import answer_questions
 from causalmm.cli import generate
 from causalmm.errors import RequestError
 from causalmm.inputs import sources
 from causalmm.inputs.messages import open_messages
+from llava_causalmm import LlavaForConditionalGeneration
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +228,22 @@ def test_the_network_is_asked_only_if_allowed(address, server, family):
         assert_same(mine, build(processor, [user(image(picture(1)), QUESTION)]))
         assert server.asked.pop() == "/a.png"
         server.asked.clear()
+
+
+def test_questions_about_a_picture_from_the_network(address, server, tmp_path):
+    save_checkpoint("llava", tmp_path)
+    model = LlavaForConditionalGeneration.from_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    asked = (["what is this ?", "is this a banana ?"],)
+    settings = {"max_new_tokens": 3, "do_sample": False}
+    with pytest.raises(RequestError, match="is not fetched"):
+        answer_questions(model, processor, f"{address}/a.png", *asked, **settings)
+    assert not server.asked
+    said = answer_questions(
+        model, processor, f"{address}/a.png", *asked, allow_network=True, **settings
+    )
+    assert server.asked == ["/a.png"]
+    assert said == answer_questions(model, processor, picture(1), *asked, **settings)
 
 
 def test_a_video_from_the_network(address, folder):

@@ -20,7 +20,7 @@ def test_computed_bytes_are_those_of_a_real_model_and_cache(preset):
     pair = models.build_pair(
         preset, dtype=torch.float32, device=torch.device("cpu"), image_tokens=16
     )
-    inputs = models.prompt(preset, pair.ours, batch=2, image_tokens=16, text_tokens=24)
+    inputs = models.prompt(pair.ours, batch=2, image_tokens=16, text_tokens=24)
     shell = gpu_memory.shell(preset, image_tokens=16)
     weights = sum(part.nbytes for part in pair.ours.parameters())
     assert gpu_memory.weight_bytes(shell, torch.float32) == weights

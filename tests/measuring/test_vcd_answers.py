@@ -36,6 +36,10 @@ def test_vcd_is_a_run_like_any_other(flags, model, tmp_path, capsys):
     whole = answers(vcd)
     assert len(whole) == 7
     assert all(each["answer"] and each.get("error") is None for each in whole)
+    record = json.loads((vcd / "run.json").read_text(encoding="utf-8"))
+    assert record["questions"] == 7
+    assert record["vcd"]["beta"] == 0.1
+    assert record["generation"] == {"do_sample": False, "max_new_tokens": 4}
 
     # Killed in the middle of the fourth line, it goes on with that one.
     lines = (vcd / "answers.jsonl").read_bytes().splitlines(keepends=True)
@@ -48,6 +52,13 @@ def test_vcd_is_a_run_like_any_other(flags, model, tmp_path, capsys):
     capsys.readouterr()
     assert evaluate(["pope", "compare", str(plain), str(vcd), *flags]) == 0
     assert "vcd" in capsys.readouterr().out
+
+
+def test_a_run_with_other_settings_is_refused(flags, model, tmp_path, capsys):
+    asked = ["pope", *flags, "--model", model, "--out", str(tmp_path), "--max-new-tokens"]
+    assert vcd_answers.main([*asked, "1"]) == 0
+    assert vcd_answers.main([*asked, "2"]) == 2
+    assert "begun with other settings" in capsys.readouterr().err
 
 
 def test_a_missing_picture_is_a_failed_answer(flags, model, tmp_path):

@@ -75,11 +75,11 @@ def test_biases_are_as_documented(training_scenes):
 
 
 def test_a_quarter_of_the_absent_objects_would_fit_the_scene(training_scenes):
-    luck = random.Random(0)
+    rng = random.Random(0)
     near = []
     for each in training_scenes:
         if len(each.items) < 4 and len({GROUP_OF[name] for name in each.names}) == 1:
-            absent = ask.absent_name(each.names, 0.25, luck)
+            absent = ask.absent_name(each.names, 0.25, rng)
             assert absent not in each.names
             near.append(GROUP_OF[absent] == GROUP_OF[each.names[0]])
     # One in four by design, and some of the others by chance.
@@ -145,11 +145,11 @@ def test_wording_of_the_benchmarks():
 
 
 def test_training_questions_are_answered_by_the_scene(training_scenes):
-    luck = random.Random(0)
+    rng = random.Random(0)
     kinds: Counter[str] = Counter()
     for each in training_scenes:
         shown = {item.name: item.colour for item in each.items}
-        for question in ask.training_questions(each.items, luck):
+        for question in ask.training_questions(each.items, rng):
             kinds[question.kind] += 1
             if question.kind == "existence":
                 name = question.text.split()[3]
@@ -306,11 +306,11 @@ def assert_as_if_alone(processor, question, ids, labels, logits, alone, prefix):
 def test_questions_without_a_picture_are_rarer_where_they_are_asked_apart(training_scenes):
     blind = {}
     for apart in (False, True):
-        luck = random.Random(0)
+        rng = random.Random(0)
         kinds = [
             question.kind
             for each in training_scenes
-            for question in ask.training_questions(each.items, luck, text_apart=apart)
+            for question in ask.training_questions(each.items, rng, text_apart=apart)
         ]
         blind[apart] = sum(kind in ("sense", "context") for kind in kinds)
         assert kinds.count("statement") >= len(training_scenes)

@@ -312,10 +312,12 @@ def test_an_insertion_ends_rather_than_starts_with_its_blank_line():
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
-        ("@@ -1,1 +1,2 @@\n a\n+ours\n", "does not hold the lines it announces"),
+        ("@@ -1,1 +1,2 @@\n a\n+ours\n", "a context line"),
         ("@@ -1,0 +2,1 @@\n+ours\n b\n", "a context line"),
-        ("@@ -1,0 +2,2 @@\n+ours\n", "does not hold the lines it announces"),
-        ("@@ -1,0 +3,1 @@\n+ours\n", "line numbers that do not add up"),
+        ("@@ -1,0 +2,2 @@\n+ours\n", "does not add up"),
+        ("@@ -1,1 +1,1 @@\n+ours\n-a\n", "does not add up"),
+        ("@@ -1,0 +1,0 @@\n", "holds no lines"),
+        ("@@ -1,0 +3,1 @@\n+ours\n", "does not add up"),
         ("@@ -9,0 +10,1 @@\n+ours\n", "beyond the file's end"),
         ("@@ -2,0 +3,1 @@\n+ours\n@@ -1,0 +3,1 @@\n+ours\n", "out of order"),
         ("@@ -1,1 +1,1 @@\n-z\n+ours\n", "not upstream's"),

@@ -41,7 +41,7 @@ from causalmm.evaluation.diagnosis.measurement import (
 from causalmm.evaluation.diagnosis.report import ALL, SETS, Diagnosis, diagnose, split
 from causalmm.evaluation.diagnosis.windows import DEFAULT, read_kinds
 from causalmm.evaluation.question_files import check_images, check_unique, limited
-from causalmm.evaluation.question_flags import BATCH_SIZE, SMALLER
+from causalmm.evaluation.question_flags import BATCH_SIZE
 from causalmm.evaluation.records import Question
 from causalmm.inputs.json_lines import cut_torn_line, write_json
 
@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> None:
         layers = run_record.read_record(args.out).get("layers")
         wanted = layers and candidates(layers, args.towers, args.methods, kinds)
         if not wanted or _left(wanted, measured):
-            with memory_guard(SMALLER):
+            with memory_guard():
                 wanted = _measure(args, questions, request, settings, kinds, measured)
         found = diagnose(questions, measured, wanted, base.seed)
         _report(args, found, wanted, request)

@@ -8,7 +8,7 @@ An answer that cannot be read is wrong. Tests: tests/evaluation/test_diagnose.py
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -95,16 +95,9 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "sets": list(self.sets),
-            "questions": to_json(self.questions),
-            "images": to_json(self.images),
-            "plain": to_json(self.plain),
-            "bias": to_json(self.bias) | {"biases": to_json(self.biases)},
-            "ranked": to_json(self.ranked),
-            "failed": to_json(self.failed),
-            "bootstrap": BOOTSTRAP | {"seed": self.seed},
-        }
+        found = {each.name: to_json(getattr(self, each.name)) for each in fields(self)}
+        found["bias"]["biases"] = found.pop("biases")
+        return found | {"bootstrap": BOOTSTRAP | {"seed": found.pop("seed")}}
 
     def table(self, shown: int) -> str:
         """For reading: the plain model, the bias, and the first so many configurations."""

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FAMILIES = ("llava",)
+"""Those that it can run."""
 SETTINGS = {"alpha": 1.0, "beta": 0.1, "seed": 0}
 
 
 def available(family: str) -> bool:
     """Whether the package is here and can run models of this family."""
-    return find_spec("mitigv") is not None and family == "llava"
+    return find_spec("mitigv") is not None and family in FAMILIES
 
 
 def generate(

@@ -73,7 +73,7 @@ def configuration(name: str, image_tokens: int = 576) -> Any:
 
 
 def class_of(family: str, *, ours: bool) -> type:
-    """The model class of a family: the patched one or upstream's."""
+    """The model class of a family: the patched one, or upstream's of the same name."""
     patched = load_reference(find(family).model_class)
     return patched if ours else getattr(transformers, patched.__name__)
 

@@ -20,7 +20,7 @@ from causalmm.counterfactual.attention import language_attention, vision_attenti
 from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.plan import BranchPlan, Intervention
-from causalmm.families.registry import find
+from causalmm.figures.recording import attention_modules
 
 NAME = "causalmm_one_branch"
 
@@ -42,8 +42,9 @@ class SequentialBranches:
         model.set_attn_implementation(NAME)
         self.model = model
         self.running = Branch()
-        for tower, modules in find(model.config.model_type).attention_modules(model).items():
-            for layer, module in enumerate(modules):
+        towers = {"vision": model.get_encoder("image"), "language": model.get_decoder()}
+        for tower, modules in towers.items():
+            for layer, module in enumerate(attention_modules(modules)):
                 module.one_branch = (self, tower, layer)
 
     @torch.no_grad()

@@ -13,7 +13,5 @@ FAMILY = Family(
     prompt="llava_causalmm.prompt",
     media=frozenset({"image"}),
     sized_pictures=False,
-    vision_tower="model.vision_tower",
-    vision_attention="model.vision_tower.encoder.layers.{}.self_attn",
     demo="demo-llava",
 )

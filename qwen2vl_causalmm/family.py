@@ -11,7 +11,5 @@ FAMILY = Family(
     prompt="qwen2vl_causalmm.prompt",
     media=frozenset({"image", "video"}),
     sized_pictures=True,
-    vision_tower="model.visual",
-    vision_attention="model.visual.blocks.{}.attn",
     demo="demo-qwen2vl",
 )

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from causalmm.counterfactual import random_weights
-from causalmm.families.registry import find
+from causalmm.figures.recording import attention_modules
 
 NAME = "dense_branches_for_tests"
 Edit = Callable[[Tensor, Tensor], Tensor]
@@ -108,8 +108,9 @@ def attach(model: Any) -> Host:
     AttentionMaskInterface.register(NAME, eager_mask)
     model.set_attn_implementation(NAME)
     host = Host()
-    for tower, modules in find(model.config.model_type).attention_modules(model).items():
-        for layer, module in enumerate(modules):
+    towers = {"vision": model.get_encoder("image"), "language": model.get_decoder()}
+    for tower, modules in towers.items():
+        for layer, module in enumerate(attention_modules(modules)):
             module.dense_place, module.dense_host = (tower, layer), host
     return host
 

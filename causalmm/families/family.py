@@ -38,23 +38,21 @@ class Family:
     processor_class: str
     """Reference to transformers' processor class."""
     complete_processor: str
-    """Reference to a `CompleteProcessor`."""
+    """Reference to a function of a checkpoint's source, its processor and its configuration, which
+    sets what the processor's files leave unsaid. It raises FailureError where they would make other
+    tokens of a picture than the model expects."""
     prompt: str
     """The module with the functions of `PromptModule`."""
     media: frozenset[str]
     """What it reads: "image", or "image" and "video"."""
     sized_pictures: bool
     """Whether the pixels of a picture can be limited (`min_pixels`, `max_pixels`)."""
-    vision_tower: str
-    """The name of the vision tower among the model's modules."""
-    vision_attention: str
-    """The names of the tower's attention modules, in the order of the layers; {} is the layer."""
-    language_attention: str = "model.language_model.layers.{}.self_attn"
-    """Those of the decoder."""
     other_model_types: tuple[str, ...] = ()
     """Further values of `model_type` in config.json files that it reads."""
     find_classes: str | None = None
-    """Reference to a `FindClasses`, where checkpoints have several formats."""
+    """Where checkpoints have several formats: reference to a function of a checkpoint's source that
+    returns the model class and the processor class. It raises RequestError for settings that none
+    reads."""
     demo: str | None = None
     """The packaged demonstration model, if there is one."""
 
@@ -72,9 +70,6 @@ class Family:
             raise ValueError(
                 f"media={sorted(self.media)}: expected 'image', or 'image' and 'video'"
             )
-        for field in ("vision_attention", "language_attention"):
-            if getattr(self, field).count("{}") != 1:
-                raise ValueError(f"{field}={getattr(self, field)!r}: expected {{}} for the layer")
 
     @property
     def package(self) -> str:
@@ -94,20 +89,12 @@ class Family:
         """The generated modeling files, upstream's with the patches, sorted by name."""
         return sorted(Path(import_module(self.package).__file__).parent.glob("modeling_*.py"))
 
-    def attention_modules(self, model: Any) -> dict[str, list[Any]]:
-        """The attention modules of "vision" and "language", patched or upstream's, by layer."""
-        patterns = {"vision": self.vision_attention, "language": self.language_attention}
-        modules = dict(model.named_modules())
-        found: dict[str, list[Any]] = {}
-        for tower, pattern in patterns.items():
-            found[tower] = []
-            while (name := pattern.format(len(found[tower]))) in modules:
-                found[tower].append(modules[name])
-        return found
-
 
 class ModelClass(Protocol):
-    """Upstream's class with `causalmm.decoding.generation.CounterfactualGeneration` before it."""
+    """Upstream's class with `causalmm.decoding.generation.CounterfactualGeneration` before it.
+
+    `get_encoder("image")` is its vision tower and `get_decoder()` its language model.
+    """
 
     def causalmm_towers(self) -> "Towers":
         """How many layers of either tower an intervention can reach.
@@ -143,24 +130,9 @@ class PromptModule(Protocol):
     def build_chat_inputs(
         self, processor: Any, messages: "Sequence[Message]", *, allow_network: bool = False
     ) -> Any:
-        """Model inputs of one row for the answer to a conversation. Raises as `prepare` does."""
-
-
-class CompleteProcessor(Protocol):
-    """Sets what a processor's files leave unsaid and its model's configuration says."""
-
-    def __call__(self, source: str, processor: Any, config: Any) -> None:
-        """Change `processor`, that of checkpoint `source`.
-
-        Raises FailureError where its pictures would become other tokens than the model expects.
-        """
-
-
-class FindClasses(Protocol):
-    """Chooses by a checkpoint's format."""
-
-    def __call__(self, source: str) -> tuple[type, type]:
-        """Model class and processor class. Raises RequestError for settings that none reads."""
+        """Model inputs of one row for the answer to a conversation, in the form of
+        `causalmm.inputs.messages`; pictures at http(s) addresses are fetched only with
+        `allow_network`. Raises as `prepare` does."""
 
 
 def load_reference(reference: str) -> Any:

@@ -79,24 +79,17 @@ def join(processor: Any, prepared: Sequence[Prepared], **options: Any) -> Any:
 def input_builders(
     prepare: Callable[..., Prepared], join: Callable[..., Any]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`build_inputs` and `build_chat_inputs` of `causalmm.families.family.PromptModule`, made of
-    the module's other two functions."""
+    """`build_inputs` and `build_chat_inputs` of a family, made of its other two functions.
+
+    `causalmm.families.family.PromptModule` says what all four take, return and raise.
+    """
 
     def build_chat_inputs(
         processor: Any, messages: Sequence[Message], *, allow_network: bool = False
     ) -> Any:
-        """Model inputs (a BatchFeature of one row) for the answer to a conversation.
-
-        Messages as in `causalmm.inputs.messages`; pictures at http(s) addresses are fetched only
-        with `allow_network`. Raises RequestError for what the model cannot take.
-        """
         return join(processor, [prepare(processor, messages, allow_network=allow_network)])
 
     def build_inputs(processor: Any, images: Sequence[Any], prompt: str) -> Any:
-        """Model inputs (a BatchFeature of one row) for a user's turn: the images, then the prompt.
-
-        Raises RequestError where the prompt contains a token that stands for a picture.
-        """
         return build_chat_inputs(processor, one_turn(images, prompt))
 
     return build_inputs, build_chat_inputs

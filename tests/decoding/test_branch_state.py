@@ -8,8 +8,10 @@ import pickle
 
 import pytest
 import torch
+from family_rows import FAMILIES
 from packed_rows import additive, block_mask, packed, positions
-from tiny_models import FAMILIES, IMAGE, PAD, model_pair, pad_together, sample, words
+from tiny_models import model_pair, pad_together, sample
+from tiny_words import IMAGE, PAD, words
 from torch.nn.functional import pad
 from transformers import DynamicCache, StaticCache
 

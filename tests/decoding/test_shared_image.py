@@ -69,7 +69,7 @@ def test_several_pictures(family, model):
 
 def test_pictures_are_encoded_and_the_beginning_prefilled_once(family, model):
     rows = prompts(family)
-    tower = model.get_submodule(row_of(family).family.vision_tower)
+    tower = model.get_encoder("image")
     encoded, prefilled = [], []
     hooks = [
         tower.register_forward_hook(lambda *_: encoded.append(1)),

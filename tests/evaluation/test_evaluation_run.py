@@ -299,12 +299,12 @@ def test_a_bad_picture_is_an_error_of_its_questions(evaluate, folder, tmp_path):
 
 
 def test_limits_of_pictures_are_kept_and_change_what_is_seen(evaluate, tmp_path):
-    lines, _ = evaluate(model="qwen2vl")
+    lines, _ = evaluate(model="qwen2_vl")
     assert record(tmp_path / "out")["max_pixels"] is None
-    limited, _ = evaluate("--max-pixels", "800", model="qwen2vl", out="small")
+    limited, _ = evaluate("--max-pixels", "800", model="qwen2_vl", out="small")
     assert record(tmp_path / "small")["max_pixels"] == 800
     assert [each["scores"] for each in limited] != [each["scores"] for each in lines]
-    _, said = evaluate("--max-pixels", "900", model="qwen2vl", out="small", code=2)
+    _, said = evaluate("--max-pixels", "900", model="qwen2_vl", out="small", code=2)
     assert "other settings (max_pixels: 800, now 900)" in said
 
 

@@ -58,7 +58,6 @@ def test_a_wrong_entry_point_is_one_sentence(monkeypatch, name, value, sentence)
         ({"find_classes": "find"}, "find_classes='find': expected 'module:attribute'"),
         ({"media": frozenset({"video"})}, r"media=\['video'\]: expected 'image'"),
         ({"media": frozenset({"image", "audio"})}, r"media=\['audio', 'image'\]: expected"),
-        ({"vision_attention": "model.layers"}, "expected {} for the layer"),
     ],
 )
 def test_a_declaration_is_checked(changes, sentence):

@@ -19,10 +19,9 @@ from causalmm import CausalMMConfig
 from causalmm.counterfactual import random_weights, released
 from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.errors import RequestError
-from causalmm.families.registry import find
 from causalmm.figures import language, maps, vision
 from causalmm.figures.pictures import Picture, pictures
-from causalmm.figures.recording import record_language, record_vision
+from causalmm.figures.recording import attention_modules, record_language, record_vision
 
 RECORDING = "eager_recording_for_tests"
 LAYER, SEED = 1, 5
@@ -76,11 +75,10 @@ def words_of(queries):
 
 
 @torch.no_grad()
-def upstream_vision_maps(family, model, inputs, layer):
+def upstream_vision_maps(model, inputs, layer):
     """Upstream's eager weights [H, N, N] of each picture."""
-    declared = find(family)
-    watched = declared.attention_modules(model)["vision"][layer]
-    tower = model.get_submodule(declared.vision_tower)
+    tower = model.get_encoder("image")
+    watched = attention_modules(tower)[layer]
     # Noted where upstream's own eager function gives them: some of its towers drop them.
     upstreams = sys.modules[type(watched).__module__].eager_attention_forward
     weights = []
@@ -102,9 +100,9 @@ def upstream_vision_maps(family, model, inputs, layer):
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("layer", [0, 2])
-def test_factual_vision_maps_are_upstreams(family, pair, two_pictures, attention, layer):
+def test_factual_vision_maps_are_upstreams(pair, two_pictures, attention, layer):
     ours, upstream = pair
-    expected = upstream_vision_maps(family, upstream, two_pictures, layer)
+    expected = upstream_vision_maps(upstream, two_pictures, layer)
     ours.set_attn_implementation(attention)
     calls = record_vision(ours, two_pictures, layer)
     assert len(calls) == len(expected) == 2

@@ -20,8 +20,9 @@ QWEN2VL = {
 
 
 def further_examples() -> str:
-    """The blocks of docs/, which go on with the model and inputs of the README's."""
-    pages = sorted(ROOT.glob("docs/*.md"))
+    """The blocks of docs/, which go on with the model and inputs of the README's; those of pages
+    that extend the project are files of their own."""
+    pages = sorted(set(ROOT.glob("docs/*.md")) - set(ROOT.glob("docs/add-a-*.md")))
     blocks = [block for page in pages for block in PYTHON.findall(page.read_text("utf-8"))]
     assert blocks
     return "".join(blocks).replace("photo.jpg", TOLD["photo.jpg"])

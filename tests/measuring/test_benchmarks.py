@@ -327,6 +327,7 @@ def finish(out, capsys):
     return record
 
 
+@pytest.mark.slow  # memory is read in a new process for each case
 def test_attention(out, capsys):
     pytest.importorskip("matplotlib")
     lengths = ["16", "32", "64"]
@@ -465,8 +466,9 @@ def test_loading(out, capsys):
 
 def test_scripts_run_as_files(out):
     """Python puts a script's folder first, so they find one another without an installation."""
-    command = [sys.executable, ROOT / "benchmarks" / "attention.py", "--lengths", "16"]
-    command += ["--heads", "1", "--kv-heads", "1", "--rounds", "1", "--no-figure"]
+    command = [sys.executable, ROOT / "benchmarks" / "decode.py", "--preset", "tiny"]
+    command += ["--modes", "language", "--no-sequential", "--new-tokens", "2", "--image-tokens", "4"]
+    command += ["--text-tokens", "8", "--rounds", "1", "--prefills", "1"]
     subprocess.run([*command, "--out", out], check=True, capture_output=True)
     command = [sys.executable, ROOT / "benchmarks" / "table.py", out]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -35,7 +35,6 @@ from causalmm.evaluation.run_record import (
     surroundings,
 )
 from causalmm.evaluation.runner import Run, answer_share, open_runs, take_share
-from causalmm.evaluation.variants import Variant
 from causalmm.inputs.messages import one_turn, open_messages
 
 
@@ -53,13 +52,14 @@ def run(argv: Sequence[str]) -> None:
     check_record(args.out, settings)
     args.out.mkdir(parents=True, exist_ok=True)
     with sole_writer(part_file(args.out, 0)):
-        variant = Variant("VCD", request)
-        vcd = Run(variant=variant, folder=args.out, questions=questions, settings=settings)
+        vcd = Run(
+            name="VCD", request=request, folder=args.out, questions=questions, settings=settings
+        )
         open_runs([vcd], args.retry_failed)
         share = take_share(vcd, 1, Processes())
         session = VcdSession.start(args, request)
         about = surroundings(benchmark.question_files(args), session.model)
-        about |= {"name": variant.name, FIELD: to_record(args, benchmark)}
+        about |= {"name": vcd.name, FIELD: to_record(args, benchmark)}
         answer_share(session, share, {}, Processes(), about)
     finish(args.out, questions)
 

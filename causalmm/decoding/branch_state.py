@@ -4,10 +4,9 @@ A step, or a later call with the same cache, must know which settings decided th
 which keys are padding, image tokens or parts of packed rows. Tensor shapes do not say it.
 
 transformers applies every operation on a cache (beams, crops, repeats, selections, resets) layer by
-layer. So the state is a declared attribute of a layer: what changes the keys changes the state too,
-and no copy or pickle of the keys is without it. The first layer of a cache keeps it for all layers.
-Every layer knows of how many branches its rows are: callers name samples, as for the plain model,
-and the rows of every branch follow. Tests: tests/decoding/test_branch_state.py.
+layer. So the state is an attribute of a layer, the first: what changes the keys changes it too, and
+no copy of the keys is without it. Every layer knows how many branches its rows are of: callers name
+samples, as for the plain model. Tests: tests/decoding/test_branch_state.py.
 """
 
 from collections.abc import Callable, Mapping

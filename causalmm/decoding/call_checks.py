@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from causalmm.counterfactual.attention_mask import require
 from causalmm.counterfactual.methods import find
-from causalmm.decoding.kv_cache import BranchStaticLayer, PreallocatedLayer
+from causalmm.decoding.kv_cache import BranchStaticLayer, PreallocatedLayer, state_of
 from causalmm.decoding.plan import BranchPlan
 
 _LAYERS = (DynamicLayer, StaticLayer, PreallocatedLayer, BranchStaticLayer)
@@ -43,7 +43,7 @@ def check_cache(cache: Any, plan: BranchPlan | None, batch: int) -> None:
                 )
             if isinstance(layer, StaticLayer):
                 check_static(plan)
-    state = getattr(layers[0], "state", None) if layers else None
+    state = state_of(cache)
     if state is None and (not wanted or _is_empty(cache)):
         return
     filled = {} if state is None else state.filled_by

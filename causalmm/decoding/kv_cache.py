@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
-from causalmm.decoding.branch_state import BranchLayer
+from causalmm.decoding.branch_state import BranchLayer, BranchState
 from causalmm.decoding.plan import BranchPlan
 
 CAPACITY_STEP = 64
@@ -98,12 +98,18 @@ def _append(held: Tensor, new: Tensor, buffer: _Buffer | None) -> _Buffer:
     return _Buffer(whole[:, :, :total], whole)
 
 
+def state_of(cache: Any) -> BranchState | None:
+    """What is true of a cache's keys; None if it has none, or was filled without branches."""
+    first = next(iter(getattr(cache, "layers", ())), None)
+    return first.state if isinstance(first, BranchLayer) and first.is_initialized else None
+
+
 def branch_layers(cache: Cache, plan: BranchPlan, count: int) -> BranchLayer:
     """The first of the `count` layers of a cache that the plan filled or, if empty, is to fill.
 
     The layers of an empty cache are replaced by ones that keep a state.
     """
-    if not cache.layers or getattr(cache.layers[0], "state", None) is None:
+    if state_of(cache) is None:
         lengths = [getattr(layer, "max_cache_len", 0) for layer in cache.layers] or [0] * count
         cache.layers = [
             BranchStaticLayer(length) if length else PreallocatedLayer() for length in lengths

@@ -26,7 +26,7 @@ from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
 from causalmm.decoding import one_query
 from causalmm.decoding.branch_state import BranchState
 from causalmm.decoding.call_checks import check_cache, check_encoded
-from causalmm.decoding.kv_cache import branch_layers
+from causalmm.decoding.kv_cache import branch_layers, state_of
 from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.rows import append_branches, leading_rows
 
@@ -156,11 +156,10 @@ class LanguagePass:
         visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
         state = None
         if self.plan.branches > 1:
-            image = [mask.any(dim=-1) for mask in self.masks]
-            state = getattr(first, "state", None) or BranchState(filled_by=self.plan.key_settings())
-            state = state.extended(
-                visible, torch.stack(image).any(dim=0) if image else None, past, length, keys
-            )
+            masks = [mask.any(dim=-1) for mask in self.masks]
+            image = torch.stack(masks).any(dim=0) if masks else None
+            state = state_of(past_key_values) or BranchState(filled_by=self.plan.key_settings())
+            state = state.extended(visible, image, past, length, keys)
         if first is not None:
             first.state = state
         edit, hashes = self.plan.language, {}

@@ -100,7 +100,7 @@ class VisionPass:
                     is_causal=False,
                 )
             else:
-                output = self._edited(module, *parts, module.scaling, (branch - 1,))
+                output = self._edited(module, *parts, scaling=module.scaling, draws=(branch - 1,))
             outputs.append(output)
         return torch.cat(outputs, dim=1).flatten(2).squeeze(0)
 
@@ -140,25 +140,17 @@ class VisionPass:
         factual, weights = interface(
             module, *(part[:images] for part in parts), attention_mask, scaling=scaling, **kwargs
         )
-        draws = tuple(range(self.edit.draws))
-        edited = self._edited(module, *(part[images:] for part in parts), scaling, draws)
+        parts, draws = (part[images:] for part in parts), tuple(range(self.edit.draws))
+        edited = self._edited(module, *parts, scaling=scaling, draws=draws)
         return torch.cat([factual, edited]), weights
 
     def _edited(
-        self,
-        module: torch.nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        draws: tuple[int, ...],
+        self, module: torch.nn.Module, *parts: Tensor, scaling: float, draws: tuple[int, ...]
     ) -> Tensor:
         """Counterfactual attention output [rows, T, H, D], rows a branch a draw."""
         output = vision_attention(
             self.edit.method,
-            query,
-            key,
-            value,
+            *parts,
             scale=scaling,
             normalization=self.edit.normalization,
             seed=self.edit.seed,

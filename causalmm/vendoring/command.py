@@ -89,9 +89,7 @@ def export(root: Path, force: bool = False) -> int:
         patch = root / pin.patch
         if hunks:
             old = patching.read_patch(root, pin)
-            prose = (
-                headers.template(pin, hunks) if old is None else headers.with_upstream(old[0], pin)
-            )
+            prose = headers.with_upstream(old[0], pin) if old else headers.template(pin, hunks)
             patching.write_text(patch, prose + patching.render_hunks(pin, hunks))
             added = sum(len(hunk.added) for hunk in hunks)
             removed = sum(len(hunk.removed) for hunk in hunks)
@@ -152,13 +150,10 @@ def port(
         print(f"the tests {'FAIL' if failed else 'pass'} under {release}")
     if write:
         porting.write_ports(root, ports)
+        rest = ", place what is in patches/**/*.rej by hand, export, and delete it"
         print(
             f"wrote patches/. Next: set the new version in {', '.join(PIN_FILES)}, install it, run "
-            "`python scripts/vendor.py build`"
-            + (
-                ", place what is in patches/**/*.rej by hand, export, and delete it"
-                * bool(conflicts)
-            )
+            f"`python scripts/vendor.py build`{rest * bool(conflicts)}"
         )
     return 1 if failed else 0
 

@@ -375,3 +375,15 @@ def test_a_static_cache_of_the_callers_is_refused_where_all_keys_count(model, in
     config = CausalMMConfig(normalization="released")
     with pytest.raises(ValueError, match="counts all keys"):
         generate(model, inputs, config, past_key_values=cache)
+
+
+def test_a_cache_whose_first_call_failed_is_empty(model, inputs):
+    length = inputs["input_ids"].shape[1]
+    window = torch.ones(2, 1, length, length, dtype=torch.bool).tril().triu(-2)
+    axes = (4, 2, -1) if "image_grid_thw" in inputs else (2, -1)
+    call = inputs | {"attention_mask": window, "position_ids": torch.arange(length).expand(axes)}
+    cache, other = DynamicCache(), CausalMMConfig(epsilon=0)
+    with pytest.raises(ValueError, match="one position for each key"):
+        model(**call, causalmm=CausalMMConfig(mode="language"), past_key_values=cache)
+    found = generate(model, inputs, other, past_key_values=cache)
+    assert torch.equal(found.sequences, generate(model, inputs, other).sequences)

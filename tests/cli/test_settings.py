@@ -36,7 +36,7 @@ with open(sys.argv[1], "w") as file:
 print(json.dumps({
     "flag": request.config.to_dict(),
     "lmms": lmms.config.to_dict(),
-    "grid": [(each.name, each.request.config.tilt) for each in grid(request, sys.argv[1])],
+    "grid": [(name, each.config.tilt) for name, each in grid(request, sys.argv[1]).items()],
     "table": mkdocs_hooks.settings_table(),
 }))
 assert main([*asked, "--tilt", "3"]) == 2

@@ -20,8 +20,11 @@ QWEN2VL = {
 
 
 def further_examples() -> str:
-    """The blocks of docs/, which go on with the model and inputs of the README's; those of pages
-    that extend the project are files of their own."""
+    """The blocks of docs/, which go on with the model and inputs of the README's.
+
+    Not those of the pages that add something: they are files (tests/families/
+    test_outside_family.py).
+    """
     pages = sorted(set(ROOT.glob("docs/*.md")) - set(ROOT.glob("docs/add-a-*.md")))
     blocks = [block for page in pages for block in PYTHON.findall(page.read_text("utf-8"))]
     assert blocks

@@ -6,6 +6,7 @@ of cache honoured or refused; and no way to call a model that takes `causalmm` a
 
 import pytest
 import torch
+from equivalence import TOLERANCE
 from family_rows import FAMILIES
 from packed_rows import LOWEST, additive, block_mask, packed, positions
 from tiny_models import model_pair, pad_together, sample
@@ -18,7 +19,6 @@ from causalmm.config import MODES
 from causalmm.counterfactual.methods import LANGUAGE_METHODS
 
 # A nearly uniform row enlarges rounding errors in any formula of `reverse_and_normalize`.
-TOLERANCE = {"atol": 5e-5, "rtol": 1e-5}
 STEPS = 4
 
 

@@ -467,7 +467,15 @@ def test_loading(out, capsys):
 def test_scripts_run_as_files(out):
     """Python puts a script's folder first, so they find one another without an installation."""
     command = [sys.executable, ROOT / "benchmarks" / "decode.py", "--preset", "tiny"]
-    command += ["--modes", "language", "--no-sequential", "--new-tokens", "2", "--image-tokens", "4"]
+    command += [
+        "--modes",
+        "language",
+        "--no-sequential",
+        "--new-tokens",
+        "2",
+        "--image-tokens",
+        "4",
+    ]
     command += ["--text-tokens", "8", "--rounds", "1", "--prefills", "1"]
     subprocess.run([*command, "--out", out], check=True, capture_output=True)
     command = [sys.executable, ROOT / "benchmarks" / "table.py", out]

@@ -11,6 +11,7 @@ from causalmm import BranchTrace
 from causalmm.layers import resolve_layers
 
 STEPS = 9
+# A nearly uniform row enlarges rounding errors in any formula of `reverse_and_normalize`.
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 
 

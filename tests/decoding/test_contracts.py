@@ -18,7 +18,6 @@ from causalmm import BranchTrace, CausalMMConfig
 from causalmm.config import MODES
 from causalmm.counterfactual.methods import LANGUAGE_METHODS
 
-# A nearly uniform row enlarges rounding errors in any formula of `reverse_and_normalize`.
 STEPS = 4
 
 

@@ -9,6 +9,7 @@ about.
 import pytest
 import torch
 import torch._dynamo.testing
+from equivalence import TOLERANCE
 from family_rows import FAMILIES
 from tiny_models import model_pair, pad_together, sample
 from torch.nn.functional import pad
@@ -18,7 +19,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from causalmm import BranchTrace, CausalMMConfig
 
 MODES = ["vision", "language", "multimodal", "joint"]
-TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 STEPS = 7
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -113,6 +113,12 @@ METHODS = (
         stochastic=True,
     ),
     Method(
+        tower="language",
+        name="diagonal",
+        summary="each query sees itself alone",
+        visible=Formula(compute="diagonal"),
+    ),
+    Method(
         tower="vision",
         name="uniform",
         summary="every patch the same, 1/N",

@@ -79,9 +79,6 @@ METHODS: dict[tuple[str, str, str], Callable[[Map], Tensor]] = {
     ("language", "uniform", "released"): uniform_over_all_keys,
     ("language", "random", "visible"): random,
     ("language", "random", "released"): random_over_all_keys,
-    ("language", "diagonal", "visible"): lambda given: (
-        given.shown * torch.ones_like(given.shown).tril(given.start).triu(given.start)
-    ),
     ("vision", "reversed", "visible"): lambda given: away_from(given, map_largest(given)),
     ("vision", "reversed", "released"): lambda given: map_largest(given) - given.weights,
     ("vision", "random", "visible"): random,

@@ -64,13 +64,6 @@ def uniform_over_all_keys(call: AttentionCall) -> Tensor:
     return visible_sums(call).total / call.key.shape[2]
 
 
-def diagonal(call: AttentionCall) -> Tensor:
-    """Each query sees itself alone: v_i, and 0 where its own key is hidden."""
-    seen, own = call.seen(), call.mask.index(call.query.shape[2], call.value.device)
-    mine = seen.gather(-1, own[None, None, :, None].expand(len(seen), 1, -1, 1))
-    return call.per_query_head(precise(call.value)[:, :, own]) * mine
-
-
 def reverse(call: AttentionCall) -> Tensor:
     """Weights m_i - a_ij, not normalised: m_i u_i - o_i."""
     output, peak = call.stats

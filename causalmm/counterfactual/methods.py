@@ -113,12 +113,6 @@ METHODS = (
         stochastic=True,
     ),
     Method(
-        tower="language",
-        name="diagonal",
-        summary="each query sees itself alone",
-        visible=Formula(compute="diagonal"),
-    ),
-    Method(
         tower="vision",
         name="uniform",
         summary="every patch the same, 1/N",

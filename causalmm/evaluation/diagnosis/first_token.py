@@ -14,7 +14,7 @@ from torch import Tensor
 
 from causalmm.decoding.contrast import ruled_out
 from causalmm.decoding.trace import BranchTrace, StepLogits
-from causalmm.evaluation.diagnosis.view import ViewChoice
+from causalmm.evaluation.records import ViewChoice
 
 
 class FirstTokens(BranchTrace):
@@ -42,10 +42,10 @@ class FirstTokens(BranchTrace):
             best, divergence = view.best[row], view.divergence[row]
             spelled = [place for place, word in enumerate(choices) if best in self.tokens[word]]
             found[name] = ViewChoice(
-                choice=spelled[0] if spelled else None,
-                probabilities=tuple(view.words[word][row] for word in choices),
-                entropy=view.entropy[row],
-                divergence=None if divergence == float("inf") else divergence,
+                spelled[0] if spelled else None,
+                *(view.words[word][row] for word in choices),
+                view.entropy[row],
+                None if divergence == float("inf") else divergence,
             )
         return found
 

@@ -7,8 +7,7 @@ report.py. Tests: tests/evaluation/test_diagnose.py.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +15,12 @@ from causalmm.cli.session import Session
 from causalmm.config import CausalMMConfig
 from causalmm.counterfactual.methods import TOWERS, names
 from causalmm.errors import RequestError
-from causalmm.evaluation.diagnosis.view import ViewChoice
 from causalmm.evaluation.diagnosis.windows import layers_name, windows
-from causalmm.evaluation.records import Question
+from causalmm.evaluation.records import Question, ViewChoice
 from causalmm.evaluation.runner import ask_unit, units
 from causalmm.inputs.json_lines import to_line, to_object, whole_lines
 
 MEASUREMENTS = "measurements.jsonl"
-VIEWS = ("alone", "adjusted")
-"""What a measurement holds for every question: the branch by itself, and the adjusted model."""
 METHODS = {tower: names(tower) for tower in TOWERS}
 """By tower."""
 
@@ -95,11 +91,11 @@ def candidates(
             )
         if not layers[tower]:
             raise RequestError(f"the model has no {tower} layer to edit: leave it out of --towers")
-        each = windows(kinds, tower, layers[tower])
         found += [
-            Candidate(Configuration(tower, method, window.layers), window.kind)
+            Candidate(Configuration(tower, method, window), kind)
             for method in known
-            for window in each
+            for kind in kinds
+            for window in windows(kind, tower, layers[tower])
         ]
     return found
 
@@ -146,10 +142,9 @@ def measure(
 
 def measurement_line(measurement: Measurement) -> bytes:
     """As it stands in the file, the line's end included."""
-    configuration = measurement.configuration._asdict()
-    views = {name: [_flat(each) for each in getattr(measurement, name)] for name in VIEWS}
-    errors = dict(measurement.errors)
-    return to_line({**configuration, **views, "errors": errors, "seconds": measurement.seconds})
+    record = measurement.configuration._asdict()
+    record |= {each.name: getattr(measurement, each.name) for each in fields(measurement)[1:]}
+    return to_line(record)
 
 
 def read_measurements(file: Path, questions: int) -> dict[Configuration, Measurement]:
@@ -161,38 +156,14 @@ def read_measurements(file: Path, questions: int) -> dict[Configuration, Measure
     found: dict[Configuration, Measurement] = {}
     for number, line in enumerate(whole_lines(file), 1):
         try:
-            each = _measurement(to_object(line))
-        except (KeyError, TypeError, ValueError):
+            record = to_object(line)
+            tower, method, layers = (record.pop(name) for name in Configuration._fields)
+            for view in ("alone", "adjusted"):
+                record[view] = tuple(each and ViewChoice(*each) for each in record[view])
+            each = Measurement(configuration=Configuration(tower, method, tuple(layers)), **record)
+        except (KeyError, TypeError):
             each = None
         if each is None or {len(each.alone), len(each.adjusted)} != {questions}:
             raise RequestError(f"{file} line {number} is no measurement of {questions} questions")
         found.setdefault(each.configuration, each)
     return found
-
-
-def _flat(said: ViewChoice | None) -> list[Any] | None:
-    if said is None:
-        return None
-    return [said.choice, *said.probabilities, said.entropy, said.divergence]
-
-
-def _measurement(record: Mapping[str, Any]) -> Measurement:
-    return Measurement(
-        configuration=Configuration(record["tower"], record["method"], tuple(record["layers"])),
-        errors=record["errors"],
-        seconds=record["seconds"],
-        **{name: tuple(map(_choice, record[name])) for name in VIEWS},
-    )
-
-
-def _choice(flat: list[Any] | None) -> ViewChoice | None:
-    if flat is None:
-        return None
-    choice, first, second, entropy, divergence = flat
-    return ViewChoice(choice, (first, second), entropy, divergence)
-
-
-def failures(measurements: Sequence[Measurement]) -> dict[str, str]:
-    """Questions that failed under some configuration, with the first error of each."""
-    every = chain.from_iterable(each.errors.items() for each in reversed(measurements))
-    return dict(every)

@@ -9,7 +9,6 @@ Tests: tests/evaluation/test_diagnose.py.
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from causalmm.errors import RequestError
 from causalmm.layers import check_layers, resolve_layers
@@ -17,14 +16,6 @@ from causalmm.layers import check_layers, resolve_layers
 DEFAULT = ("all", "halves", "thirds")
 _PARTS = {"all": 1, "halves": 2, "thirds": 3}
 _SLIDING = re.compile(r"sliding:([1-9]\d*)(?::([1-9]\d*))?")
-
-
-class Window(NamedTuple):
-    """Some layers of a tower, ascending."""
-
-    kind: str
-    """What was asked for that made it, e.g. "thirds"."""
-    layers: tuple[int, ...]
 
 
 def layers_name(layers: Sequence[int]) -> str:
@@ -51,15 +42,11 @@ def read_kinds(text: str) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-def windows(kinds: Sequence[str], tower: str, count: int) -> list[Window]:
-    """The windows of these kinds in a tower of so many layers.
+def windows(kind: str, tower: str, count: int) -> list[tuple[int, ...]]:
+    """The layers of each window of a kind in a tower of `count` layers, ascending.
 
     Raises RequestError where a tower has no such window.
     """
-    return [Window(kind, layers) for kind in kinds for layers in _layers(kind, tower, count)]
-
-
-def _layers(kind: str, tower: str, count: int) -> list[tuple[int, ...]]:
     if (parts := _PARTS.get(kind)) is not None:
         bounds = [count * part // parts for part in range(parts + 1)]
         spans = zip(bounds, bounds[1:], strict=False)

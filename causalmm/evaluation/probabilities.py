@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from causalmm.decoding.trace import BranchTrace, StepLogits
+from causalmm.evaluation.benchmarks.yes_no import find_word
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.yesno import find_word
 
 
 class WordTrace(BranchTrace):

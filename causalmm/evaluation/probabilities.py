@@ -56,11 +56,10 @@ class WordTrace(BranchTrace):
 def word_tokens(tokenizer: Any, word: str) -> list[int]:
     """Ids of all tokens that are `word` (lower case), capitals and blanks around it aside."""
     # Tokens as the vocabulary spells them have marks for blanks; only decoding takes them off.
-    candidates = [
-        number for token, number in tokenizer.get_vocab().items() if word in token.lower()
-    ]
     return sorted(
-        number for number in candidates if tokenizer.decode([number]).strip().lower() == word
+        number
+        for token, number in tokenizer.get_vocab().items()
+        if word in token.lower() and tokenizer.decode([number]).strip().lower() == word
     )
 
 

@@ -81,7 +81,28 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
     )
     flags.add_model(parser)
     flags.add_pixel_limits(parser)
-    _add_questions(parser.add_argument_group("questions"))
+    group = parser.add_argument_group("questions")
+    pope.BENCHMARK.add_flags(group)
+    group.add_argument(
+        "--contradicting",
+        type=Path,
+        metavar="PATH",
+        help="questions whose right answer contradicts the prior, the others being consistent with "
+        "it: a file of POPE's form about --images, or VLind-Bench's data.json or its folder, of "
+        "which the language-prior questions (LP) are taken",
+    )
+    group.add_argument(
+        "--contradicting-label",
+        choices=CHOICES,
+        help="take only those with this right answer, as no of POPE's adversarial split; the rest "
+        "counts as consistent if --questions has it",
+    )
+    group.add_argument(
+        "--limit",
+        type=flags.at_least(2),
+        metavar="N",
+        help="ask about the first N images of each set only",
+    )
     edits = parser.add_argument_group("what is compared")
     every = dict.fromkeys(method for methods in METHODS.values() for method in methods)
     for flag, known, which in (
@@ -111,30 +132,6 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
     return parser.parse_args(argv)
 
 
-def _add_questions(group: Any) -> None:
-    pope.BENCHMARK.add_flags(group)
-    group.add_argument(
-        "--contradicting",
-        type=Path,
-        metavar="PATH",
-        help="questions whose right answer contradicts the prior, the others being consistent with "
-        "it: a file of POPE's form about --images, or VLind-Bench's data.json or its folder, of "
-        "which the language-prior questions (LP) are taken",
-    )
-    group.add_argument(
-        "--contradicting-label",
-        choices=CHOICES,
-        help="take only those with this right answer, as no of POPE's adversarial split; the rest "
-        "counts as consistent if --questions has it",
-    )
-    group.add_argument(
-        "--limit",
-        type=flags.at_least(2),
-        metavar="N",
-        help="ask about the first N images of each set only",
-    )
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure what is not measured yet, then rank and report.
 
@@ -161,7 +158,7 @@ def run(args: argparse.Namespace) -> None:
         # An earlier run of the command has left how many layers there are.
         layers = run_record.read_record(args.out).get("layers")
         wanted = layers and candidates(layers, args.towers, args.methods, kinds)
-        if not wanted or _left(wanted, measured):
+        if not wanted or not {PLAIN, *(each.configuration for each in wanted)} <= measured.keys():
             with memory_guard():
                 wanted = _measure(args, questions, request, settings, kinds, measured)
         found = diagnose(questions, measured, wanted, base.seed)
@@ -207,14 +204,6 @@ def _contradicting(args: argparse.Namespace) -> list[Question]:
     return [each for each in every if args.contradicting_label in (None, each.label)]
 
 
-def _left(
-    wanted: Sequence[Candidate], measured: Mapping[Configuration, Any]
-) -> list[Configuration]:
-    """What is to be measured still, the plain model first."""
-    order = dict.fromkeys([PLAIN, *(each.configuration for each in wanted)])
-    return [each for each in order if each not in measured]
-
-
 def _measure(
     args: argparse.Namespace,
     questions: Sequence[Question],
@@ -240,12 +229,13 @@ def _measure(
     run_record.write_record(
         args.out, settings, run_record.surroundings(files, session.model) | {"layers": layers}
     )
-    left, every = _left(wanted, measured), len(_left(wanted, {}))
+    every = dict.fromkeys([PLAIN, *(each.configuration for each in wanted)])
+    left = [each for each in every if each not in measured]
     with (
         open(args.out / MEASUREMENTS, "ab") as file,
         tqdm(
-            total=every * len(questions),
-            initial=(every - len(left)) * len(questions),
+            total=len(every) * len(questions),
+            initial=(len(every) - len(left)) * len(questions),
             unit="question",
             file=sys.stderr,
         ) as progress,

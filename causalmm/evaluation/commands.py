@@ -18,13 +18,14 @@ from causalmm.cli.request import find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
+from causalmm.errors import RequestError
 from causalmm.evaluation import question_flags, run_record
 from causalmm.evaluation.answers_file import finish, part_file, parts
 from causalmm.evaluation.benchmarks.benchmark import Benchmark
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.processes import Processes, meeting
 from causalmm.evaluation.question_files import check_images, limited
-from causalmm.evaluation.runner import Run, Share, answer_share, check_plans, open_runs, take_share
+from causalmm.evaluation.runner import Run, Share, answer_share, open_runs, take_share
 from causalmm.evaluation.scoring import CONTROL_BASES, compare_command, score_command
 from causalmm.evaluation.variants import controls, grid
 
@@ -190,7 +191,11 @@ def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Proces
     # One with a configuration, since that is checked before the weights are read.
     requests = sorted((run.request for run in runs), key=lambda each: each.config is None)
     session = Session.start(argparse.Namespace(**{**vars(args), "device": device}), requests[0])
-    check_plans(session, runs)
+    for each in runs:
+        try:
+            session.model.causalmm_plan(each.request.config)
+        except ValueError as error:
+            raise RequestError(f"{each.name}: {error}".removeprefix(": ")) from error
     words = choice_tokens(session.processor.tokenizer, runs[0].questions)
     if missing := [word for word, tokens in words.items() if not tokens]:
         tell(f"the tokenizer has no token {missing[0]!r}: answers come without probabilities")

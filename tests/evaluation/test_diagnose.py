@@ -29,10 +29,11 @@ from causalmm.evaluation.diagnosis.measurement import (
     Measurement,
     candidates,
     measurement_line,
+    read_kinds,
     read_measurements,
+    windows,
 )
 from causalmm.evaluation.diagnosis.report import ALL, SETS, diagnose, split
-from causalmm.evaluation.diagnosis.windows import layers_name, read_kinds, windows
 from causalmm.evaluation.probabilities import word_tokens
 from causalmm.evaluation.records import Question, ViewChoice
 from causalmm.figures import colours
@@ -41,6 +42,10 @@ from causalmm.layers import check_layers, resolve_layers
 from causalmm.toyworld.benchmarks import BenchmarkSettings, write_vlind
 
 # -- windows
+
+
+def spec_of(layers):
+    return Configuration("language", "random", layers).spec
 
 
 @pytest.mark.parametrize(
@@ -62,7 +67,7 @@ from causalmm.toyworld.benchmarks import BenchmarkSettings, write_vlind
     ],
 )
 def test_windows_of_a_kind(kind, count, expected):
-    assert [layers_name(each) for each in windows(kind, "language", count)] == expected
+    assert [spec_of(each) for each in windows(kind, "language", count)] == expected
 
 
 @given(count=st.integers(1, 80), width=st.integers(1, 80), step=st.integers(1, 9))
@@ -83,7 +88,7 @@ def test_halves_and_thirds_share_out_a_tower_and_sliding_windows_walk_it(count, 
 @given(layers=st.sets(st.integers(0, 40), min_size=1))
 def test_a_window_s_name_is_a_setting_that_means_it(layers):
     layers = tuple(sorted(layers))
-    spec = check_layers("layers", layers_name(layers))
+    spec = check_layers("layers", spec_of(layers))
     assert resolve_layers("layers", spec, 41) == layers
 
 

@@ -27,6 +27,7 @@ from causalmm.evaluation import run_record
 from causalmm.evaluation.benchmarks import pope, vlind
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.diagnosis.measurement import (
+    DEFAULT_WINDOWS,
     MEASUREMENTS,
     METHODS,
     PLAIN,
@@ -36,10 +37,10 @@ from causalmm.evaluation.diagnosis.measurement import (
     candidates,
     measure,
     measurement_line,
+    read_kinds,
     read_measurements,
 )
 from causalmm.evaluation.diagnosis.report import ALL, SETS, Diagnosis, diagnose, split
-from causalmm.evaluation.diagnosis.windows import DEFAULT, read_kinds
 from causalmm.evaluation.question_files import check_images, check_unique, limited
 from causalmm.evaluation.question_flags import BATCH_SIZE
 from causalmm.evaluation.records import Question
@@ -119,7 +120,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         )
     edits.add_argument(
         "--windows",
-        default=",".join(DEFAULT),
+        default=",".join(DEFAULT_WINDOWS),
         metavar="LIST",
         help="with commas: all, halves, thirds, sliding:W (W layers at a time, from every layer "
         'on), sliding:W:S (from every S-th on), or slices such as "half:" and 10:20 '

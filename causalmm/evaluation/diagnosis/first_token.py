@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from causalmm.decoding.contrast import ruled_out
 from causalmm.decoding.trace import BranchTrace, StepLogits
@@ -30,10 +29,23 @@ class FirstTokens(BranchTrace):
         if self.views:  # of the first token only
             return
         factual = step.factual.float().log_softmax(dim=-1)
+        weights = factual.exp()
         for name, logits in step._asdict().items():
-            if logits is not None:
-                own = logits.float().log_softmax(dim=-1).masked_fill(ruled_out(logits), -torch.inf)
-                self.views[name] = _view(own, factual, self.tokens)
+            if logits is None:
+                continue
+            own = logits.float().log_softmax(dim=-1).masked_fill(ruled_out(logits), -torch.inf)
+            probabilities = own.exp()
+            # 0 x (log 0 - log 0) is 0: what neither thinks possible tells them apart in nothing.
+            gaps = torch.where(weights > 0, weights * (factual - own), 0.0)
+            self.views[name] = _View(
+                best=own.argmax(dim=-1).tolist(),
+                words={
+                    word: probabilities[:, list(ids)].sum(dim=-1).tolist()
+                    for word, ids in self.tokens.items()
+                },
+                entropy=torch.special.entr(probabilities).sum(dim=-1).tolist(),
+                divergence=gaps.sum(dim=-1).clamp_min(0).tolist(),
+            )
 
     def said(self, row: int, choices: Sequence[str]) -> dict[str, ViewChoice]:
         """Of a row's question, under "factual", "adjusted" and the name of each branch."""
@@ -57,17 +69,3 @@ class _View(NamedTuple):
     words: dict[str, list[float]]
     entropy: list[float]
     divergence: list[float]
-
-
-def _view(own: Tensor, factual: Tensor, tokens: Mapping[str, Sequence[int]]) -> _View:
-    """Of log-probabilities float32 [rows, vocab]."""
-    probabilities, weights = own.exp(), factual.exp()
-    sums = {word: probabilities[:, list(ids)].sum(dim=-1) for word, ids in tokens.items()}
-    # 0 x (log 0 - log 0) is 0: what neither thinks possible tells them apart in nothing.
-    gaps = torch.where(weights > 0, weights * (factual - own), 0.0)
-    return _View(
-        best=own.argmax(dim=-1).tolist(),
-        words={word: each.tolist() for word, each in sums.items()},
-        entropy=torch.special.entr(probabilities).sum(dim=-1).tolist(),
-        divergence=gaps.sum(dim=-1).clamp_min(0).tolist(),
-    )

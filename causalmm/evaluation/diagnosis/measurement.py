@@ -1,10 +1,18 @@
 """Measure what counterfactual branches say alone: one tower, method and layer window at a time.
 
+Windows of layers are of these kinds:
+
+all           one window of every layer
+halves        2 of them, one after the other; thirds: 3
+sliding:W     W layers at a time, from every layer on; sliding:W:S from every S-th
+half:, 10:20  one window, as in `language_layers`
+
 A measurement is one line of measurements.jsonl, appended when it is done, so that a run that was
 killed goes on with the next one. The first is of the plain model. What is made of them is in
 report.py. Tests: tests/evaluation/test_diagnose.py.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,14 +23,17 @@ from causalmm.cli.session import Session
 from causalmm.config import CausalMMConfig
 from causalmm.counterfactual.methods import TOWERS, names
 from causalmm.errors import RequestError
-from causalmm.evaluation.diagnosis.windows import layers_name, windows
 from causalmm.evaluation.records import Question, ViewChoice
 from causalmm.evaluation.runner import ask_unit, units
 from causalmm.inputs.json_lines import to_line, to_object, whole_lines
+from causalmm.layers import check_layers, resolve_layers
 
 MEASUREMENTS = "measurements.jsonl"
 METHODS = {tower: names(tower) for tower in TOWERS}
 """By tower."""
+DEFAULT_WINDOWS = ("all", "halves", "thirds")
+_PARTS = {"all": 1, "halves": 2, "thirds": 3}
+_SLIDING = re.compile(r"sliding:([1-9]\d*)(?::([1-9]\d*))?")
 
 
 class Configuration(NamedTuple):
@@ -46,8 +57,13 @@ class Configuration(NamedTuple):
 
     @property
     def spec(self) -> str:
-        """The layers as a setting names them."""
-        return layers_name(self.layers) if self.layers else ""
+        """The layers as a setting names them: a slice, or numbers where they lie apart."""
+        if not self.layers:
+            return ""
+        span = range(self.layers[0], self.layers[-1] + 1)
+        if self.layers == tuple(span):
+            return f"{span.start}:{span.stop}"
+        return ",".join(map(str, self.layers))
 
 
 PLAIN = Configuration("plain", "", ())
@@ -73,6 +89,45 @@ class Measurement:
     errors: Mapping[str, str]
     """By question id."""
     seconds: float
+
+
+def read_kinds(text: str) -> list[str]:
+    """The kinds in a list with commas. Raises RequestError for what is none."""
+    kinds = [each.strip() for each in text.split(",") if each.strip()]
+    if not kinds:
+        raise RequestError("--windows is empty")
+    for kind in kinds:
+        if kind not in _PARTS and not _SLIDING.fullmatch(kind):
+            try:
+                check_layers("--windows", kind)
+            except ValueError:
+                raise RequestError(
+                    f"--windows: {kind!r} is none of {', '.join(_PARTS)}, sliding:W, sliding:W:S "
+                    'and a slice such as "half:" or "10:20"'
+                ) from None
+    return list(dict.fromkeys(kinds))
+
+
+def windows(kind: str, tower: str, count: int) -> list[tuple[int, ...]]:
+    """The layers of each window of a kind in a tower of `count` layers, ascending.
+
+    Raises RequestError where a tower has no such window.
+    """
+    if (parts := _PARTS.get(kind)) is not None:
+        bounds = [count * part // parts for part in range(parts + 1)]
+        spans = zip(bounds, bounds[1:], strict=False)
+        # A tower of two layers has no three thirds.
+        return [tuple(range(first, end)) for first, end in spans if first < end]
+    if found := _SLIDING.fullmatch(kind):
+        width, step = int(found[1]), int(found[2] or 1)
+        if width > count:
+            raise RequestError(f"--windows {kind}: the {tower} tower has {count} layers to edit")
+        starts = range(0, count - width + 1, step)
+        return [tuple(range(first, first + width)) for first in starts]
+    try:
+        return [resolve_layers("--windows", check_layers("--windows", kind), count)]
+    except ValueError as error:
+        raise RequestError(f"{tower} tower: {error}") from error
 
 
 def candidates(

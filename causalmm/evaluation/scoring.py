@@ -36,9 +36,9 @@ def score_command(args: argparse.Namespace) -> None:
     """
     runs, benchmark = _read(args), BENCHMARKS[args.benchmark]
     reports = {name: benchmark.score(run.questions, run.answers) for name, run in runs.items()}
-    _write(args.out, {"benchmark": benchmark.name, "reports": to_json(reports)}, runs)
     several = len(reports) > 1
-    _print("\n\n".join(f"{name}\n\n" * several + each.table() for name, each in reports.items()))
+    table = "\n\n".join(f"{name}\n\n" * several + each.table() for name, each in reports.items())
+    _publish(args.out, {"benchmark": benchmark.name, "reports": to_json(reports)}, runs, table)
 
 
 def compare_command(args: argparse.Namespace) -> None:
@@ -48,8 +48,7 @@ def compare_command(args: argparse.Namespace) -> None:
     answers = {name: run.answers for name, run in runs.items()}
     questions = next(iter(runs.values())).questions
     found = compare(benchmark.name, benchmark.tally, questions, answers, bases=bases)
-    _write(args.out, to_json(found), runs)
-    _print(found.table())
+    _publish(args.out, to_json(found), runs, found.table())
 
 
 def named_runs(paths: Sequence[Path]) -> dict[str, Path]:
@@ -101,16 +100,15 @@ def _read(args: argparse.Namespace) -> dict[str, _Run]:
     return runs
 
 
-def _write(out: Path | None, result: dict[str, Any], runs: Mapping[str, _Run]) -> None:
-    if out is None:
-        return
-    try:
-        write_json(out, result | {"runs": {name: run.record for name, run in runs.items()}})
-    except OSError as error:
-        raise FailureError(f"--out {out} cannot be written ({error.strerror})") from error
-
-
-def _print(table: str) -> None:
+def _publish(
+    out: Path | None, result: dict[str, Any], runs: Mapping[str, _Run], table: str
+) -> None:
+    """Write the result, if a file is given, then print the table."""
+    if out is not None:
+        try:
+            write_json(out, result | {"runs": {name: run.record for name, run in runs.items()}})
+        except OSError as error:
+            raise FailureError(f"--out {out} cannot be written ({error.strerror})") from error
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may leave the terminal's encoding
     print(table, flush=True)

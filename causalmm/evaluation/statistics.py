@@ -194,9 +194,10 @@ def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = N
     low = np.searchsorted(scores, scores[positive], "left")
     high = np.searchsorted(scores, scores[positive], "right")
     found = []
-    for each in weights[:, order]:
-        below = np.append(0.0, np.cumsum(np.where(positive, 0.0, each)))
-        ups = each[positive]
+    ups_at, downs = order[positive], np.where(positive, 0.0, 1.0)
+    for each in weights:
+        below = np.append(0.0, np.cumsum(each[order] * downs))
+        ups = each[ups_at]
         pairs = ups.sum() * below[-1]
         found.append(ups @ (below[low] + below[high]) / 2 / pairs if pairs else np.nan)
     return np.array(found)

@@ -169,12 +169,9 @@ def _answer(record: dict[str, Any], where: str) -> Answer:
         raise RequestError(f"{where} is no answer (expected either an answer or an error)")
     pairs = fields["scores"] or {}
     for pair in pairs.values():
-        if not (isinstance(pair, list) and len(pair) == 2 and _are_numbers(pair)):
+        numbers = isinstance(pair, list) and all(isinstance(each, int | float) for each in pair)
+        if not numbers or len(pair) != 2:
             raise RequestError(f"{where} is no answer (scores: expected pairs of numbers)")
     if pairs:
         fields["scores"] = {name: tuple(pair) for name, pair in pairs.items()}
     return Answer(**fields)
-
-
-def _are_numbers(values: list[Any]) -> bool:
-    return all(isinstance(each, int | float) for each in values)

@@ -8,7 +8,7 @@ tests/evaluation/test_scoring.py.
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,22 @@ from causalmm.cli.request import find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
+from causalmm.errors import RequestError
 from causalmm.evaluation import question_flags, run_record
 from causalmm.evaluation.answers_file import finish, part_file, parts
 from causalmm.evaluation.benchmarks.benchmark import Benchmark
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.processes import Processes, meeting
 from causalmm.evaluation.question_files import check_images, limited
-from causalmm.evaluation.runner import Run, Share, answer_share, check_plans, open_runs, take_share
+from causalmm.evaluation.runner import Run, Share, answer_share, open_runs, take_share
 from causalmm.evaluation.scoring import CONTROL_BASES, compare_command, score_command
 from causalmm.evaluation.variants import controls, grid
+
+_SCORED = (
+    "the folder of a run or of several, or the answers file of one, which may be of the form that "
+    "LLaVA's and VCD's scripts write: JSON lines with question_id and text"
+)
+_COMPARED = "two runs or more over the same questions, or a folder of such"
 
 
 def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
@@ -51,8 +58,18 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         )
         actions = of_benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
         _add_run(actions, benchmark)
-        _add_score(actions, benchmark)
-        _add_compare(actions, benchmark)
+        _add_reading(actions, benchmark, score_command, "score", "count its answers", _SCORED)
+        compare = _add_reading(
+            actions, benchmark, compare_command, "compare", "compare runs", _COMPARED
+        )
+        compare.add_argument(
+            "--base",
+            action="append",
+            metavar="NAME",
+            help="the run that the others are compared with, by the name of its folder; may be "
+            "given several times (default: the first; of --controls "
+            f"{' and '.join(CONTROL_BASES)})",
+        )
     return parser.parse_args(argv)
 
 
@@ -91,32 +108,16 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
     flags.add_running(parser)
 
 
-def _add_score(actions: Any, benchmark: Benchmark) -> None:
-    runs = (
-        "the folder of a run or of several, or the answers file of one, which may be of the form "
-        "that LLaVA's and VCD's scripts write: JSON lines with question_id and text"
-    )
-    parser = _add_reading(actions, benchmark, "score", "count its answers", runs)
-    parser.set_defaults(act=score_command)
-
-
-def _add_compare(actions: Any, benchmark: Benchmark) -> None:
-    runs = "two runs or more over the same questions, or a folder of such"
-    parser = _add_reading(actions, benchmark, "compare", "compare runs", runs)
-    parser.set_defaults(act=compare_command)
-    parser.add_argument(
-        "--base",
-        action="append",
-        metavar="NAME",
-        help="the run that the others are compared with, by the name of its folder; may be given "
-        f"several times (default: the first; of --controls {' and '.join(CONTROL_BASES)})",
-    )
-
-
 def _add_reading(
-    actions: Any, benchmark: Benchmark, name: str, what: str, runs: str
+    actions: Any,
+    benchmark: Benchmark,
+    act: Callable[[argparse.Namespace], None],
+    name: str,
+    what: str,
+    runs: str,
 ) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=what, description=benchmark.title)
+    parser.set_defaults(act=act)
     parser.add_argument("answers", nargs="+", type=Path, metavar="RUN", help=runs)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON, too")
     limit = "the first N images only, as the run; answers in a file of their own may be of more"
@@ -190,7 +191,11 @@ def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Proces
     # One with a configuration, since that is checked before the weights are read.
     requests = sorted((run.request for run in runs), key=lambda each: each.config is None)
     session = Session.start(argparse.Namespace(**{**vars(args), "device": device}), requests[0])
-    check_plans(session, runs)
+    for each in runs:
+        try:
+            session.model.causalmm_plan(each.request.config)
+        except ValueError as error:
+            raise RequestError(f"{each.name}: {error}".removeprefix(": ")) from error
     words = choice_tokens(session.processor.tokenizer, runs[0].questions)
     if missing := [word for word, tokens in words.items() if not tokens]:
         tell(f"the tokenizer has no token {missing[0]!r}: answers come without probabilities")

@@ -61,7 +61,16 @@ class Comparison:
         return "\n\n".join(blocks)
 
     def _levels(self, first: Report) -> str:
-        signals = {name: _signals(report) for name, report in self.reports.items()}
+        # What P(yes) says under the view that a run decides by, by the name of the questions.
+        signals = {
+            name: {
+                row.name: row.metrics
+                for view in reversed(DECIDING)
+                for row in report.two_way
+                if row.view == view
+            }
+            for name, report in self.reports.items()
+        }
         metrics = first.scores[0].metrics
         # POPE's own yes ratio, that of the answers as read, goes before that of P(yes).
         shown = [name for name in _SIGNALS if any(signals.values()) and name not in metrics]
@@ -108,8 +117,12 @@ def compare(
     for base in bases:
         if base not in runs:
             raise RequestError(f"base {base!r}: expected one of the runs {', '.join(runs)}")
-    for name in others:
-        _check_same(runs, first, name)
+    for one, other in (pair for name in others for pair in ((name, first), (first, name))):
+        if missing := runs[other].keys() - runs[one].keys():
+            raise RequestError(
+                f"{one} lacks {len(missing)} of the questions of {other} (first: {min(missing)}): "
+                "runs are compared over the same questions"
+            )
     pairs = {name: join(questions, answers) for name, answers in runs.items()}
     found = []
     for base in bases:
@@ -131,24 +144,18 @@ def compare(
     )
 
 
-def _check_same(runs: Mapping[str, Mapping[str, Answer]], base: str, name: str) -> None:
-    """Raise RequestError where two runs answered different questions."""
-    for one, other in ((name, base), (base, name)):
-        if missing := runs[other].keys() - runs[one].keys():
-            raise RequestError(
-                f"{one} lacks {len(missing)} of the questions of {other} (first: {min(missing)}): "
-                "runs are compared over the same questions"
-            )
-
-
 def _differences(
     run: str, base: str, tally: _Tally, pairs: Sequence[Pair], base_pairs: Sequence[Pair]
 ) -> list[Difference]:
     """A run less a base, on all sets of questions."""
     ours, theirs = ({pair.question.id: pair for pair in part} for part in (pairs, base_pairs))
-    counted = (_counted(_headlines(tally, part)) for part in (pairs, base_pairs))
     # A caption that failed is left out of its run's measures: leave it out of both.
-    both = set.intersection(*counted)
+    both = set.intersection(
+        *(
+            {id for each in _headlines(tally, part) for id in each.right}
+            for part in (pairs, base_pairs)
+        )
+    )
     found = []
     for mine, other in zip(
         _headlines(tally, [ours[id] for id in ours if id in both]),
@@ -177,18 +184,3 @@ def _differences(
 
 def _headlines(tally: _Tally, pairs: Sequence[Pair]) -> list[Tally]:
     return [each for each in tally(pairs) if each.headline]
-
-
-def _counted(tallies: Sequence[Tally]) -> set[str]:
-    """Ids of the questions that are right or wrong."""
-    return {id for each in tallies for id in each.right}
-
-
-def _signals(report: Report) -> dict[str, dict[str, Estimate]]:
-    """What P(yes) says under the view that a run decides by, by the name of the questions."""
-    found: dict[str, dict[str, Estimate]] = {}
-    for view in reversed(DECIDING):
-        for row in report.two_way:
-            if row.view == view:
-                found[row.name] = {name: row.metrics[name] for name in _SIGNALS}
-    return found

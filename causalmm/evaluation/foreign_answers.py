@@ -64,8 +64,9 @@ def _check(row: dict[str, Any], question: Question, where: str) -> None:
     """Raise RequestError where the answer is about something else than the question."""
     image, prompt = row.get("image"), row.get("prompt")
     text = str(question.facts.get("text", question.prompt))
+    image_name, asked_name = (PurePosixPath(str(each)).name for each in (image, question.image))
     for what, given, expected, same in (
-        ("image", image, question.image, _file_name(image) == _file_name(question.image)),
+        ("image", image, question.image, image_name == asked_name),
         # A script records a prompt with or without what it puts around the question.
         ("prompt", prompt, text, " ".join(text.split()) in " ".join(str(prompt).split())),
     ):
@@ -74,7 +75,3 @@ def _check(row: dict[str, Any], question: Question, where: str) -> None:
                 f"{where}: the answer to {question.id} is about another {what} ({given!r}, "
                 f"expected {expected!r}): is this the right question file?"
             )
-
-
-def _file_name(image: Any) -> str:
-    return PurePosixPath(str(image)).name

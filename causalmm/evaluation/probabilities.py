@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from causalmm.decoding.trace import BranchTrace, StepLogits
+from causalmm.evaluation.benchmarks.yes_no import find_word
 from causalmm.evaluation.records import Question
-from causalmm.evaluation.yesno import find_word
 
 
 class WordTrace(BranchTrace):
@@ -56,11 +56,10 @@ class WordTrace(BranchTrace):
 def word_tokens(tokenizer: Any, word: str) -> list[int]:
     """Ids of all tokens that are `word` (lower case), capitals and blanks around it aside."""
     # Tokens as the vocabulary spells them have marks for blanks; only decoding takes them off.
-    candidates = [
-        number for token, number in tokenizer.get_vocab().items() if word in token.lower()
-    ]
     return sorted(
-        number for number in candidates if tokenizer.decode([number]).strip().lower() == word
+        number
+        for token, number in tokenizer.get_vocab().items()
+        if word in token.lower() and tokenizer.decode([number]).strip().lower() == word
     )
 
 

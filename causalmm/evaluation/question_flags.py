@@ -6,8 +6,8 @@ Tests: tests/evaluation/test_scoring.py.
 """
 
 import argparse
+import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from causalmm.cli.flags import Parser, at_least
@@ -48,7 +48,8 @@ def given_flags(args: argparse.Namespace, benchmark: Benchmark) -> dict[str, Any
 def to_record(args: argparse.Namespace, benchmark: Benchmark) -> dict[str, Any]:
     """The flags for run.json, files by their absolute paths."""
     given = given_flags(args, benchmark)
-    return {name: _plain(value) for name, value in given.items() if value is not None}
+    text = json.dumps(given, default=lambda path: str(path.absolute()))
+    return {name: value for name, value in json.loads(text).items() if value is not None}
 
 
 def read_questions(
@@ -76,9 +77,3 @@ def read_questions(
     args = parser.parse_args(argv)
     questions = benchmark.questions(args)
     return questions, limited(questions, args.limit)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return str(value.absolute()) if isinstance(value, Path) else value

@@ -6,7 +6,7 @@ that failed carries an error and no text, so nothing can take it for an answer.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +51,23 @@ class Answer:
     scores: Mapping[str, tuple[float, float]] | None = None
     """Probability of either choice at the deciding token, under "factual", "adjusted" and the name
     of each counterfactual branch ("vision", "language", "joint")."""
+
+
+class ViewChoice(NamedTuple):
+    """What a view (the factual model, a branch alone, the adjusted model) says at the first token
+    of a two-way answer."""
+
+    choice: int | None
+    """0 or 1 of the question's choices; None: cannot be read."""
+    first: float
+    """Probability of the first choice: the sum over the tokens that spell it."""
+    second: float
+    entropy: float
+    divergence: float | None
+    """KL(factual || view); None where the view gives no probability to a token that the factual
+    one gives some, as the plausibility mask does."""
+
+    @property
+    def probabilities(self) -> tuple[float, float]:
+        """Of either choice."""
+        return self.first, self.second

@@ -20,7 +20,6 @@ from causalmm.cli.batch import BatchRow, question_groups
 from causalmm.cli.request import Request
 from causalmm.cli.seeds import seed_of
 from causalmm.cli.session import Session
-from causalmm.errors import RequestError
 from causalmm.evaluation import answers_file
 from causalmm.evaluation.processes import Processes
 from causalmm.evaluation.records import Answer, Question
@@ -85,15 +84,6 @@ def take_share(run: Run, size: int, processes: Processes) -> Share:
     ]
     by_image = [list(part) for _, part in groupby(left, key=lambda unit: unit[0].path)]
     return Share(run, [unit for part in processes.share(by_image) for unit in part], done)
-
-
-def check_plans(session: Session, runs: Sequence[Run]) -> None:
-    """Raise RequestError for a configuration that this model cannot follow."""
-    for run in runs:
-        try:
-            session.model.causalmm_plan(run.request.config)
-        except ValueError as error:
-            raise RequestError(f"{run.name}: {error}".removeprefix(": ")) from error
 
 
 def answer_share(

@@ -22,8 +22,8 @@ from causalmm.evaluation.foreign_answers import is_foreign, read_foreign
 from causalmm.evaluation.question_flags import FIELD, given_flags, read_questions
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import to_json
-from causalmm.evaluation.run_record import RECORD
-from causalmm.inputs.json_lines import read_bytes, to_object, write_json
+from causalmm.evaluation.run_record import read_record
+from causalmm.inputs.json_lines import write_json
 
 CONTROL_BASES = (CONTROLS[0], CONTROLS[2])
 """What any gain must be measured against: greedy, and sampling under the mask alone."""
@@ -36,9 +36,9 @@ def score_command(args: argparse.Namespace) -> None:
     """
     runs, benchmark = _read(args), BENCHMARKS[args.benchmark]
     reports = {name: benchmark.score(run.questions, run.answers) for name, run in runs.items()}
-    _write(args.out, {"benchmark": benchmark.name, "reports": to_json(reports)}, runs)
     several = len(reports) > 1
-    _print("\n\n".join(f"{name}\n\n" * several + each.table() for name, each in reports.items()))
+    table = "\n\n".join(f"{name}\n\n" * several + each.table() for name, each in reports.items())
+    _publish(args.out, {"benchmark": benchmark.name, "reports": to_json(reports)}, runs, table)
 
 
 def compare_command(args: argparse.Namespace) -> None:
@@ -48,8 +48,7 @@ def compare_command(args: argparse.Namespace) -> None:
     answers = {name: run.answers for name, run in runs.items()}
     questions = next(iter(runs.values())).questions
     found = compare(benchmark.name, benchmark.tally, questions, answers, bases=bases)
-    _write(args.out, to_json(found), runs)
-    _print(found.table())
+    _publish(args.out, to_json(found), runs, found.table())
 
 
 def named_runs(paths: Sequence[Path]) -> dict[str, Path]:
@@ -78,8 +77,10 @@ def _read(args: argparse.Namespace) -> dict[str, _Run]:
     benchmark = BENCHMARKS[args.benchmark]
     given = given_flags(args, benchmark)
     paths = named_runs(args.answers)
-    records = {name: _record(path) for name, path in paths.items()}
-    recorded = {name: _flags(record) for name, record in records.items()}
+    # Of a file of another name, what lies beside it may be another run's.
+    records = {name: read_record(folder_of(path)) or None for name, path in paths.items()}
+    flags_of = {name: (record or {}).get(FIELD) for name, record in records.items()}
+    recorded = {name: flags if isinstance(flags, dict) else {} for name, flags in flags_of.items()}
     # Answers without a record are taken for answers to the questions of those that have one.
     others = next(filter(None, recorded.values()), {})
     read: dict[str, tuple[list[Question], list[Question]]] = {}
@@ -99,28 +100,15 @@ def _read(args: argparse.Namespace) -> dict[str, _Run]:
     return runs
 
 
-def _record(path: Path) -> dict[str, Any] | None:
-    """What a run was made with, where that lies beside its answers."""
-    # Of a file of another name, what lies beside it may be another run's.
-    file = folder_of(path) / RECORD
-    return to_object(read_bytes(file)) if file.is_file() else None
-
-
-def _flags(record: Mapping[str, Any] | None) -> dict[str, Any]:
-    flags = (record or {}).get(FIELD)
-    return flags if isinstance(flags, dict) else {}
-
-
-def _write(out: Path | None, result: dict[str, Any], runs: Mapping[str, _Run]) -> None:
-    if out is None:
-        return
-    try:
-        write_json(out, result | {"runs": {name: run.record for name, run in runs.items()}})
-    except OSError as error:
-        raise FailureError(f"--out {out} cannot be written ({error.strerror})") from error
-
-
-def _print(table: str) -> None:
+def _publish(
+    out: Path | None, result: dict[str, Any], runs: Mapping[str, _Run], table: str
+) -> None:
+    """Write the result, if a file is given, then print the table."""
+    if out is not None:
+        try:
+            write_json(out, result | {"runs": {name: run.record for name, run in runs.items()}})
+        except OSError as error:
+            raise FailureError(f"--out {out} cannot be written ({error.strerror})") from error
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may leave the terminal's encoding
     print(table, flush=True)

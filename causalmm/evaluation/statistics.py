@@ -15,7 +15,6 @@ import numpy as np
 RESAMPLES = 1000
 LEVEL = 95
 """Per cent that an interval covers."""
-_AT_A_TIME = 50
 
 
 class ImageCounts(NamedTuple):
@@ -194,22 +193,14 @@ def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = N
     # Negatives before `low` are below a positive, those from there to `high` equal to it.
     low = np.searchsorted(scores, scores[positive], "left")
     high = np.searchsorted(scores, scores[positive], "right")
-    found = [
-        _auc(each[:, order], positive, low, high)
-        for each in np.array_split(weights, math.ceil(len(weights) / _AT_A_TIME))
-    ]
-    return np.concatenate(found)
-
-
-def _auc(
-    weights: np.ndarray, positive: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> np.ndarray:
-    below = np.zeros((len(weights), len(positive) + 1))
-    np.cumsum(np.where(positive, 0.0, weights), axis=1, out=below[:, 1:])
-    ups = weights[:, positive]
-    won = np.einsum("ri,ri->r", ups, below[:, low]) + np.einsum("ri,ri->r", ups, below[:, high])
-    pairs = ups.sum(axis=1) * below[:, -1]
-    return np.where(pairs > 0, won / 2 / np.where(pairs > 0, pairs, 1), np.nan)
+    found = []
+    ups_at, downs = order[positive], np.where(positive, 0.0, 1.0)
+    for each in weights:
+        below = np.append(0.0, np.cumsum(each[order] * downs))
+        ups = each[ups_at]
+        pairs = ups.sum() * below[-1]
+        found.append(ups @ (below[low] + below[high]) / 2 / pairs if pairs else np.nan)
+    return np.array(found)
 
 
 def _divide(part: Any, whole: Any) -> np.ndarray:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from causalmm.evaluation.records import Answer
 from causalmm.evaluation.statistics import (
     RESAMPLES,
     Estimate,
@@ -36,6 +35,7 @@ from causalmm.evaluation.tally import Pair
 
 DECIDING = ("adjusted", "factual")
 """The view that a run decides by is the first of these that it has."""
+_DECISIONS = {"accuracy": ratio("right", "questions"), "yes ratio": ratio("yes", "questions")}
 _CERTAIN = 1000.0
 """Log-odds, before the factual ones are added, where the other choice has no probability at all:
 more than any float has otherwise."""
@@ -55,8 +55,12 @@ class Signal:
     @classmethod
     def of(cls, pairs: Sequence[Pair], view: str = "factual") -> "Signal | None":
         """What answers say under a view; None where none has probabilities under it."""
-        odds = [(pair, log_odds(pair.answer, view)) for pair in pairs if pair.question.choices]
-        known = [(pair.question, value) for pair, value in odds if value is not None]
+        odds = [
+            (question, log_odds(answer.scores or {}, view))
+            for question, answer in pairs
+            if question.choices and answer.error is None
+        ]
+        known = [(question, value) for question, value in odds if value is not None]
         if not known:
             return None
         _, image = np.unique([question.image for question, _ in known], return_inverse=True)
@@ -64,23 +68,16 @@ class Signal:
             view=view,
             ids=tuple(question.id for question, _ in known),
             log_odds=np.array([value for _, value in known]),
-            positive=np.array([each.label == (each.choices or ("",))[0] for each, _ in known]),
+            positive=np.array([each.label == each.choices[0] for each, _ in known]),
             image=image,
         )
 
-    @property
-    def images(self) -> int:
-        """How many there are."""
-        return int(self.image.max()) + 1
-
-    def auc(self) -> float:
-        """In per cent; NaN where only one choice is ever right."""
-        return 100 * float(auc(self.log_odds, self.positive))
-
-    def resampled_auc(self, seed: int = 0) -> np.ndarray:
-        """In each resample of images, [resamples]."""
-        weights = resampling_weights([""] * self.images, RESAMPLES, seed)
-        return 100 * auc(self.log_odds, self.positive, weights[:, self.image])
+    def auc(self, seed: int = 0) -> tuple[float, np.ndarray]:
+        """In per cent, and in each resample of images, [resamples]; NaN where only one choice is
+        ever right."""
+        weights = resampling_weights([""] * (self.image.max() + 1), RESAMPLES, seed)
+        resampled = auc(self.log_odds, self.positive, weights[:, self.image])
+        return 100 * float(auc(self.log_odds, self.positive)), 100 * resampled
 
     def table(self, columns: Mapping[str, np.ndarray], strata: np.ndarray | None = None) -> Table:
         """Counts of every question, added up by image."""
@@ -114,14 +111,15 @@ def two_way(name: str, pairs: Sequence[Pair]) -> list[TwoWay]:
         if signal is None:
             continue
         gain, biases = bias_control(signal)
-        # NaN where only one choice is ever right.
-        known = around(signal.auc(), signal.resampled_auc())
+        yes = signal.log_odds > 0
+        counts = {"questions": np.ones(len(yes)), "yes": yes, "right": yes == signal.positive}
+        decisions = estimates(signal.table(counts), _DECISIONS)
         rows.append(
             TwoWay(
                 name=name,
                 view=view,
                 questions=len(signal.ids),
-                metrics={**_decisions(signal), "AUC": known, "bias gain": gain},
+                metrics={**decisions, "AUC": around(*signal.auc()), "bias gain": gain},
                 biases=biases,
             )
         )
@@ -132,15 +130,18 @@ def auc_difference(pairs: Sequence[Pair], base: Sequence[Pair], seed: int = 0) -
     """AUC less a base's, in points, on the same resamples of the questions that have probabilities
     in both runs, each run by the view that it decides by; None where there are no such questions.
     """
-    runs = [(part, _deciding(part)) for part in (pairs, base)]
+    runs = [
+        (part, next(filter(None, (Signal.of(part, view) for view in DECIDING)), None))
+        for part in (pairs, base)
+    ]
     both = set.intersection(*(set(signal.ids if signal else ()) for _, signal in runs))
     if not both:
         return None
-    ours, theirs = (
-        Signal.of([pair for pair in part if pair.question.id in both], signal.view)
+    (value, resampled), (base_value, base_resampled) = (
+        Signal.of([pair for pair in part if pair.question.id in both], signal.view).auc(seed)
         for part, signal in runs
     )
-    return around(ours.auc() - theirs.auc(), ours.resampled_auc(seed) - theirs.resampled_auc(seed))
+    return around(value - base_value, resampled - base_resampled)
 
 
 def bias_control(signal: Signal, seed: int = 0) -> tuple[Estimate, tuple[float, float]]:
@@ -149,7 +150,7 @@ def bias_control(signal: Signal, seed: int = 0) -> tuple[Estimate, tuple[float, 
     Both halves take their turn and the gains are averaged. The interval resamples images with the
     two biases as they are. With one image there is nothing to fit on: no gain.
     """
-    halves = np.random.default_rng(seed).permutation(signal.images) % 2
+    halves = np.random.default_rng(seed).permutation(signal.image.max() + 1) % 2
     odds, positive = signal.log_odds, signal.positive
     first = halves[signal.image] == 0
     biases = tuple(best_bias(odds[part], positive[part]) for part in (first, ~first))
@@ -189,30 +190,14 @@ def best_bias(log_odds: np.ndarray, positive: np.ndarray) -> float:
     return float(-best[np.abs(best).argmin()])
 
 
-def _deciding(pairs: Sequence[Pair]) -> Signal | None:
-    """What answers say under the view that the run decides by."""
-    return next(filter(None, (Signal.of(pairs, view) for view in DECIDING)), None)
-
-
-def _decisions(signal: Signal) -> dict[str, Estimate]:
-    yes = signal.log_odds > 0
-    table = signal.table(
-        {"questions": np.ones(len(yes)), "yes": yes, "right": yes == signal.positive}
-    )
-    metrics = {"accuracy": ratio("right", "questions"), "yes ratio": ratio("yes", "questions")}
-    return estimates(table, metrics)
-
-
-def log_odds(answer: Answer, view: str) -> float | None:
+def log_odds(scores: Mapping[str, tuple[float, float]], view: str) -> float | None:
     """Of the first choice; None where the view is not there, or gives neither a probability."""
-    if answer.error is not None or not answer.scores or view not in answer.scores:
-        return None
-    yes, no = answer.scores[view]
+    yes, no = scores.get(view, (0.0, 0.0))
     if not (yes > 0 or no > 0):
         return None
     if yes > 0 and no > 0:
         return math.log(yes) - math.log(no)
-    factual = 0.0 if view == "factual" else log_odds(answer, "factual") or 0.0
+    factual = 0.0 if view == "factual" else log_odds(scores, "factual") or 0.0
     # Odds that are certain themselves say no more about the order.
     factual = factual if abs(factual) < _CERTAIN / 2 else 0.0
     return (_CERTAIN if yes > 0 else -_CERTAIN) + factual

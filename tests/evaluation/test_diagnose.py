@@ -29,19 +29,23 @@ from causalmm.evaluation.diagnosis.measurement import (
     Measurement,
     candidates,
     measurement_line,
+    read_kinds,
     read_measurements,
+    windows,
 )
 from causalmm.evaluation.diagnosis.report import ALL, SETS, diagnose, split
-from causalmm.evaluation.diagnosis.view import ViewChoice
-from causalmm.evaluation.diagnosis.windows import layers_name, read_kinds, windows
 from causalmm.evaluation.probabilities import word_tokens
-from causalmm.evaluation.records import Question
+from causalmm.evaluation.records import Question, ViewChoice
 from causalmm.figures import colours
 from causalmm.inputs.messages import one_turn
 from causalmm.layers import check_layers, resolve_layers
 from causalmm.toyworld.benchmarks import BenchmarkSettings, write_vlind
 
 # -- windows
+
+
+def spec_of(layers):
+    return Configuration("language", "random", layers).spec
 
 
 @pytest.mark.parametrize(
@@ -63,30 +67,28 @@ from causalmm.toyworld.benchmarks import BenchmarkSettings, write_vlind
     ],
 )
 def test_windows_of_a_kind(kind, count, expected):
-    found = windows([kind], "language", count)
-    assert [layers_name(each.layers) for each in found] == expected
-    assert {each.kind for each in found} == {kind}
+    assert [spec_of(each) for each in windows(kind, "language", count)] == expected
 
 
 @given(count=st.integers(1, 80), width=st.integers(1, 80), step=st.integers(1, 9))
 def test_halves_and_thirds_share_out_a_tower_and_sliding_windows_walk_it(count, width, step):
     for kind in ("all", "halves", "thirds"):
-        layers = [layer for each in windows([kind], "vision", count) for layer in each.layers]
+        layers = [layer for each in windows(kind, "vision", count) for layer in each]
         assert layers == list(range(count))
     kind = f"sliding:{width}:{step}"
     if width > count:
         with pytest.raises(RequestError, match=f"the vision tower has {count} layers to edit"):
-            windows([kind], "vision", count)
+            windows(kind, "vision", count)
         return
-    found = windows([kind], "vision", count)
-    assert [each.layers[0] for each in found] == list(range(0, count - width + 1, step))
-    assert {len(each.layers) for each in found} == {width}
+    found = windows(kind, "vision", count)
+    assert [each[0] for each in found] == list(range(0, count - width + 1, step))
+    assert {len(each) for each in found} == {width}
 
 
 @given(layers=st.sets(st.integers(0, 40), min_size=1))
 def test_a_window_s_name_is_a_setting_that_means_it(layers):
     layers = tuple(sorted(layers))
-    spec = check_layers("layers", layers_name(layers))
+    spec = check_layers("layers", spec_of(layers))
     assert resolve_layers("layers", spec, 41) == layers
 
 
@@ -557,7 +559,7 @@ def question(number, image, label, name=ALL):
 def said(text, yes=None, entropy=1.0, divergence=0.5):
     choice = {"yes": 0, "no": 1, "?": None}[text]
     yes = {"yes": 0.8, "no": 0.2, "?": 0.4}[text] if yes is None else yes
-    return ViewChoice(choice, (yes, 1 - yes), entropy, divergence)
+    return ViewChoice(choice, yes, 1 - yes, entropy, divergence)
 
 
 def measured(configuration, alone, adjusted=None):

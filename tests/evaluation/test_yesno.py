@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from causalmm.evaluation import yesno
+from causalmm.evaluation.benchmarks import yes_no
 
 # answer: strict, official, released for a yes question, released for a no question
 POPE = {
@@ -42,10 +42,10 @@ POPE = {
 @pytest.mark.parametrize("answer", POPE)
 def test_pope_rules(answer):
     read = (
-        yesno.strict(answer, "yes"),
-        yesno.official(answer, "no"),
-        yesno.released(answer, "yes"),
-        yesno.released(answer, "no"),
+        yes_no.strict(answer, "yes"),
+        yes_no.official(answer, "no"),
+        yes_no.released(answer, "yes"),
+        yes_no.released(answer, "no"),
     )
     assert read == POPE[answer]
 
@@ -62,7 +62,7 @@ def test_strict_reads_what_a_split_into_words_reads(answer):
             words.append(word.lower())
             word = ""
     expected = next((word for word in words if word in ("yes", "no")), None)
-    assert yesno.strict(answer) == expected
+    assert yes_no.strict(answer) == expected
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_strict_reads_what_a_split_into_words_reads(answer):
     ],
 )
 def test_mme_rule(answer, expected):
-    assert yesno.mme(answer) == expected
+    assert yes_no.mme(answer) == expected
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_mme_rule(answer, expected):
     ],
 )
 def test_vlind_rule(answer, expected):
-    assert yesno.vlind(answer) == expected
+    assert yes_no.vlind(answer) == expected

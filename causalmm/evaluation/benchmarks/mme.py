@@ -19,11 +19,11 @@ from typing import Annotated, Any, NamedTuple
 from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
+from causalmm.evaluation.benchmarks.yes_no import mme as read_answer
 from causalmm.evaluation.question_files import check_unique
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.statistics import ImageCounts, Metric, Table, Term, ratio
 from causalmm.evaluation.tally import Pair, Reading, Tally, outcome, readings
-from causalmm.evaluation.yesno import mme as read_answer
 from causalmm.inputs.json_lines import read_lines
 
 PERCEPTION = (
@@ -162,19 +162,15 @@ def _tally(
         for each in by_task[task]:
             pairs.setdefault(each.question.facts["pair"], []).append(each)
         for both in pairs.values():
-            right, together = sum(each.right for each in both), all(each.right for each in both)
             counts = {
                 "questions": len(both),
-                "right": right,
+                "right": sum(each.right for each in both),
                 "pairs": 1,
-                "both right": together,
+                "both right": all(each.right for each in both),
                 "unreadable": sum(each.unreadable for each in both),
                 "failed": sum(each.failed for each in both),
-                f"{task} questions": len(both),
-                f"{task} right": right,
-                f"{task} pairs": 1,
-                f"{task} both right": together,
             }
+            counts |= {f"{task} {name}": count for name, count in counts.items()}
             # Tasks have few images, so a resample takes as many from each as it has.
             rows.append(ImageCounts(both[0].question.image, counts, task))
     parts = (("right", "questions"), ("both right", "pairs"))

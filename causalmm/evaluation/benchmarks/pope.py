@@ -11,11 +11,10 @@ from typing import Annotated
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag, Images
-from causalmm.evaluation.benchmarks.yes_no import CHOICES, yes_no_tally
+from causalmm.evaluation.benchmarks.yes_no import CHOICES, POPE_RULES, yes_no_tally
 from causalmm.evaluation.question_files import check_unique, field, identifier
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.tally import Pair, Tally, readings
-from causalmm.evaluation.yesno import POPE_RULES
 from causalmm.inputs.json_lines import read_json_lines
 
 SUFFIX = " Please answer this question with one word."
@@ -43,22 +42,20 @@ def read(
     """
     found: list[Question] = []
     for file in questions:
-        found += _read_file(file, images, suffix, *_dataset_and_split(file, dataset, split))
+        if named := _NAME.fullmatch(file.name):
+            name = f"{named['dataset']}/{named['split']}"
+        elif dataset and split:
+            name = f"{dataset}/{split}"
+        else:
+            raise RequestError(
+                f"{file.name} is not named DATASET_pope_SPLIT.json: say --dataset and --split"
+            )
+        found += _read_file(file, images, suffix, name)
     check_unique(found)
     return found
 
 
-def _dataset_and_split(file: Path, dataset: str | None, split: str | None) -> tuple[str, str]:
-    if told := _NAME.fullmatch(file.name):
-        return told["dataset"], told["split"]
-    if not dataset or not split:
-        raise RequestError(
-            f"{file.name} is not named DATASET_pope_SPLIT.json: say --dataset and --split"
-        )
-    return dataset, split
-
-
-def _read_file(file: Path, images: Path, suffix: str, dataset: str, split: str) -> list[Question]:
+def _read_file(file: Path, images: Path, suffix: str, name: str) -> list[Question]:
     questions = []
     for number, row in read_json_lines(file):
         where = f"{file} line {number}"
@@ -69,17 +66,13 @@ def _read_file(file: Path, images: Path, suffix: str, dataset: str, split: str) 
             raise RequestError(f"{where} has label {label!r}: expected yes or no")
         questions.append(
             Question(
-                id=f"{dataset}/{split}/{number_there}",
+                id=f"{name}/{number_there}",
                 image=image,
                 path=str(images / image),
                 prompt=text + suffix,
                 choices=CHOICES,
                 label=label,
-                facts={
-                    "set": f"{dataset}/{split}",
-                    "question_id": number_there,
-                    "text": text,
-                },
+                facts={"set": name, "question_id": number_there, "text": text},
             )
         )
     if not questions:

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag
+from causalmm.evaluation.benchmarks.yes_no import vlind as read_answer
 from causalmm.evaluation.question_files import check_unique, field, identifier
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.statistics import ImageCounts, Metric, Table, ratio
 from causalmm.evaluation.tally import Pair, Reading, Tally, outcome, readings
-from causalmm.evaluation.yesno import vlind as read_answer
 from causalmm.inputs.json_lines import read_json
 
 CHOICES = ("true", "false")

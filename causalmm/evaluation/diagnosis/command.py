@@ -27,6 +27,7 @@ from causalmm.evaluation import run_record
 from causalmm.evaluation.benchmarks import pope, vlind
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.diagnosis.measurement import (
+    DEFAULT_WINDOWS,
     MEASUREMENTS,
     METHODS,
     PLAIN,
@@ -36,10 +37,10 @@ from causalmm.evaluation.diagnosis.measurement import (
     candidates,
     measure,
     measurement_line,
+    read_kinds,
     read_measurements,
 )
 from causalmm.evaluation.diagnosis.report import ALL, SETS, Diagnosis, diagnose, split
-from causalmm.evaluation.diagnosis.windows import DEFAULT, read_kinds
 from causalmm.evaluation.question_files import check_images, check_unique, limited
 from causalmm.evaluation.question_flags import BATCH_SIZE
 from causalmm.evaluation.records import Question
@@ -81,37 +82,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
     )
     flags.add_model(parser)
     flags.add_pixel_limits(parser)
-    _add_questions(parser.add_argument_group("questions"))
-    edits = parser.add_argument_group("what is compared")
-    every = dict.fromkeys(method for methods in METHODS.values() for method in methods)
-    for flag, known, which in (
-        ("towers", METHODS, ""),
-        ("methods", every, "those that a tower has of "),
-    ):
-        edits.add_argument(
-            f"--{flag}",
-            nargs="+",
-            choices=tuple(known),
-            default=list(known),
-            metavar=flag.removesuffix("s").upper(),
-            help=f"(default: {which}{' '.join(known)})",
-        )
-    edits.add_argument(
-        "--windows",
-        default=",".join(DEFAULT),
-        metavar="LIST",
-        help="with commas: all, halves, thirds, sliding:W (W layers at a time, from every layer "
-        'on), sliding:W:S (from every S-th on), or slices such as "half:" and 10:20 '
-        "(default: %(default)s)",
-    )
-    flags.add_settings(parser, without=_VARIED)
-    parser.set_defaults(max_new_tokens=1)
-    flags.add_running(parser)
-    flags.add_batch_size(parser, **BATCH_SIZE)
-    return parser.parse_args(argv)
-
-
-def _add_questions(group: Any) -> None:
+    group = parser.add_argument_group("questions")
     pope.BENCHMARK.add_flags(group)
     group.add_argument(
         "--contradicting",
@@ -133,6 +104,33 @@ def _add_questions(group: Any) -> None:
         metavar="N",
         help="ask about the first N images of each set only",
     )
+    edits = parser.add_argument_group("what is compared")
+    every = dict.fromkeys(method for methods in METHODS.values() for method in methods)
+    for flag, known, which in (
+        ("towers", METHODS, ""),
+        ("methods", every, "those that a tower has of "),
+    ):
+        edits.add_argument(
+            f"--{flag}",
+            nargs="+",
+            choices=tuple(known),
+            default=list(known),
+            metavar=flag.removesuffix("s").upper(),
+            help=f"(default: {which}{' '.join(known)})",
+        )
+    edits.add_argument(
+        "--windows",
+        default=",".join(DEFAULT_WINDOWS),
+        metavar="LIST",
+        help="with commas: all, halves, thirds, sliding:W (W layers at a time, from every layer "
+        'on), sliding:W:S (from every S-th on), or slices such as "half:" and 10:20 '
+        "(default: %(default)s)",
+    )
+    flags.add_settings(parser, without=_VARIED)
+    parser.set_defaults(max_new_tokens=1)
+    flags.add_running(parser)
+    flags.add_batch_size(parser, **BATCH_SIZE)
+    return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -161,7 +159,7 @@ def run(args: argparse.Namespace) -> None:
         # An earlier run of the command has left how many layers there are.
         layers = run_record.read_record(args.out).get("layers")
         wanted = layers and candidates(layers, args.towers, args.methods, kinds)
-        if not wanted or _left(wanted, measured):
+        if not wanted or not {PLAIN, *(each.configuration for each in wanted)} <= measured.keys():
             with memory_guard():
                 wanted = _measure(args, questions, request, settings, kinds, measured)
         found = diagnose(questions, measured, wanted, base.seed)
@@ -207,14 +205,6 @@ def _contradicting(args: argparse.Namespace) -> list[Question]:
     return [each for each in every if args.contradicting_label in (None, each.label)]
 
 
-def _left(
-    wanted: Sequence[Candidate], measured: Mapping[Configuration, Any]
-) -> list[Configuration]:
-    """What is to be measured still, the plain model first."""
-    order = dict.fromkeys([PLAIN, *(each.configuration for each in wanted)])
-    return [each for each in order if each not in measured]
-
-
 def _measure(
     args: argparse.Namespace,
     questions: Sequence[Question],
@@ -240,12 +230,13 @@ def _measure(
     run_record.write_record(
         args.out, settings, run_record.surroundings(files, session.model) | {"layers": layers}
     )
-    left, every = _left(wanted, measured), len(_left(wanted, {}))
+    every = dict.fromkeys([PLAIN, *(each.configuration for each in wanted)])
+    left = [each for each in every if each not in measured]
     with (
         open(args.out / MEASUREMENTS, "ab") as file,
         tqdm(
-            total=every * len(questions),
-            initial=(every - len(left)) * len(questions),
+            total=len(every) * len(questions),
+            initial=(len(every) - len(left)) * len(questions),
             unit="question",
             file=sys.stderr,
         ) as progress,

@@ -37,6 +37,8 @@ class Lane(NamedTuple):
     method: str
     kind: str
     cells: list[Cell]
+    top: float
+    """Inches from the top of its panel."""
 
 
 def lanes(wanted: Sequence[Candidate], tower: str) -> list[Lane]:
@@ -46,7 +48,13 @@ def lanes(wanted: Sequence[Candidate], tower: str) -> list[Lane]:
         if each.configuration.tower == tower:
             key = each.configuration.method, each.kind
             found.setdefault(key, []).append(each.configuration)
-    return [Lane(*key, _cells(windows)) for key, windows in found.items()]
+    drawn: list[Lane] = []
+    for (method, kind), windows in found.items():
+        top = drawn[-1].top + _LANE if drawn else 0.0
+        if drawn and method != drawn[-1].method:
+            top += _BETWEEN
+        drawn.append(Lane(method, kind, _cells(windows), top))
+    return drawn
 
 
 def _cells(windows: Sequence[Configuration]) -> list[Cell]:
@@ -66,7 +74,7 @@ def diagnosis_figure(
     panels = {name: f"branch {name}\n% right" for name in alone}
     panels |= {"unreadable": "branch alone\n% unreadable", "gain": "adjusted\npoints gained"}
     by_tower = {tower: each for tower in layers if (each := lanes(wanted, tower))}
-    heights = {tower: _tops(each)[-1] + _LANE for tower, each in by_tower.items()}
+    heights = {tower: each[-1].top + _LANE for tower, each in by_tower.items()}
     left, gap, head, foot, below = 1.75, 0.12, 0.62, 0.4, 0.5
     figure = new_figure(head + sum(heights.values()) + below * (len(heights) - 1) + foot, title)
     wide = (WIDTH - left - 0.1 - gap * (len(panels) - 1)) / len(panels)
@@ -85,22 +93,13 @@ def diagnosis_figure(
             scale = most if name == "gain" else 100.0
             narrowest = _NARROWEST * layers[tower] / wide
             _draw_lanes(axes, each, values, scale, name == "gain", narrowest)
-            _label_layers(axes, layers[tower])
+            ticks = list(range(0, layers[tower] + 1, max(1, math.ceil(layers[tower] / 8))))
+            axes.set_xticks(ticks, map(str, ticks), fontsize=SMALL - 1, color=colours.FAINT)
+            axes.tick_params(length=2, pad=1)
             if column == 0:
                 _label_lanes(axes, each, tower)
         top -= heights[tower] + below
     return figure
-
-
-def _tops(each: Sequence[Lane]) -> list[float]:
-    """Where lanes begin, in inches: a gap before every method."""
-    tops, top = [], 0.0
-    for place, lane in enumerate(each):
-        if place and lane.method != each[place - 1].method:
-            top += _BETWEEN
-        tops.append(top)
-        top += _LANE
-    return tops
 
 
 def _draw_lanes(
@@ -112,11 +111,11 @@ def _draw_lanes(
     narrowest: float,
 ) -> None:
     """`scale` is the value of the full colour; cells below `narrowest` layers have no number."""
-    for lane, top in zip(each, _tops(each), strict=True):
+    for lane in each:
         for start, end, configuration in lane.cells:
             value = values[configuration]
             colour = shade(value / scale, diverging)
-            corner, size = (start, top + 0.01), (end - start, _LANE - 0.02)
+            corner, size = (start, lane.top + 0.01), (end - start, _LANE - 0.02)
             axes.add_patch(
                 Rectangle(corner, *size, facecolor=colour, edgecolor="white", linewidth=0.6)
             )
@@ -126,7 +125,7 @@ def _draw_lanes(
                 # Adding 0 turns -0.0 into 0.0.
                 axes.text(
                     (start + end) / 2,
-                    top + _LANE / 2,
+                    lane.top + _LANE / 2,
                     f"{round(value) + 0.0:{'+' if diverging else ''}.0f}",
                     fontsize=SMALL - 1,
                     color="black" if light > 0.55 else "white",
@@ -146,12 +145,6 @@ def shade(share: float, diverging: bool = False) -> np.ndarray:
     return (1 - strength) * np.ones(3) + strength * np.array(to_rgb(strong))
 
 
-def _label_layers(axes: Any, layers: int) -> None:
-    ticks = list(range(0, layers + 1, max(1, math.ceil(layers / 8))))
-    axes.set_xticks(ticks, map(str, ticks), fontsize=SMALL - 1, color=colours.FAINT)
-    axes.tick_params(length=2, pad=1)
-
-
 def _label_lanes(axes: Any, each: Sequence[Lane], tower: str) -> None:
     axes.set_xlabel("layer", fontsize=SMALL, color=colours.FAINT, labelpad=1)
     axes.set_ylabel(tower, fontsize=NORMAL + 1)
@@ -159,6 +152,5 @@ def _label_lanes(axes: Any, each: Sequence[Lane], tower: str) -> None:
     for lane in each:
         names.append(f"{lane.method}  {lane.kind}" if lane.method != before else lane.kind)
         before = lane.method
-    middles = [top + _LANE / 2 for top in _tops(each)]
-    axes.set_yticks(middles, names, fontsize=SMALL)
+    axes.set_yticks([lane.top + _LANE / 2 for lane in each], names, fontsize=SMALL)
     axes.tick_params(axis="y", length=0, pad=3)

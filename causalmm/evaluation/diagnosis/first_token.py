@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from causalmm.decoding.contrast import ruled_out
 from causalmm.decoding.trace import BranchTrace, StepLogits
-from causalmm.evaluation.diagnosis.view import ViewChoice
+from causalmm.evaluation.records import ViewChoice
 
 
 class FirstTokens(BranchTrace):
@@ -30,10 +29,23 @@ class FirstTokens(BranchTrace):
         if self.views:  # of the first token only
             return
         factual = step.factual.float().log_softmax(dim=-1)
+        weights = factual.exp()
         for name, logits in step._asdict().items():
-            if logits is not None:
-                own = logits.float().log_softmax(dim=-1).masked_fill(ruled_out(logits), -torch.inf)
-                self.views[name] = _view(own, factual, self.tokens)
+            if logits is None:
+                continue
+            own = logits.float().log_softmax(dim=-1).masked_fill(ruled_out(logits), -torch.inf)
+            probabilities = own.exp()
+            # 0 x (log 0 - log 0) is 0: what neither thinks possible tells them apart in nothing.
+            gaps = torch.where(weights > 0, weights * (factual - own), 0.0)
+            self.views[name] = _View(
+                best=own.argmax(dim=-1).tolist(),
+                words={
+                    word: probabilities[:, list(ids)].sum(dim=-1).tolist()
+                    for word, ids in self.tokens.items()
+                },
+                entropy=torch.special.entr(probabilities).sum(dim=-1).tolist(),
+                divergence=gaps.sum(dim=-1).clamp_min(0).tolist(),
+            )
 
     def said(self, row: int, choices: Sequence[str]) -> dict[str, ViewChoice]:
         """Of a row's question, under "factual", "adjusted" and the name of each branch."""
@@ -42,10 +54,10 @@ class FirstTokens(BranchTrace):
             best, divergence = view.best[row], view.divergence[row]
             spelled = [place for place, word in enumerate(choices) if best in self.tokens[word]]
             found[name] = ViewChoice(
-                choice=spelled[0] if spelled else None,
-                probabilities=tuple(view.words[word][row] for word in choices),
-                entropy=view.entropy[row],
-                divergence=None if divergence == float("inf") else divergence,
+                spelled[0] if spelled else None,
+                *(view.words[word][row] for word in choices),
+                view.entropy[row],
+                None if divergence == float("inf") else divergence,
             )
         return found
 
@@ -57,17 +69,3 @@ class _View(NamedTuple):
     words: dict[str, list[float]]
     entropy: list[float]
     divergence: list[float]
-
-
-def _view(own: Tensor, factual: Tensor, tokens: Mapping[str, Sequence[int]]) -> _View:
-    """Of log-probabilities float32 [rows, vocab]."""
-    probabilities, weights = own.exp(), factual.exp()
-    sums = {word: probabilities[:, list(ids)].sum(dim=-1) for word, ids in tokens.items()}
-    # 0 x (log 0 - log 0) is 0: what neither thinks possible tells them apart in nothing.
-    gaps = torch.where(weights > 0, weights * (factual - own), 0.0)
-    return _View(
-        best=own.argmax(dim=-1).tolist(),
-        words={word: each.tolist() for word, each in sums.items()},
-        entropy=torch.special.entr(probabilities).sum(dim=-1).tolist(),
-        divergence=gaps.sum(dim=-1).clamp_min(0).tolist(),
-    )

@@ -1,14 +1,21 @@
 """Measure what counterfactual branches say alone: one tower, method and layer window at a time.
 
+Windows of layers are of these kinds:
+
+all           one window of every layer
+halves        2 of them, one after the other; thirds: 3
+sliding:W     W layers at a time, from every layer on; sliding:W:S from every S-th
+half:, 10:20  one window, as in `language_layers`
+
 A measurement is one line of measurements.jsonl, appended when it is done, so that a run that was
 killed goes on with the next one. The first is of the plain model. What is made of them is in
 report.py. Tests: tests/evaluation/test_diagnose.py.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,17 +23,17 @@ from causalmm.cli.session import Session
 from causalmm.config import CausalMMConfig
 from causalmm.counterfactual.methods import TOWERS, names
 from causalmm.errors import RequestError
-from causalmm.evaluation.diagnosis.view import ViewChoice
-from causalmm.evaluation.diagnosis.windows import layers_name, windows
-from causalmm.evaluation.records import Question
+from causalmm.evaluation.records import Question, ViewChoice
 from causalmm.evaluation.runner import ask_unit, units
 from causalmm.inputs.json_lines import to_line, to_object, whole_lines
+from causalmm.layers import check_layers, resolve_layers
 
 MEASUREMENTS = "measurements.jsonl"
-VIEWS = ("alone", "adjusted")
-"""What a measurement holds for every question: the branch by itself, and the adjusted model."""
 METHODS = {tower: names(tower) for tower in TOWERS}
 """By tower."""
+DEFAULT_WINDOWS = ("all", "halves", "thirds")
+_PARTS = {"all": 1, "halves": 2, "thirds": 3}
+_SLIDING = re.compile(r"sliding:([1-9]\d*)(?::([1-9]\d*))?")
 
 
 class Configuration(NamedTuple):
@@ -50,8 +57,13 @@ class Configuration(NamedTuple):
 
     @property
     def spec(self) -> str:
-        """The layers as a setting names them."""
-        return layers_name(self.layers) if self.layers else ""
+        """The layers as a setting names them: a slice, or numbers where they lie apart."""
+        if not self.layers:
+            return ""
+        span = range(self.layers[0], self.layers[-1] + 1)
+        if self.layers == tuple(span):
+            return f"{span.start}:{span.stop}"
+        return ",".join(map(str, self.layers))
 
 
 PLAIN = Configuration("plain", "", ())
@@ -79,6 +91,45 @@ class Measurement:
     seconds: float
 
 
+def read_kinds(text: str) -> list[str]:
+    """The kinds in a list with commas. Raises RequestError for what is none."""
+    kinds = [each.strip() for each in text.split(",") if each.strip()]
+    if not kinds:
+        raise RequestError("--windows is empty")
+    for kind in kinds:
+        if kind not in _PARTS and not _SLIDING.fullmatch(kind):
+            try:
+                check_layers("--windows", kind)
+            except ValueError:
+                raise RequestError(
+                    f"--windows: {kind!r} is none of {', '.join(_PARTS)}, sliding:W, sliding:W:S "
+                    'and a slice such as "half:" or "10:20"'
+                ) from None
+    return list(dict.fromkeys(kinds))
+
+
+def windows(kind: str, tower: str, count: int) -> list[tuple[int, ...]]:
+    """The layers of each window of a kind in a tower of `count` layers, ascending.
+
+    Raises RequestError where a tower has no such window.
+    """
+    if (parts := _PARTS.get(kind)) is not None:
+        bounds = [count * part // parts for part in range(parts + 1)]
+        spans = zip(bounds, bounds[1:], strict=False)
+        # A tower of two layers has no three thirds.
+        return [tuple(range(first, end)) for first, end in spans if first < end]
+    if found := _SLIDING.fullmatch(kind):
+        width, step = int(found[1]), int(found[2] or 1)
+        if width > count:
+            raise RequestError(f"--windows {kind}: the {tower} tower has {count} layers to edit")
+        starts = range(0, count - width + 1, step)
+        return [tuple(range(first, first + width)) for first in starts]
+    try:
+        return [resolve_layers("--windows", check_layers("--windows", kind), count)]
+    except ValueError as error:
+        raise RequestError(f"{tower} tower: {error}") from error
+
+
 def candidates(
     layers: Mapping[str, int], towers: Sequence[str], methods: Sequence[str], kinds: Sequence[str]
 ) -> list[Candidate]:
@@ -95,11 +146,11 @@ def candidates(
             )
         if not layers[tower]:
             raise RequestError(f"the model has no {tower} layer to edit: leave it out of --towers")
-        each = windows(kinds, tower, layers[tower])
         found += [
-            Candidate(Configuration(tower, method, window.layers), window.kind)
+            Candidate(Configuration(tower, method, window), kind)
             for method in known
-            for window in each
+            for kind in kinds
+            for window in windows(kind, tower, layers[tower])
         ]
     return found
 
@@ -146,10 +197,9 @@ def measure(
 
 def measurement_line(measurement: Measurement) -> bytes:
     """As it stands in the file, the line's end included."""
-    configuration = measurement.configuration._asdict()
-    views = {name: [_flat(each) for each in getattr(measurement, name)] for name in VIEWS}
-    errors = dict(measurement.errors)
-    return to_line({**configuration, **views, "errors": errors, "seconds": measurement.seconds})
+    record = measurement.configuration._asdict()
+    record |= {each.name: getattr(measurement, each.name) for each in fields(measurement)[1:]}
+    return to_line(record)
 
 
 def read_measurements(file: Path, questions: int) -> dict[Configuration, Measurement]:
@@ -161,38 +211,14 @@ def read_measurements(file: Path, questions: int) -> dict[Configuration, Measure
     found: dict[Configuration, Measurement] = {}
     for number, line in enumerate(whole_lines(file), 1):
         try:
-            each = _measurement(to_object(line))
-        except (KeyError, TypeError, ValueError):
+            record = to_object(line)
+            tower, method, layers = (record.pop(name) for name in Configuration._fields)
+            for view in ("alone", "adjusted"):
+                record[view] = tuple(each and ViewChoice(*each) for each in record[view])
+            each = Measurement(configuration=Configuration(tower, method, tuple(layers)), **record)
+        except (KeyError, TypeError):
             each = None
         if each is None or {len(each.alone), len(each.adjusted)} != {questions}:
             raise RequestError(f"{file} line {number} is no measurement of {questions} questions")
         found.setdefault(each.configuration, each)
     return found
-
-
-def _flat(said: ViewChoice | None) -> list[Any] | None:
-    if said is None:
-        return None
-    return [said.choice, *said.probabilities, said.entropy, said.divergence]
-
-
-def _measurement(record: Mapping[str, Any]) -> Measurement:
-    return Measurement(
-        configuration=Configuration(record["tower"], record["method"], tuple(record["layers"])),
-        errors=record["errors"],
-        seconds=record["seconds"],
-        **{name: tuple(map(_choice, record[name])) for name in VIEWS},
-    )
-
-
-def _choice(flat: list[Any] | None) -> ViewChoice | None:
-    if flat is None:
-        return None
-    choice, first, second, entropy, divergence = flat
-    return ViewChoice(choice, (first, second), entropy, divergence)
-
-
-def failures(measurements: Sequence[Measurement]) -> dict[str, str]:
-    """Questions that failed under some configuration, with the first error of each."""
-    every = chain.from_iterable(each.errors.items() for each in reversed(measurements))
-    return dict(every)

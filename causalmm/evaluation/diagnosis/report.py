@@ -9,6 +9,7 @@ An answer that cannot be read is wrong. Tests: tests/evaluation/test_diagnose.py
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,8 @@ from causalmm.evaluation.diagnosis.measurement import (
     Candidate,
     Configuration,
     Measurement,
-    failures,
 )
-from causalmm.evaluation.diagnosis.view import ViewChoice
-from causalmm.evaluation.records import Question
+from causalmm.evaluation.records import Question, ViewChoice
 from causalmm.evaluation.report import BOOTSTRAP, text_table, to_json
 from causalmm.evaluation.statistics import (
     LEVEL,
@@ -151,7 +150,8 @@ def diagnose(
     for each in wanted:
         kinds.setdefault(each.configuration, []).append(each.kind)
     used = [measured[PLAIN], *(measured[configuration] for configuration in kinds)]
-    failed = failures(used)
+    # Of several errors of a question the first counts.
+    failed = dict(chain.from_iterable(each.errors.items() for each in reversed(used)))
     kept = [place for place, each in enumerate(questions) if each.id not in failed]
     if not kept:
         raise FailureError(f"no question could be asked (first: {next(iter(failed.values()))})")
@@ -170,7 +170,7 @@ def diagnose(
             each.configuration,
             [each.alone[place] for place in kept],
             [each.adjusted[place] for place in kept],
-            kinds[each.configuration],
+            tuple(dict.fromkeys(kinds[each.configuration])),
         )
         for each in used[1:]
     ]
@@ -184,9 +184,13 @@ def diagnose(
     )
     biases = given.biases()
     leaning = given.leaning(biases)
+    sets_asked = {half: [_set(each) for each in given.of(half, asked)] for half in HALVES}
     return Diagnosis(
         sets=given.sets,
-        questions={half: given.counts(half) for half in HALVES},
+        questions={
+            half: {name: names.count(name) for name in given.sets}
+            for half, names in sets_asked.items()
+        },
         images={half: len(images) for half, images in given.halves.items()},
         plain=given.finding(PLAIN, plain, plain, shown=("adjusted", "unreadable", "entropy")),
         bias=given.finding(BIAS, plain, leaning, shown=("adjusted", "gain")),
@@ -208,41 +212,43 @@ class _Given:
     sets: tuple[str, ...]
     seed: int
 
+    def of(self, half: str, values: Sequence[Any]) -> list[Any]:
+        """Those of a half among values in the order of the questions."""
+        images = self.halves[half]
+        pairs = zip(self.questions, values, strict=True)
+        return [value for question, value in pairs if question.path in images]
+
     def finding(
         self,
         configuration: Configuration,
         alone: Sequence[ViewChoice],
         adjusted: Sequence[ViewChoice],
-        kinds: Sequence[str] = (),
+        kinds: tuple[str, ...] = (),
         shown: tuple[str, ...] = ("",),
     ) -> Finding:
         """Of one configuration; `shown` are beginnings of the metrics that say something of it."""
-        tables = {half: self._table(half, alone, adjusted) for half in HALVES}
+        rows = self._rows(alone, adjusted)
+        tables = {half: Table.of(self.of(half, rows)) for half in HALVES}
         metrics = {
             name: each for name, each in _metrics(self.sets).items() if name.startswith(shown)
         }
         totals = tables["development"].totals()
         found = estimates(tables["held out"], metrics, seed=self.seed)
         if configuration not in (PLAIN, BIAS):
-            plain, contrasted = self._pairs("held out"), self._pairs("held out", adjusted=adjusted)
-            if (gain := auc_difference(contrasted, plain, self.seed)) is not None:
+            pairs = [self.of("held out", self._pairs(view)) for view in (adjusted, self.plain)]
+            if (gain := auc_difference(*pairs, self.seed)) is not None:
                 found["AUC gain"] = gain
         return Finding(
             configuration=configuration,
-            kinds=tuple(dict.fromkeys(kinds)),
+            kinds=kinds,
             development={name: float(each.of(totals)) for name, each in metrics.items()},
             held_out=found,
         )
 
-    def counts(self, half: str) -> dict[str, int]:
-        """Questions of a half by set."""
-        here = [_set(each) for each in self.questions if each.path in self.halves[half]]
-        return {name: here.count(name) for name in self.sets}
-
     def biases(self) -> dict[tuple[str, str], float]:
         """The bias that makes most plain answers of the development half right, for each pair of
         choices."""
-        pairs = self._pairs("development")
+        pairs = self.of("development", self._pairs(self.plain))
         found = {}
         for choices in dict.fromkeys(each.choices for each in self.questions):
             signal = Signal.of([each for each in pairs if each.question.choices == choices])
@@ -252,48 +258,43 @@ class _Given:
     def leaning(self, biases: Mapping[tuple[str, str], float]) -> list[ViewChoice]:
         """What the plain model says with its bias, where what it says can be read."""
         found = []
-        for (question, answer), said in zip(self._pairs(*HALVES), self.plain, strict=True):
-            odds = log_odds(answer, "factual")
+        for question, said in zip(self.questions, self.plain, strict=True):
+            odds = log_odds({"factual": said.probabilities}, "factual")
             if said.choice is not None and odds is not None:
                 said = said._replace(choice=0 if odds + biases[question.choices] > 0 else 1)
             found.append(said)
         return found
 
-    def _table(
-        self, half: str, alone: Sequence[ViewChoice], adjusted: Sequence[ViewChoice]
-    ) -> Table:
-        """Counts of a half. Images are resampled among those with the same sets of questions."""
+    def _rows(
+        self, alone: Sequence[ViewChoice], adjusted: Sequence[ViewChoice]
+    ) -> list[ImageCounts]:
+        """Counts of each question. Images are resampled among those with the same sets."""
         strata = _sets_by_image(self.questions)
         rows = []
         for question, plain, branch, after in zip(
             self.questions, self.plain, alone, adjusted, strict=True
         ):
-            if question.path in self.halves[half]:
-                name = _set(question)
-                counts = {
-                    "questions": 1,
-                    name: 1,
-                    f"{name} plain": _right(question, plain),
-                    f"{name} alone": _right(question, branch),
-                    f"{name} adjusted": _right(question, after),
-                    "unreadable": branch.choice is None,
-                    "adjusted unreadable": after.choice is None,
-                    "entropy": branch.entropy,
-                    "divergence": branch.divergence or 0.0,
-                }
-                rows.append(ImageCounts(question.path, counts, "+".join(strata[question.path])))
-        return Table.of(rows)
+            name = _set(question)
+            counts = {
+                "questions": 1,
+                name: 1,
+                f"{name} plain": _right(question, plain),
+                f"{name} alone": _right(question, branch),
+                f"{name} adjusted": _right(question, after),
+                "unreadable": branch.choice is None,
+                "adjusted unreadable": after.choice is None,
+                "entropy": branch.entropy,
+                "divergence": branch.divergence or 0.0,
+            }
+            rows.append(ImageCounts(question.path, counts, "+".join(strata[question.path])))
+        return rows
 
-    def _pairs(self, *halves: str, adjusted: Sequence[ViewChoice] | None = None) -> list[Pair]:
-        """Questions of a half with the plain probabilities, and with adjusted ones where given."""
+    def _pairs(self, adjusted: Sequence[ViewChoice]) -> list[Pair]:
+        """Questions with the probabilities of the plain model and of an adjusted one."""
         pairs = []
-        after = [None] * len(self.plain) if adjusted is None else adjusted
-        for question, plain, contrasted in zip(self.questions, self.plain, after, strict=True):
-            if any(question.path in self.halves[half] for half in halves):
-                scores = {"factual": plain.probabilities}
-                if contrasted is not None:
-                    scores["adjusted"] = contrasted.probabilities
-                pairs.append(Pair(question, question.answered("", scores=scores)))
+        for question, plain, after in zip(self.questions, self.plain, adjusted, strict=True):
+            scores = {"factual": plain.probabilities, "adjusted": after.probabilities}
+            pairs.append(Pair(question, question.answered("", scores=scores)))
         return pairs
 
 
@@ -344,14 +345,17 @@ def _right(question: Question, said: ViewChoice) -> bool:
 
 
 def _metrics(sets: Sequence[str]) -> dict[str, Metric]:
-    metrics = {f"alone{_of(name)}": ratio(f"{name} alone", name) for name in sets}
-    metrics |= {f"adjusted{_of(name)}": ratio(f"{name} adjusted", name) for name in sets}
-    gains = {
-        name: (Term(f"{name} adjusted", name), Term(f"{name} plain", name, -100.0)) for name in sets
+    metrics = {
+        f"{view}{_of(name)}": ratio(f"{name} {view}", name)
+        for view in ("alone", "adjusted")
+        for name in sets
     }
-    metrics |= {f"gain{_of(name)}": Metric(terms) for name, terms in gains.items()}
+    every = []
+    for name in sets:
+        gain = (Term(f"{name} adjusted", name), Term(f"{name} plain", name, -100.0))
+        metrics[f"gain{_of(name)}"] = Metric(gain)
+        every += gain
     # Sets count the same whatever their sizes.
-    every = [term for terms in gains.values() for term in terms]
     metrics["gain"] = Metric(tuple(each._replace(scale=each.scale / len(sets)) for each in every))
     return metrics | {
         "unreadable": ratio("unreadable", "questions"),

@@ -8,9 +8,9 @@ Tests: tests/measuring/test_benchmarks.py.
 import argparse
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from causalmm.cli.terminal import exit_code
 
@@ -45,7 +45,81 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+# -- numbers -----------------------------------------------------------------------------------
+
+
+def _time(seconds: Mapping[str, float]) -> str:
+    """The median of a spread."""
+    return _scaled(seconds["median"], {"s": 1, "ms": 1e-3, "us": 1e-6})
+
+
+def _size(count: float) -> str:
+    return _scaled(count, {"GB": 2**30, "MB": 2**20, "kB": 2**10})
+
+
+def _scaled(value: float, units: Mapping[str, float]) -> str:
+    """In the first unit of which there is at least one, or else in the last."""
+    unit = next((unit for unit, scale in units.items() if value >= scale), list(units)[-1])
+    return f"{value / units[unit]:.3g} {unit}"
+
+
+def _times(ratio: float | Mapping[str, float]) -> str:
+    """A ratio, or the median of a spread of ratios."""
+    return f"{ratio['median'] if isinstance(ratio, Mapping) else ratio:.2f}x"
+
+
+def _spread(ratio: Mapping[str, float]) -> str:
+    return f"{_times(ratio)} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
 # -- one function a benchmark ------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """A number of each contender."""
+
+    heading: str
+    field: str
+    """Of the contender's row; the cell is empty where the row lacks it."""
+    show: Callable[[Any], str]
+
+
+_ATTENTION = {
+    "time, to SDPA's": (Column("", "time_s", _time), Column("", "time_ratio", _times)),
+    "peak extra memory": (Column("", "extra_bytes", _size), Column("", "extra_ratio", _times)),
+}
+_DECODE = (
+    Column("prefill", "prefill_s", _time),
+    Column("to plain", "prefill_ratio", _spread),
+    Column("FLOPs to plain", "prefill_flops_ratio", _times),
+    Column("a token", "step_s", _time),
+    Column("to plain", "step_ratio", _spread),
+    Column("bytes to plain", "step_bytes_ratio", _times),
+    Column("tokens/s", "tokens_per_s", "{:.1f}".format),
+    Column("to sequential", "step_to_sequential", _times),
+    Column("peak memory", "peak_bytes", _size),
+    Column("to plain", "peak_ratio", _times),
+)
+_QUESTIONS = (
+    Column("time", "time_s", _time),
+    Column("questions/s", "questions_per_s", "{:.2f}".format),
+    Column("speed to plain one by one", "speed_to_plain", _spread),
+    Column("speed to CausalMM one by one", "speed_to_causalmm", _spread),
+    Column("same tokens as one by one", "same_tokens", "{:.0%}".format),
+)
+
+
+def _cells(row: Record, columns: Sequence[Column]) -> list[str]:
+    values = [row.get(column.field) for column in columns]
+    return [
+        "" if value is None else column.show(value)
+        for column, value in zip(columns, values, strict=True)
+    ]
+
+
+def _contenders(heading: str, columns: Sequence[Column], rows: Sequence[Record]) -> str:
+    headings = [heading, *(column.heading for column in columns)]
+    return grid(headings, [[row["way"], *_cells(row, columns)] for row in rows])
 
 
 def attention(record: Record) -> list[str]:
@@ -54,25 +128,14 @@ def attention(record: Record) -> list[str]:
     for tower, step in dict.fromkeys((row["tower"], row["step"]) for row in record["results"]):
         mine = [row for row in record["results"] if (row["tower"], row["step"]) == (tower, step)]
         lengths = dict.fromkeys(row["keys"] for row in mine)
-        ways = dict.fromkeys(row["way"] for row in mine)
-        found = {(row["way"], row["keys"]): row for row in mine}
-        for what, cell in (("time, to SDPA's", _time_cell), ("peak extra memory", _memory_cell)):
-            rows = [[way, *(cell(found[way, length]) for length in lengths)] for way in ways]
-            columns = [f"{tower} {step}: {what}", *(f"{length:,} keys" for length in lengths)]
-            tables.append(grid(columns, rows))
+        for what, columns in _ATTENTION.items():
+            rows: dict[str, list[str]] = {}
+            for row in mine:
+                cell = ", ".join(filter(None, _cells(row, columns)))
+                rows.setdefault(row["way"], [row["way"]]).append(cell)
+            headings = [f"{tower} {step}: {what}", *(f"{length:,} keys" for length in lengths)]
+            tables.append(grid(headings, list(rows.values())))
     return tables
-
-
-def _time_cell(row: Record) -> str:
-    if "left_out" in row:
-        return ""
-    return f"{_time(row['time_s'])}, {_times(row['time_ratio'])}"
-
-
-def _memory_cell(row: Record) -> str:
-    if "left_out" in row:
-        return ""
-    return ", ".join(filter(None, (_size(row["extra_bytes"]), _times(row["extra_ratio"]))))
 
 
 def decode(record: Record) -> list[str]:
@@ -84,52 +147,16 @@ def decode(record: Record) -> list[str]:
         f"{settings['new_tokens']} new tokens; weights {_size(results['weights_bytes'])}"
     ]
     for batch in settings["batch"]:
-        columns = [
-            f"batch {batch}", "prefill", "to plain", "FLOPs to plain",
-            "a token", "to plain", "bytes to plain", "tokens/s",
-            "to sequential", "peak memory", "to plain",
-        ]  # fmt: skip
-        rows = [
-            [
-                row["way"],
-                _time(row["prefill_s"]),
-                _spread(row["prefill_ratio"]),
-                _times(row.get("prefill_flops_ratio")),
-                _time(row["step_s"]),
-                _spread(row["step_ratio"]),
-                _times(row.get("step_bytes_ratio")),
-                f"{row['tokens_per_s']:.1f}",
-                _times(row.get("step_to_sequential")),
-                _size(row["peak_bytes"]),
-                _times(row["peak_ratio"]),
-            ]
-            for row in results["rows"]
-            if row["batch"] == batch
-        ]
-        tables.append(grid(columns, rows))
+        rows = [row for row in results["rows"] if row["batch"] == batch]
+        tables.append(_contenders(f"batch {batch}", _DECODE, rows))
     return tables
 
 
 def questions(record: Record) -> list[str]:
     """Questions a second, and how much faster than one by one."""
     settings = record["settings"]
-    columns = [
-        f"{settings['questions']} questions, {settings['preset']}, {settings['dtype']}",
-        "time", "questions/s", "speed to plain one by one", "speed to CausalMM one by one",
-        "same tokens as one by one",
-    ]  # fmt: skip
-    rows = [
-        [
-            row["way"],
-            _time(row["time_s"]),
-            f"{row['questions_per_s']:.2f}",
-            _spread(row["speed_to_plain"]),
-            _spread(row["speed_to_causalmm"]),
-            f"{row['same_tokens']:.0%}",
-        ]
-        for row in record["results"]
-    ]
-    return [grid(columns, rows)]
+    heading = f"{settings['questions']} questions, {settings['preset']}, {settings['dtype']}"
+    return [_contenders(heading, _QUESTIONS, record["results"])]
 
 
 def loading(record: Record) -> list[str]:
@@ -166,35 +193,6 @@ def _bars(record: Record) -> list[str]:
         for bar in record["bars"]
     ]
     return [grid(["bar", "measured", "limit", ""], rows)] if rows else []
-
-
-# -- numbers -----------------------------------------------------------------------------------
-
-
-def _time(seconds: Mapping[str, float]) -> str:
-    """The median of a spread."""
-    return _scaled(seconds["median"], {"s": 1, "ms": 1e-3, "us": 1e-6})
-
-
-def _size(count: float) -> str:
-    return _scaled(count, {"GB": 2**30, "MB": 2**20, "kB": 2**10})
-
-
-def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """In the first unit of which there is at least one, or else in the last."""
-    unit = next((unit for unit, scale in units.items() if value >= scale), list(units)[-1])
-    return f"{value / units[unit]:.3g} {unit}"
-
-
-def _times(ratio: float | Mapping[str, float] | None) -> str:
-    """A ratio, or the median of a spread of ratios; nothing where there is none."""
-    if ratio is None:
-        return ""
-    return f"{ratio['median'] if isinstance(ratio, Mapping) else ratio:.2f}x"
-
-
-def _spread(ratio: Mapping[str, float]) -> str:
-    return f"{_times(ratio)} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from causalmm.cli.terminal import exit_code
 
@@ -75,51 +75,36 @@ def _spread(ratio: Mapping[str, float]) -> str:
 # -- one function a benchmark ------------------------------------------------------------------
 
 
-class Column(NamedTuple):
-    """A number of each contender."""
-
-    heading: str
-    field: str
-    """Of the contender's row; the cell is empty where the row lacks it."""
-    show: Callable[[Any], str]
-
-
-_ATTENTION = {
-    "time, to SDPA's": (Column("", "time_s", _time), Column("", "time_ratio", _times)),
-    "peak extra memory": (Column("", "extra_bytes", _size), Column("", "extra_ratio", _times)),
-}
-_DECODE = (
-    Column("prefill", "prefill_s", _time),
-    Column("to plain", "prefill_ratio", _spread),
-    Column("FLOPs to plain", "prefill_flops_ratio", _times),
-    Column("a token", "step_s", _time),
-    Column("to plain", "step_ratio", _spread),
-    Column("bytes to plain", "step_bytes_ratio", _times),
-    Column("tokens/s", "tokens_per_s", "{:.1f}".format),
-    Column("to sequential", "step_to_sequential", _times),
-    Column("peak memory", "peak_bytes", _size),
-    Column("to plain", "peak_ratio", _times),
+# The heading of a column, the field of a contender's row, how its value is shown.
+Column = tuple[str, str, Callable[[Any], str]]
+_DECODE: tuple[Column, ...] = (
+    ("prefill", "prefill_s", _time),
+    ("to plain", "prefill_ratio", _spread),
+    ("FLOPs to plain", "prefill_flops_ratio", _times),
+    ("a token", "step_s", _time),
+    ("to plain", "step_ratio", _spread),
+    ("bytes to plain", "step_bytes_ratio", _times),
+    ("tokens/s", "tokens_per_s", "{:.1f}".format),
+    ("to sequential", "step_to_sequential", _times),
+    ("peak memory", "peak_bytes", _size),
+    ("to plain", "peak_ratio", _times),
 )
-_QUESTIONS = (
-    Column("time", "time_s", _time),
-    Column("questions/s", "questions_per_s", "{:.2f}".format),
-    Column("speed to plain one by one", "speed_to_plain", _spread),
-    Column("speed to CausalMM one by one", "speed_to_causalmm", _spread),
-    Column("same tokens as one by one", "same_tokens", "{:.0%}".format),
+_QUESTIONS: tuple[Column, ...] = (
+    ("time", "time_s", _time),
+    ("questions/s", "questions_per_s", "{:.2f}".format),
+    ("speed to plain one by one", "speed_to_plain", _spread),
+    ("speed to CausalMM one by one", "speed_to_causalmm", _spread),
+    ("same tokens as one by one", "same_tokens", "{:.0%}".format),
 )
 
 
-def _cells(row: Record, columns: Sequence[Column]) -> list[str]:
-    values = [row.get(column.field) for column in columns]
-    return [
-        "" if value is None else column.show(value)
-        for column, value in zip(columns, values, strict=True)
-    ]
+def _cell(row: Record, field: str, show: Callable[[Any], str]) -> str:
+    return "" if row.get(field) is None else show(row[field])
 
 
 def _contenders(heading: str, columns: Sequence[Column], rows: Sequence[Record]) -> str:
-    headings = [heading, *(column.heading for column in columns)]
-    return grid(headings, [[row["way"], *_cells(row, columns)] for row in rows])
+    cells = [[row["way"], *(_cell(row, *column[1:]) for column in columns)] for row in rows]
+    return grid([heading, *(column[0] for column in columns)], cells)
 
 
 def attention(record: Record) -> list[str]:
@@ -128,11 +113,14 @@ def attention(record: Record) -> list[str]:
     for tower, step in dict.fromkeys((row["tower"], row["step"]) for row in record["results"]):
         mine = [row for row in record["results"] if (row["tower"], row["step"]) == (tower, step)]
         lengths = dict.fromkeys(row["keys"] for row in mine)
-        for what, columns in _ATTENTION.items():
+        for what, value, show, ratio in (
+            ("time, to SDPA's", "time_s", _time, "time_ratio"),
+            ("peak extra memory", "extra_bytes", _size, "extra_ratio"),
+        ):
             rows: dict[str, list[str]] = {}
             for row in mine:
-                cell = ", ".join(filter(None, _cells(row, columns)))
-                rows.setdefault(row["way"], [row["way"]]).append(cell)
+                cell = filter(None, (_cell(row, value, show), _cell(row, ratio, _times)))
+                rows.setdefault(row["way"], [row["way"]]).append(", ".join(cell))
             headings = [f"{tower} {step}: {what}", *(f"{length:,} keys" for length in lengths)]
             tables.append(grid(headings, list(rows.values())))
     return tables

@@ -130,7 +130,7 @@ def _storage_bytes(model: Any) -> int:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = measure.make_parser(__doc__, {})
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--preset", choices=("tiny", "cpu-small"), default="cpu-small")
     return parser.parse_args(argv)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from causalmm.counterfactual.intervention import Intervention
 from causalmm.counterfactual.methods import Formula, find
 from causalmm.decoding.plan import BranchPlan
-from causalmm.families.registry import find as find_family
+from causalmm.figures.recording import attention_modules
 
 
 class Work(NamedTuple):
@@ -93,8 +93,7 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
         if module not in within:  # patches are embedded once, and projected for every copy
             branches = 1 + copies if isinstance(module, nn.Linear) else 1
             flops += branches * _linear_flops(module, prompt)
-    attentions = find_family(model.config.model_type).attention_modules(model)["vision"]
-    for number, (layer, attention) in enumerate(zip(layers, attentions, strict=True)):
+    for number, (layer, attention) in enumerate(zip(layers, attention_modules(tower), strict=True)):
         joined = copies if copies and number >= plan.vision_entry else 0
         edited = joined and plan.site == "attention" and plan.vision.edits(number)
         formula = _formula("vision", plan.vision) if edited else None

@@ -14,8 +14,6 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from causalmm.families.registry import find
-
 NAME = "causalmm_recording"
 
 
@@ -32,23 +30,27 @@ class Call(NamedTuple):
         return self.query.shape[1]
 
 
+def attention_modules(tower: nn.Module) -> list[nn.Module]:
+    """The attention of each layer of a vision encoder or a decoder, in transformers' form."""
+    return [module for module in tower.modules() if hasattr(module, "is_causal")]
+
+
 def record_vision(model: Any, inputs: Mapping[str, Tensor], layer: int) -> list[Call]:
     """A call for each image, then one for each frame (frame pair) of the videos."""
-    return _record(model, "vision", inputs, layer)
+    return _record(model, model.get_encoder("image"), inputs, layer)
 
 
 def record_language(model: Any, inputs: Mapping[str, Tensor], layer: int) -> Call:
     """The call over the prompt, one row without padding."""
-    (call,) = _record(model, "language", inputs, layer)
+    (call,) = _record(model, model.get_decoder(), inputs, layer)
     return call
 
 
 @torch.no_grad()
-def _record(model: Any, name: str, inputs: Mapping[str, Tensor], layer: int) -> list[Call]:
+def _record(model: Any, tower: Any, inputs: Mapping[str, Tensor], layer: int) -> list[Call]:
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    module = find(model.config.model_type).attention_modules(model)[name][layer]
-    tower = model.get_encoder("image") if name == "vision" else model.get_decoder()
+    module = attention_modules(tower)[layer]
     own = tower.config._attn_implementation
     tower.set_attn_implementation(NAME)
     module.recorded = recorded = []

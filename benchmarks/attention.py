@@ -137,8 +137,8 @@ def exponent(lengths: Sequence[int], sizes: Sequence[float]) -> float:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    sizes = {"--rounds": 9, "--batch": 1, "--heads": 8, "--kv-heads": 8, "--head-size": 64}
-    parser = measure.make_parser(__doc__, sizes)
+    sizes = {"batch": 1, "heads": 8, "kv_heads": 8, "head_size": 64}
+    parser = measure.make_parser(__doc__, rounds=9, **sizes)
     lengths = [2**n for n in range(10, 16)]
     add = parser.add_argument
     add("--lengths", type=at_least(1), nargs="+", default=lengths, metavar="N")

@@ -248,8 +248,8 @@ def bars_of(
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     defaults = CausalMMConfig()
-    counts = {"--rounds": 7, "--prefills": 15, "--image-tokens": 576, "--text-tokens": 64}
-    parser = measure.make_parser(__doc__, counts)
+    counts = {"rounds": 7, "prefills": 15, "image_tokens": 576, "text_tokens": 64}
+    parser = measure.make_parser(__doc__, **counts)
     add = parser.add_argument
     add("--preset", choices=models.PRESETS, default="cpu-small")
     add("--modes", nargs="+", choices=MODES, default=list(MODES))

@@ -24,6 +24,7 @@ from memory import fresh_processes, peak_memory
 from causalmm import CausalMMConfig
 from causalmm.errors import RequestError
 from causalmm.families import checkpoints
+from causalmm.families.loading import load as load_checkpoint
 
 CPU = torch.device("cpu")
 DRAWS = (1, 2, 4)
@@ -91,8 +92,6 @@ def load(folder: Path, dtype: str) -> dict[str, int]:
 
     Weights of the right precision stay pages of the file until they are read.
     """
-    from causalmm.families.loading import load as load_checkpoint
-
     kept = []
 
     def loading() -> None:
@@ -108,8 +107,6 @@ def load(folder: Path, dtype: str) -> dict[str, int]:
 
 def branches(folder: Path, dtype: str) -> dict[str, Any]:
     """Peak memory of answers with more and more branches, and the weights held meanwhile."""
-    from causalmm.families.loading import load as load_checkpoint
-
     model = load_checkpoint(str(folder), dtype=dtype, device="cpu").model
     model.generation_config.eos_token_id = None
     inputs = models.prompt(model, text_tokens=24)
@@ -133,7 +130,7 @@ def _storage_bytes(model: Any) -> int:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = measure.make_parser(__doc__, {})
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--preset", choices=("tiny", "cpu-small"), default="cpu-small")
     return parser.parse_args(argv)
 

@@ -23,7 +23,7 @@ import table
 import torch
 from tqdm import tqdm
 
-from causalmm.cli.flags import Parser, at_least
+from causalmm.cli.flags import Parser, at_least, flag_name
 from causalmm.cli.terminal import exit_code
 from causalmm.errors import RequestError
 from causalmm.evaluation.run_record import git_commit
@@ -126,7 +126,7 @@ def command(run: Callable[[list[str]], None]) -> Callable[..., int]:
     return main
 
 
-def make_parser(doc: str, counts: Mapping[str, int]) -> argparse.ArgumentParser:
+def make_parser(doc: str, **counts: int) -> argparse.ArgumentParser:
     """A parser with the flags of all benchmarks, and one for each count, with its default.
 
     `doc` is the benchmark's docstring.
@@ -135,8 +135,8 @@ def make_parser(doc: str, counts: Mapping[str, int]) -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="JSON file; otherwise one in benchmarks/results")
-    for flag, default in counts.items():
-        parser.add_argument(flag, type=at_least(1), default=default, metavar="N")
+    for name, default in counts.items():
+        parser.add_argument(flag_name(name), type=at_least(1), default=default, metavar="N")
     return parser
 
 

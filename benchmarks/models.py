@@ -78,14 +78,12 @@ def class_of(family: str, *, ours: bool) -> type:
     return patched if ours else getattr(transformers, patched.__name__)
 
 
-def build(
-    model_class: type, config: Any, dtype: torch.dtype, device: torch.device, attn: str = "sdpa"
-) -> Any:
+def build(model_class: type, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     """A model whose parameters are not set yet."""
     # Its buffers are: on the meta device they would be lost.
     with no_init_weights(), device:
         model = model_class._from_config(
-            copy.deepcopy(config), dtype=dtype, attn_implementation=attn
+            copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa"
         )
     model.tie_weights()
     model.generation_config.eos_token_id = None

@@ -100,14 +100,8 @@ def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     # Of text: the first question; each next has 2 tokens more.
-    counts = {
-        "--rounds": 7,
-        "--questions": 6,
-        "--image-tokens": 576,
-        "--text-tokens": 24,
-        "--new-tokens": 16,
-    }
-    parser = measure.make_parser(__doc__, counts)
+    counts = {"rounds": 7, "questions": 6, "image_tokens": 576, "text_tokens": 24, "new_tokens": 16}
+    parser = measure.make_parser(__doc__, **counts)
     parser.add_argument("--preset", choices=models.PRESETS, default="cpu-small")
     parser.add_argument("--mode", choices=MODES, default=CausalMMConfig().mode)
     return parser.parse_args(argv)

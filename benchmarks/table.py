@@ -8,7 +8,7 @@ Tests: tests/measuring/test_benchmarks.py.
 import argparse
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,66 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+# -- numbers -----------------------------------------------------------------------------------
+
+
+def _time(seconds: Mapping[str, float]) -> str:
+    """The median of a spread."""
+    return _scaled(seconds["median"], {"s": 1, "ms": 1e-3, "us": 1e-6})
+
+
+def _size(count: float) -> str:
+    return _scaled(count, {"GB": 2**30, "MB": 2**20, "kB": 2**10})
+
+
+def _scaled(value: float, units: Mapping[str, float]) -> str:
+    """In the first unit of which there is at least one, or else in the last."""
+    unit = next((unit for unit, scale in units.items() if value >= scale), list(units)[-1])
+    return f"{value / units[unit]:.3g} {unit}"
+
+
+def _times(ratio: float | Mapping[str, float]) -> str:
+    """A ratio, or the median of a spread of ratios."""
+    return f"{ratio['median'] if isinstance(ratio, Mapping) else ratio:.2f}x"
+
+
+def _spread(ratio: Mapping[str, float]) -> str:
+    return f"{_times(ratio)} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
 # -- one function a benchmark ------------------------------------------------------------------
+
+
+# The heading of a column, the field of a contender's row, how its value is shown.
+Column = tuple[str, str, Callable[[Any], str]]
+_DECODE: tuple[Column, ...] = (
+    ("prefill", "prefill_s", _time),
+    ("to plain", "prefill_ratio", _spread),
+    ("FLOPs to plain", "prefill_flops_ratio", _times),
+    ("a token", "step_s", _time),
+    ("to plain", "step_ratio", _spread),
+    ("bytes to plain", "step_bytes_ratio", _times),
+    ("tokens/s", "tokens_per_s", "{:.1f}".format),
+    ("to sequential", "step_to_sequential", _times),
+    ("peak memory", "peak_bytes", _size),
+    ("to plain", "peak_ratio", _times),
+)
+_QUESTIONS: tuple[Column, ...] = (
+    ("time", "time_s", _time),
+    ("questions/s", "questions_per_s", "{:.2f}".format),
+    ("speed to plain one by one", "speed_to_plain", _spread),
+    ("speed to CausalMM one by one", "speed_to_causalmm", _spread),
+    ("same tokens as one by one", "same_tokens", "{:.0%}".format),
+)
+
+
+def _cell(row: Record, field: str, show: Callable[[Any], str]) -> str:
+    return "" if row.get(field) is None else show(row[field])
+
+
+def _contenders(heading: str, columns: Sequence[Column], rows: Sequence[Record]) -> str:
+    cells = [[row["way"], *(_cell(row, *column[1:]) for column in columns)] for row in rows]
+    return grid([heading, *(column[0] for column in columns)], cells)
 
 
 def attention(record: Record) -> list[str]:
@@ -54,25 +113,17 @@ def attention(record: Record) -> list[str]:
     for tower, step in dict.fromkeys((row["tower"], row["step"]) for row in record["results"]):
         mine = [row for row in record["results"] if (row["tower"], row["step"]) == (tower, step)]
         lengths = dict.fromkeys(row["keys"] for row in mine)
-        ways = dict.fromkeys(row["way"] for row in mine)
-        found = {(row["way"], row["keys"]): row for row in mine}
-        for what, cell in (("time, to SDPA's", _time_cell), ("peak extra memory", _memory_cell)):
-            rows = [[way, *(cell(found[way, length]) for length in lengths)] for way in ways]
-            columns = [f"{tower} {step}: {what}", *(f"{length:,} keys" for length in lengths)]
-            tables.append(grid(columns, rows))
+        for what, value, show, ratio in (
+            ("time, to SDPA's", "time_s", _time, "time_ratio"),
+            ("peak extra memory", "extra_bytes", _size, "extra_ratio"),
+        ):
+            rows: dict[str, list[str]] = {}
+            for row in mine:
+                cell = filter(None, (_cell(row, value, show), _cell(row, ratio, _times)))
+                rows.setdefault(row["way"], [row["way"]]).append(", ".join(cell))
+            headings = [f"{tower} {step}: {what}", *(f"{length:,} keys" for length in lengths)]
+            tables.append(grid(headings, list(rows.values())))
     return tables
-
-
-def _time_cell(row: Record) -> str:
-    if "left_out" in row:
-        return ""
-    return f"{_time(row['time_s'])}, {_times(row['time_ratio'])}"
-
-
-def _memory_cell(row: Record) -> str:
-    if "left_out" in row:
-        return ""
-    return ", ".join(filter(None, (_size(row["extra_bytes"]), _times(row["extra_ratio"]))))
 
 
 def decode(record: Record) -> list[str]:
@@ -84,52 +135,16 @@ def decode(record: Record) -> list[str]:
         f"{settings['new_tokens']} new tokens; weights {_size(results['weights_bytes'])}"
     ]
     for batch in settings["batch"]:
-        columns = [
-            f"batch {batch}", "prefill", "to plain", "FLOPs to plain",
-            "a token", "to plain", "bytes to plain", "tokens/s",
-            "to sequential", "peak memory", "to plain",
-        ]  # fmt: skip
-        rows = [
-            [
-                row["way"],
-                _time(row["prefill_s"]),
-                _spread(row["prefill_ratio"]),
-                _times(row.get("prefill_flops_ratio")),
-                _time(row["step_s"]),
-                _spread(row["step_ratio"]),
-                _times(row.get("step_bytes_ratio")),
-                f"{row['tokens_per_s']:.1f}",
-                _times(row.get("step_to_sequential")),
-                _size(row["peak_bytes"]),
-                _times(row["peak_ratio"]),
-            ]
-            for row in results["rows"]
-            if row["batch"] == batch
-        ]
-        tables.append(grid(columns, rows))
+        rows = [row for row in results["rows"] if row["batch"] == batch]
+        tables.append(_contenders(f"batch {batch}", _DECODE, rows))
     return tables
 
 
 def questions(record: Record) -> list[str]:
     """Questions a second, and how much faster than one by one."""
     settings = record["settings"]
-    columns = [
-        f"{settings['questions']} questions, {settings['preset']}, {settings['dtype']}",
-        "time", "questions/s", "speed to plain one by one", "speed to CausalMM one by one",
-        "same tokens as one by one",
-    ]  # fmt: skip
-    rows = [
-        [
-            row["way"],
-            _time(row["time_s"]),
-            f"{row['questions_per_s']:.2f}",
-            _spread(row["speed_to_plain"]),
-            _spread(row["speed_to_causalmm"]),
-            f"{row['same_tokens']:.0%}",
-        ]
-        for row in record["results"]
-    ]
-    return [grid(columns, rows)]
+    heading = f"{settings['questions']} questions, {settings['preset']}, {settings['dtype']}"
+    return [_contenders(heading, _QUESTIONS, record["results"])]
 
 
 def loading(record: Record) -> list[str]:
@@ -166,35 +181,6 @@ def _bars(record: Record) -> list[str]:
         for bar in record["bars"]
     ]
     return [grid(["bar", "measured", "limit", ""], rows)] if rows else []
-
-
-# -- numbers -----------------------------------------------------------------------------------
-
-
-def _time(seconds: Mapping[str, float]) -> str:
-    """The median of a spread."""
-    return _scaled(seconds["median"], {"s": 1, "ms": 1e-3, "us": 1e-6})
-
-
-def _size(count: float) -> str:
-    return _scaled(count, {"GB": 2**30, "MB": 2**20, "kB": 2**10})
-
-
-def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """In the first unit of which there is at least one, or else in the last."""
-    unit = next((unit for unit, scale in units.items() if value >= scale), list(units)[-1])
-    return f"{value / units[unit]:.3g} {unit}"
-
-
-def _times(ratio: float | Mapping[str, float] | None) -> str:
-    """A ratio, or the median of a spread of ratios; nothing where there is none."""
-    if ratio is None:
-        return ""
-    return f"{ratio['median'] if isinstance(ratio, Mapping) else ratio:.2f}x"
-
-
-def _spread(ratio: Mapping[str, float]) -> str:
-    return f"{_times(ratio)} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ tests/families/test_checkpoints.py.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError, first_line
 from causalmm.families.registry import demos, families
 
-_WEIGHTS = (
+WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+"""Files of weights, or indices of such, in the order in which transformers looks for them."""
 _LORA = "LoRA weights only: merge them into their base model first"
 _READ_WHOLE, _SAMPLED = 2**26, 2**20
 PARTS = {
@@ -91,10 +92,7 @@ def revision(source: str) -> str:
     The fingerprint covers the small files (not CausalMM's own settings), and of every file of
     weights its name, size, beginning and end: tens of gigabytes take minutes to read.
     """
-    path = _find(source, "config.json")
-    if path is None:
-        raise RequestError(f"{source} holds no config.json: expected a checkpoint")
-    folder = path.parent
+    folder = _config_file(source).parent
     if not Path(source).is_dir():
         return folder.name  # of the hub's cache, which names snapshots by their commit
     digest = hashlib.sha256()
@@ -114,6 +112,14 @@ def revision(source: str) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def no_weights(source: str, holds: Callable[[str], bool]) -> RequestError:
+    """The error for a checkpoint without weights; `holds` tells whether it has a file."""
+    for part, what in PARTS.items():
+        if holds(part):
+            return RequestError(f"{source} holds {what}")
+    return RequestError(f"{source} holds no weights: expected {' or '.join(WEIGHTS[::2])}")
+
+
 def _is_hub_id(name: str) -> bool:
     # One owner and one repository; ids without an owner are none of ours.
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -131,17 +137,19 @@ def _is_hub_id(name: str) -> bool:
 def _check_folder(name: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise RequestError(f"{name} holds no config.json: expected the folder of a checkpoint")
-    if not any((folder / weights).is_file() for weights in _WEIGHTS):
-        for part, what in PARTS.items():
-            if (folder / part).is_file():
-                raise RequestError(f"{name} holds {what}")
-        raise RequestError(f"{name} holds no weights: expected {_WEIGHTS[0]} or {_WEIGHTS[1]}")
+    if not any((folder / weights).is_file() for weights in WEIGHTS):
+        raise no_weights(name, lambda file: (folder / file).is_file())
 
 
-def _read_config(source: str) -> Mapping[str, Any]:
+def _config_file(source: str) -> Path:
     path = _find(source, "config.json")
     if path is None:
         raise RequestError(f"{source} holds no config.json: expected a checkpoint")
+    return path
+
+
+def _read_config(source: str) -> Mapping[str, Any]:
+    path = _config_file(source)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

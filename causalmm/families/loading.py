@@ -76,8 +76,10 @@ def load(
     config = _read(source, "config.json", lambda: model_class.config_class.from_pretrained(source))
     _check_attention(model_class, config, attn, place)
     shell = _read(source, "config.json", lambda: _shell(model_class, config, attn))
-    if causalmm is not None:
-        _check_plan(shell, causalmm)
+    try:
+        shell.causalmm_plan(causalmm)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
     processor = _read(
         source,
         "the processor",
@@ -145,13 +147,6 @@ def _shell(model_class: type, config: Any, attn: str) -> Any:
     """The model without weights. Building it writes into a configuration, so it gets its own."""
     with torch.device("meta"):
         return model_class._from_config(copy.deepcopy(config), attn_implementation=attn)
-
-
-def _check_plan(shell: Any, causalmm: CausalMMConfig) -> None:
-    try:
-        shell.causalmm_plan(causalmm)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
 
 
 def _check_memory(source: str, shell: Any, dtype: str, place: torch.device) -> None:

@@ -6,6 +6,7 @@ asked for stay in their files, mapped into memory, and take none. Where it canno
 there is, nothing is refused. Held by tests/families/test_memory.py.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,8 +21,14 @@ from causalmm.config import DTYPES
 from causalmm.errors import RequestError
 from causalmm.families.weight_files import weight_files
 
-_CACHE = ("active_file", "inactive_file", "slab_reclaimable")
-_CACHE_V1 = ("total_active_file", "total_inactive_file")
+# Files of a control group with its limit and its use, and what of memory.stat is taken back when
+# memory runs short.
+_V2 = ("memory.max", "memory.current", ("active_file", "inactive_file", "slab_reclaimable"))
+_V1 = (
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_active_file", "total_inactive_file"),
+)
 
 
 def check_fits(
@@ -101,10 +108,10 @@ def memory_available(
         machine = 1024 * kilobytes["MemAvailable"] + swap
     except (OSError, ValueError, KeyError, IndexError):
         return None
-    return min([machine, *_rooms(proc, cgroups, swap)])
+    return min([machine, *_left_in_groups(proc, cgroups, swap)])
 
 
-def _rooms(proc: Path, cgroups: Path, swap: int) -> Iterator[int]:
+def _left_in_groups(proc: Path, cgroups: Path, swap: int) -> Iterator[int]:
     """Bytes left in each control group above this process that has a limit."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
@@ -114,46 +121,34 @@ def _rooms(proc: Path, cgroups: Path, swap: int) -> Iterator[int]:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
-            base, room = cgroups, _room
+            base, files = cgroups, _V2
         elif "memory" in controllers.split(","):
-            base, room = cgroups / "memory", _room_v1
+            base, files = cgroups / "memory", _V1
         else:
             continue
         # In a container the path may be the host's, and what is mounted here its end.
         folder = base / path.lstrip("/")
         for group in (folder, *folder.parents):
-            if (left := room(group, swap)) is not None:
+            if (left := _left_in(group, *files, swap)) is not None:
                 yield left
             if group == base:
                 break
 
 
-def _room(group: Path, swap: int) -> int | None:
-    limit = _number(group / "memory.max")
-    used = _number(group / "memory.current")
+def _left_in(
+    group: Path, limit_file: str, used_file: str, cache: Sequence[str], swap: int
+) -> int | None:
+    limit, used = _number(group / limit_file), _number(group / used_file)
     if limit is None or used is None:
         return None
+    # Version 1 has no such files.
     swap_limit, swapped = _number(group / "memory.swap.max"), _number(group / "memory.swap.current")
     if swap_limit is not None and swapped is not None:
         swap = min(swap, max(0, swap_limit - swapped))
-    return max(0, limit - used + _cache(group, _CACHE)) + swap
-
-
-def _room_v1(group: Path, swap: int) -> int | None:
-    limit = _number(group / "memory.limit_in_bytes")
-    used = _number(group / "memory.usage_in_bytes")
-    if limit is None or used is None:
-        return None
-    return max(0, limit - used + _cache(group, _CACHE_V1)) + swap
-
-
-def _cache(group: Path, names: Sequence[str]) -> int:
-    """Bytes of a group that are taken back when memory runs short."""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # without it, all that is used stays used
         lines = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
-        return sum(int(value) for name, value in lines if name in names)
-    except (OSError, ValueError):
-        return 0
+        used -= sum(int(value) for name, value in lines if name in cache)
+    return max(0, limit - used) + swap
 
 
 def _number(file: Path) -> int | None:

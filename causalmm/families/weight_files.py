@@ -2,17 +2,10 @@
 
 from typing import Any
 
-from transformers.utils import (
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    WEIGHTS_INDEX_NAME,
-    WEIGHTS_NAME,
-    cached_file,
-)
+from transformers.utils import cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from causalmm.errors import RequestError
-from causalmm.families.checkpoints import PARTS
+from causalmm.families.checkpoints import WEIGHTS, no_weights
 
 
 def find_file(source: str, name: str, **hub: Any) -> str | None:
@@ -25,13 +18,10 @@ def weight_files(source: str, **hub: Any) -> list[str]:
 
     Raises RequestError where there are none.
     """
-    for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
+    for name in WEIGHTS:
         if (path := find_file(source, name, **hub)) is None:
             continue
         if not name.endswith(".json"):
             return [path]
         return get_checkpoint_shard_files(source, path, **hub)[0]
-    for name, what in PARTS.items():
-        if find_file(source, name, **hub) is not None:
-            raise RequestError(f"{source} holds {what}")
-    raise RequestError(f"{source} holds no weights: expected {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}")
+    raise no_weights(source, lambda file: find_file(source, file, **hub) is not None)

@@ -47,10 +47,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
-    Raises RequestError where it is not JSON, or an object has a key twice.
+    Raises RequestError where it cannot be read, is not JSON, or an object has a key twice.
     """
+    text = read_text(path)
     try:
-        return _parse(read_text(path))
+        return _parse(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not JSON ({error})") from None
 

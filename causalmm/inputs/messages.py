@@ -17,7 +17,6 @@ tests/inputs/test_sources.py.
 """
 
 import io
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from PIL import Image
 
 from causalmm.errors import RequestError
 from causalmm.inputs.images import open_image
+from causalmm.inputs.json_lines import read_json
 from causalmm.inputs.sources import find_source
 from causalmm.inputs.video import check_sizes, check_video, frame_files, is_folder
 
@@ -93,13 +93,7 @@ def read_messages(path: str | Path, *, allow_network: bool = False) -> list[dict
 
     Raises RequestError where the file cannot be read or `open_messages` refuses what it holds.
     """
-    try:
-        messages = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{path} is not JSON ({error})") from error
-    return open_messages(messages, allow_network=allow_network)
+    return open_messages(read_json(Path(path)), allow_network=allow_network)
 
 
 def open_messages(

@@ -417,11 +417,17 @@ def test_what_is_no_conversation_is_refused(messages, sentence):
 
 def test_a_file_of_messages_is_read_or_refused(folder, tmp_path):
     path = tmp_path / "messages.json"
-    with pytest.raises(RequestError, match="cannot be read"):
+    with pytest.raises(RequestError, match=r"messages.json cannot be read \("):
         read_messages(path)
-    for text in (b"{", b"\xff", b"[" * 100_000):
+    refused = {
+        b"{": "messages.json is not JSON",
+        b"[" * 100_000: "messages.json is not JSON",
+        b'[{"role": "user", "role": "user", "content": "a"}]': "'role' is there twice",
+        b"\xff": r"messages.json is not text in UTF-8 \(byte 0 is 0xff\)$",
+    }
+    for text, sentence in refused.items():
         path.write_bytes(text)
-        with pytest.raises(RequestError, match="is not JSON"):
+        with pytest.raises(RequestError, match=sentence):
             read_messages(path)
     path.write_text(json.dumps([user(image(str(folder / "a.png")), QUESTION)]))
     [message] = read_messages(path)

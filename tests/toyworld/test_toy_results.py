@@ -1,6 +1,5 @@
 """The results table says what the comparisons say, and one command makes it."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,24 +7,16 @@ import pytest
 
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.families.registry import demos
+from causalmm.toyworld.commands import toy_results
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def toy_results():
-    path = ROOT / "scripts" / "toy_results.py"
-    spec = importlib.util.spec_from_file_location("toy_results", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def estimate(value, low, high):
     return {"value": value, "interval": [low, high]}
 
 
-def test_differences_without_zero_are_marked(toy_results, monkeypatch):
+def test_differences_without_zero_are_marked(monkeypatch):
     column = toy_results.Column("pope", "toy/random", "accuracy", "POPE")
     monkeypatch.setattr(toy_results, "COLUMNS", (column,))
 
@@ -50,13 +41,13 @@ def test_differences_without_zero_are_marked(toy_results, monkeypatch):
     ]
 
 
-def test_the_questions_are_those_of_real_benchmarks(toy_results):
+def test_the_questions_are_those_of_real_benchmarks():
     found = toy_results.questions(Path("bench"))
     assert {name for name, _ in found.values()} <= set(BENCHMARKS)
     assert {column.run for column in toy_results.COLUMNS} == set(found)
 
 
-def test_the_table_in_the_docs_is_that_of_the_record(toy_results):
+def test_the_table_in_the_docs_is_that_of_the_record():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     for model in demos():
         file = ROOT / "docs" / f"toy-results-{model}.json"
@@ -66,7 +57,7 @@ def test_the_table_in_the_docs_is_that_of_the_record(toy_results):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", demos())
-def test_one_command_makes_the_table(toy_results, model, tmp_path, capsys):
+def test_one_command_makes_the_table(model, tmp_path, capsys):
     argv = [model, "--images", "2", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
     assert toy_results.main(argv) == 0
     shown = capsys.readouterr().out

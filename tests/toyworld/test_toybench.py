@@ -1,6 +1,5 @@
 """Benchmarks of the toy world: files that the real readers take, labels as the scenes have it."""
 
-import importlib.util
 import json
 import re
 from dataclasses import replace
@@ -25,11 +24,11 @@ from causalmm.toyworld.benchmarks import (
     instances,
     write_benchmarks,
 )
+from causalmm.toyworld.commands import make_toybench
 from causalmm.toyworld.recipes import RECIPES
 from causalmm.toyworld.scenes import SceneStyle, scene
 from causalmm.toyworld.vocabulary import CANONICAL, CLASSES, GROUP_OF, GROUPS, plural
 
-ROOT = Path(__file__).resolve().parents[2]
 FEW = BenchmarkSettings(images=3, training_scenes=40)
 
 
@@ -332,24 +331,14 @@ def test_settings_that_cannot_be_are_refused(wrong, message):
 # -- the command
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location(
-        "make_toybench", ROOT / "scripts" / "make_toybench.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_command_writes_a_folder_once(script, tmp_path, capfd, monkeypatch):
+def test_the_command_writes_a_folder_once(tmp_path, capfd, monkeypatch):
     def quickly(folder, settings):
         write_benchmarks(folder, replace(settings, training_scenes=20))
 
-    monkeypatch.setattr(script, "write_benchmarks", quickly)
+    monkeypatch.setattr(make_toybench, "write_benchmarks", quickly)
     out = tmp_path / "toy"
     given = [str(out), "--model-family", "qwen2_vl", "--images", "1", "--split", "development"]
-    assert script.main(given) == 0
+    assert make_toybench.main(given) == 0
     assert [each.name for each in tmp_path.iterdir()] == ["toy"]
     settings = json.loads((out / "manifest.json").read_text())["settings"]
     assert (settings["family"], settings["split"], settings["images"]) == (
@@ -358,7 +347,7 @@ def test_the_command_writes_a_folder_once(script, tmp_path, capfd, monkeypatch):
     assert " ".join(given[1:]) in (out / "README.md").read_text()
     before = contents(out)
     capfd.readouterr()
-    assert script.main(given) == 2
+    assert make_toybench.main(given) == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1
     assert "toy is there already and is not an empty folder" in said
@@ -374,9 +363,9 @@ def test_the_command_writes_a_folder_once(script, tmp_path, capfd, monkeypatch):
         ([], "the following arguments are required: OUT"),
     ],
 )
-def test_a_wrong_request_is_one_sentence(script, tmp_path, monkeypatch, capfd, given, sentence):
+def test_a_wrong_request_is_one_sentence(tmp_path, monkeypatch, capfd, given, sentence):
     monkeypatch.chdir(tmp_path)
-    assert script.main(given) == 2
+    assert make_toybench.main(given) == 2
     said = capfd.readouterr().err
     assert said.startswith("error: ")
     assert len(said.splitlines()) == 1
@@ -384,13 +373,13 @@ def test_a_wrong_request_is_one_sentence(script, tmp_path, monkeypatch, capfd, g
     assert not list(tmp_path.iterdir())
 
 
-def test_a_killed_command_leaves_no_half_folder(script, tmp_path, monkeypatch, capfd):
+def test_a_killed_command_leaves_no_half_folder(tmp_path, monkeypatch, capfd):
     def write(folder, settings):
         (folder / "half").write_text("")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(script, "write_benchmarks", write)
-    assert script.main([str(tmp_path / "toy")]) == 130
+    monkeypatch.setattr(make_toybench, "write_benchmarks", write)
+    assert make_toybench.main([str(tmp_path / "toy")]) == 130
     assert not list(tmp_path.iterdir())
 
 

@@ -2,10 +2,8 @@
 makes it faster changes nothing."""
 
 import copy
-import importlib.util
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from torch.testing import assert_close
 
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.toyworld.building import build
+from causalmm.toyworld.commands import train_demo
 from causalmm.toyworld.lessons import Lessons, block_mask, pictures
 from causalmm.toyworld.quick_attention import packed_rows
 from causalmm.toyworld.quick_vision import quicken
@@ -161,15 +160,11 @@ def test_a_finished_run_is_not_repeated(tmp_path):
 
 
 def test_a_state_belongs_to_one_process_at_a_time(tmp_path, capsys):
-    path = Path(__file__).resolve().parents[2] / "scripts" / "train_demo.py"
-    spec = importlib.util.spec_from_file_location("train_demo", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     folder = tmp_path / "demo-llava-0"
     folder.mkdir()
     argv = ["llava", "--only", "train", "--steps", "1", "--no-compile", "--runs", str(tmp_path)]
     with sole_writer(folder / "state.pt"):
-        assert script.main([*argv, "--out", str(tmp_path / "out")]) == 1
+        assert train_demo.main([*argv, "--out", str(tmp_path / "out")]) == 1
     assert f"error: another process is writing {folder / 'state.pt'}: " in capsys.readouterr().err
     assert not list(folder.iterdir())
 

@@ -1,0 +1,1 @@
+"""The commands that make the demonstration models and their benchmarks."""

@@ -4,9 +4,12 @@ Tests import transformers directly, so torchvision must be importable before the
 """
 
 import os
+import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; read when torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
 
 import causalmm  # noqa: E402, F401
 
@@ -19,3 +22,10 @@ def pytest_addoption(parser):
         metavar="MODULE:ROW",
         help="a family of another package for tests/families/test_contract.py",
     )
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The global random stream of torch, where a test draws from it, begins alike every time."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)

@@ -26,7 +26,7 @@ ENVIRONMENTS = ("causalmm_llava", "causalmm_qwen2vl")
 
 LMMS_EVAL = "env/requirements-lmms-eval.txt"
 OLDEST = "env/requirements-oldest.txt"
-OLDER_UNDER_LMMS_EVAL = {"av", "protobuf"}
+OLDER_UNDER_LMMS_EVAL = {"av", "filelock", "protobuf"}
 
 
 def requirement_sections(

@@ -22,7 +22,9 @@ def model_pair(
     wanted = row_of(family)
     config, ours = wanted.config(**changes), load_reference(wanted.family.model_class)
     config._attn_implementation = attention
-    reference = wanted.upstream(copy.deepcopy(config)).eval()
+    with torch.random.fork_rng(devices=[]):  # transformers draws weights from the global stream
+        torch.manual_seed(0)
+        reference = wanted.upstream(copy.deepcopy(config)).eval()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in reference.parameters():

@@ -33,7 +33,7 @@ BEFORE = 5
 """Tokens before the image, as in LLaVA-1.5's prompt."""
 
 
-class Pair(NamedTuple):
+class ModelPair(NamedTuple):
     """Our model and upstream's; both hold the same tensors."""
 
     ours: Any
@@ -42,7 +42,7 @@ class Pair(NamedTuple):
 
 def build_pair(
     name: str, dtype: torch.dtype, device: torch.device, image_tokens: int = 576
-) -> Pair:
+) -> ModelPair:
     """Both models of a preset, ready to generate without an end token.
 
     Raises RequestError where the family cannot have that many image tokens.
@@ -50,7 +50,7 @@ def build_pair(
     config = configuration(name, image_tokens)
     ours = build(class_of(config.model_type, ours=True), config, dtype, device)
     fill(ours)
-    return Pair(ours, twin(ours))
+    return ModelPair(ours, twin(ours))
 
 
 def configuration(name: str, image_tokens: int = 576) -> Any:

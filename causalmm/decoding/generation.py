@@ -17,7 +17,7 @@ from causalmm.decoding.plan import BranchPlan, Towers, build_plan
 from causalmm.decoding.trace import BranchTrace
 from causalmm.errors import FailureError
 
-_MODES = (
+_GENERATION_MODES = (
     GenerationMode.GREEDY_SEARCH,
     GenerationMode.SAMPLE,
     GenerationMode.BEAM_SEARCH,
@@ -166,8 +166,8 @@ def _refuse(what: str) -> NoReturn:
 
 def _check_mode(mode: GenerationMode) -> None:
     """Raise ValueError for ways to generate that a plan cannot follow."""
-    if mode not in _MODES:
-        allowed = ", ".join(known.value for known in _MODES)
+    if mode not in _GENERATION_MODES:
+        allowed = ", ".join(known.value for known in _GENERATION_MODES)
         _refuse(f"{mode.value}, which runs the model in ways of its own: expected {allowed}")
 
 

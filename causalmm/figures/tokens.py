@@ -21,7 +21,7 @@ BRANCHES = tuple(colours.BRANCHES)
 NEGLIGIBLE = 0.005
 
 
-class Candidate(NamedTuple):
+class TokenCandidate(NamedTuple):
     """A token that might have come next."""
 
     id: int
@@ -37,10 +37,10 @@ class Candidate(NamedTuple):
 class Step(NamedTuple):
     """One token of an answer; candidates from the most to the least likely by the factual pass."""
 
-    candidates: list[Candidate]
-    chosen: Candidate
-    factual_best: Candidate
-    adjusted_best: Candidate
+    candidates: list[TokenCandidate]
+    chosen: TokenCandidate
+    factual_best: TokenCandidate
+    adjusted_best: TokenCandidate
 
     @property
     def changed(self) -> bool:
@@ -48,7 +48,7 @@ class Step(NamedTuple):
         return self.factual_best.id != self.adjusted_best.id
 
     @property
-    def replaced(self) -> Candidate | None:
+    def replaced(self) -> TokenCandidate | None:
         """The token whose place the chosen one took by the adjustment, if it did."""
         changed = self.changed and self.chosen.id == self.adjusted_best.id
         return self.factual_best if changed else None
@@ -122,7 +122,7 @@ def step(logits: StepLogits, chosen: int, count: int, tokenizer: Any) -> Step:
     needed = {*best, chosen}
     ids = list(dict.fromkeys([*needed, *likely]))[: max(count, len(needed))]
     candidates = {
-        token: Candidate(
+        token: TokenCandidate(
             token,
             token_label(tokenizer, token),
             factual[token].item(),

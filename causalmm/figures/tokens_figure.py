@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from causalmm.figures import colours
 from causalmm.figures.canvas import NORMAL, SMALL, WIDTH, new_axes, new_figure, shortened
-from causalmm.figures.tokens import Candidate, Step
+from causalmm.figures.tokens import Step, TokenCandidate
 
 
 def tokens_figure(steps: Sequence[Step], title: str) -> Figure:
@@ -63,7 +63,7 @@ def _step_panel(axes: Any, step: Step, number: int) -> None:
         _candidate(axes, position, candidate)
 
 
-def _candidate(axes: Any, position: int, candidate: Candidate) -> None:
+def _candidate(axes: Any, position: int, candidate: TokenCandidate) -> None:
     def mark(probability: float, shape: str, size: float, colour: str, **look: Any) -> None:
         axes.plot(probability, position, shape, markersize=size, color=colour, **look)
 

@@ -15,7 +15,7 @@ from causalmm.figures.canvas import tinted
 from causalmm.figures.language import Matrices, Place
 from causalmm.figures.language_figure import language_figure
 from causalmm.figures.pictures import Picture
-from causalmm.figures.tokens import Candidate, Step
+from causalmm.figures.tokens import Step, TokenCandidate
 from causalmm.figures.tokens_figure import tokens_figure
 from causalmm.figures.vision import Overlay, QueryRow
 from causalmm.figures.vision_figure import vision_figure
@@ -157,7 +157,9 @@ def test_matrices_are_labelled_and_coloured(count):
 
 
 def candidate(token, label, factual, adjusted, dropped=False):
-    return Candidate(token, label, factual, {"vision": 0.25, "language": 0.5}, adjusted, dropped)
+    return TokenCandidate(
+        token, label, factual, {"vision": 0.25, "language": 0.5}, adjusted, dropped
+    )
 
 
 RED, BLUE = candidate(1, "red", 0.6, 0.0, dropped=True), candidate(2, "blue", 0.4, 1.0)

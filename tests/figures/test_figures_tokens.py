@@ -202,7 +202,7 @@ class Reader(HTMLParser):
 
 
 def candidate(token, label, factual, adjusted, dropped=False):
-    return tokens.Candidate(token, label, factual, {"vision": 0.25}, adjusted, dropped)
+    return tokens.TokenCandidate(token, label, factual, {"vision": 0.25}, adjusted, dropped)
 
 
 RED = candidate(1, '<b>red & "r"</b>', 0.6, 0.0, dropped=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from causalmm.cli.terminal import exit_code
+from causalmm.config import MODES
 from causalmm.errors import FailureError
 from causalmm.evaluation import commands
 from causalmm.evaluation.answers_file import CONTROLS
@@ -27,7 +28,6 @@ from causalmm.families.registry import demos, families
 from causalmm.toyworld.commands import make_toybench
 
 ROOT = Path(__file__).resolve().parents[3]
-MODES = ("vision", "language", "multimodal", "joint")
 # What the modes have in common, whatever the checkpoint's own configuration says.
 SAME = ("--vision-method", "random", "--vision-layers", "all", "--language-method", "random",
         "--language-layers", "half:", "--gamma", "1", "--epsilon", "0.1")  # fmt: skip

@@ -55,7 +55,6 @@ class LanguagePass:
 
     plan: BranchPlan
     visible: AttentionMask | None = None
-    state: BranchState | None = None
     features: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
     hashes: Mapping[int, RandomHashes] = field(default_factory=dict)
@@ -154,14 +153,11 @@ class LanguagePass:
                 )
         batch = inputs_embeds.shape[0] // (1 + self.plan.image_branches)
         visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
-        state = None
-        if self.plan.branches > 1:
+        if first is not None:
             masks = [mask.any(dim=-1) for mask in self.masks]
             image = torch.stack(masks).any(dim=0) if masks else None
             state = state_of(past_key_values) or BranchState(filled_by=self.plan.key_settings())
-            state = state.extended(visible, image, past, length, keys)
-        if first is not None:
-            first.state = state
+            first.state = state.extended(visible, image, past, length, keys)
         edit, hashes = self.plan.language, {}
         if edit and find("language", edit.method).formula(edit.normalization).random_weights:
             visible = visible.to(inputs_embeds.device).numbered()
@@ -171,7 +167,7 @@ class LanguagePass:
                 visible, shape, inputs_embeds.device, edit.seed, range(edit.draws), edit.layers
             )
             hashes = dict(zip(edit.layers, found, strict=True))
-        return replace(self, visible=visible, state=state, hashes=hashes)
+        return replace(self, visible=visible, hashes=hashes)
 
     def join_rows(
         self,

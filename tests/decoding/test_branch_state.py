@@ -8,9 +8,8 @@ import pickle
 
 import pytest
 import torch
-from family_rows import FAMILIES
 from packed_rows import additive, block_mask, packed, positions
-from tiny_models import model_pair, pad_together, sample
+from tiny_models import model_pair, sample
 from tiny_words import IMAGE, PAD, words
 from torch.nn.functional import pad
 from transformers import DynamicCache, StaticCache
@@ -23,21 +22,6 @@ from causalmm.decoding.shared_image import generate_together
 STEPS = 5
 TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
 PICTURES = ("pixel_values", "image_grid_thw")
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def model(family):
-    return model_pair(family, "sdpa")[0]
-
-
-@pytest.fixture
-def inputs(family):
-    return pad_together([sample(family, seed=1, before=4), sample(family, seed=2)])
 
 
 @pytest.fixture(params=MODES)

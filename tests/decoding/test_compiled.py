@@ -6,7 +6,6 @@ symbols to the compiler.
 
 import pytest
 import torch
-from family_rows import FAMILIES
 from tiny_models import model_pair, pad_together, sample
 
 from causalmm import CausalMMConfig
@@ -26,11 +25,6 @@ SETTINGS = (
         "normalization": "released",
     },
 )
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    return request.param
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ of cache honoured or refused; and no way to call a model that takes `causalmm` a
 import pytest
 import torch
 from equivalence import TOLERANCE
-from family_rows import FAMILIES
 from packed_rows import LOWEST, additive, block_mask, packed, positions
 from tiny_models import model_pair, pad_together, sample
 from tiny_words import PAD
@@ -19,11 +18,6 @@ from causalmm.config import MODES
 from causalmm.counterfactual.methods import LANGUAGE_METHODS
 
 STEPS = 4
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    return request.param
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])

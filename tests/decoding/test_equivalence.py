@@ -10,15 +10,9 @@ import torch
 from dense_branches import attach
 from dense_methods import FORMULAS
 from equivalence import check
-from family_rows import FAMILIES
 from tiny_models import model_pair, sample
 
 from causalmm import CausalMMConfig
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    return request.param
 
 
 @pytest.fixture(scope="module", params=["eager", "sdpa"])

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 import torch
-from family_rows import FAMILIES
 from tiny_models import model_pair, pad_together, sample
 from tiny_words import FIRST_WORD, VOCAB
 from transformers import DynamicCache, TextStreamer
 
 from causalmm import BranchTrace, CausalMMConfig
+from causalmm.config import MODES
 
 GREEDY = {"do_sample": False, "max_new_tokens": 10}
 SAMPLED = {"do_sample": True, "max_new_tokens": 10, "temperature": 1.5, "top_p": 0.95, "top_k": 30}
@@ -20,17 +20,7 @@ OFF = {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def model(family):
-    return model_pair(family, "sdpa")[0]
-
-
-@pytest.mark.parametrize("mode", ["vision", "language", "multimodal", "joint"])
+@pytest.mark.parametrize("mode", MODES)
 def test_zero_strength_leaves_only_the_mask(family, model, mode):
     inputs = sample(family, seed=1)
     config = CausalMMConfig(mode=mode, gamma=0, epsilon=0.3)
@@ -144,7 +134,7 @@ class Letters:
         return "".join(chr(ord("0") + int(token)) for token in torch.as_tensor(tokens).flatten())
 
 
-@pytest.mark.parametrize("mode", ["vision", "language", "multimodal", "joint"])
+@pytest.mark.parametrize("mode", MODES)
 def test_streaming(family, model, mode, capsys):
     inputs = sample(family, seed=1)
     streamer = TextStreamer(Letters(), skip_prompt=True)

@@ -2,28 +2,19 @@
 
 import pytest
 import torch
-from family_rows import FAMILIES, row_of
+from family_rows import row_of
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import model_pair, sample
+from tiny_models import sample
 from tiny_words import words
 from torch.nn.functional import pad
 
 from causalmm import BranchTrace, CausalMMConfig, answer_questions
+from causalmm.config import MODES
 from causalmm.decoding.shared_image import generate_together, shared_tokens
 
-MODES = [None, "vision", "language", "multimodal", "joint"]
+WAYS = (None, *MODES)
 GREEDY = {"do_sample": False, "max_new_tokens": 7}
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def model(family):
-    return model_pair(family, "sdpa")[0]
 
 
 def prompts(family, lengths=(2, 7, 4), **shape):
@@ -40,7 +31,7 @@ def prompts(family, lengths=(2, 7, 4), **shape):
     return rows
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", WAYS)
 def test_each_answer_is_the_one_it_gets_alone(family, model, mode):
     config = None if mode is None else CausalMMConfig(mode=mode, epsilon=0, draws=2, seed=3)
     rows = prompts(family)

@@ -10,32 +10,16 @@ import pytest
 import torch
 import torch._dynamo.testing
 from equivalence import TOLERANCE
-from family_rows import FAMILIES
 from tiny_models import model_pair, pad_together, sample
 from torch.nn.functional import pad
 from transformers import AttentionInterface, BitsAndBytesConfig, StaticCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from causalmm import BranchTrace, CausalMMConfig
+from causalmm.config import MODES
 
-MODES = ["vision", "language", "multimodal", "joint"]
 STEPS = 7
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def model(family):
-    return model_pair(family, "sdpa")[0]
-
-
-@pytest.fixture
-def inputs(family):
-    return pad_together([sample(family, seed=1, before=4), sample(family, seed=2)])
 
 
 def generate(model, inputs, config, **settings):

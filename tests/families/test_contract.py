@@ -14,6 +14,7 @@ from tiny_checkpoints import save_checkpoint
 from tiny_models import model_pair, pad_together
 
 from causalmm import BranchTrace, CausalMMConfig
+from causalmm.config import MODES
 from causalmm.errors import RequestError
 from causalmm.families import checkpoints
 from causalmm.families.family import MEDIA, load_reference
@@ -22,7 +23,6 @@ from causalmm.families.registry import families
 from causalmm.figures.recording import attention_modules
 from causalmm.inputs.messages import one_turn
 
-MODES = ("vision", "language", "multimodal", "joint")
 GREEDY = {"do_sample": False, "max_new_tokens": 10}
 SAMPLED = {"do_sample": True, "max_new_tokens": 10, "temperature": 1.5, "top_p": 0.95, "top_k": 30}
 OFF = {

@@ -34,12 +34,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from causalmm import CausalMMConfig
+from causalmm.config import MODES
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "examples" / "llava_300029_helped.png"
 CPU = torch.device("cpu")
 TINY = ("tiny", "tiny-qwen2-vl")
-MODES = ("vision", "language", "multimodal", "joint")
 SMALL = {"image_tokens": 16, "text_tokens": 24}
 PUBLISHED = {
     "llava-1.5-7b": 7_063_427_072,

@@ -92,9 +92,20 @@ class AttentionCall:
         call = replace(self, mask=replace(self.mask, part=part))
         queries, keys = (range(tensor.shape[2]) for tensor in (self.query, self.key))
         if part == "inside":
-            keys = call.mask.image_span(len(keys))
+            keys = call._image_span()
             call = call.block(queries, keys)
         return call.without_part() if call.mask.only_part(queries, range(len(keys))) == part else call
+
+    def _image_span(self) -> range:
+        """Keys among which are all image tokens, and all from the first query to the last unless
+        every query sees the whole span: where causality decides, sums are running ones."""
+        count, start = self.key.shape[2], self.mask.query_start
+        span = self.mask.image_span(count)
+        if self.mask.mask is not None or not self.mask.causal:
+            return span
+        if not isinstance(start, int):
+            return range(count)
+        return range(min(span.start, start), span.stop if start >= span.stop - 1 else count)
 
     def without_part(self) -> "AttentionCall":
         """The same where all that is seen is of the part."""

@@ -117,23 +117,11 @@ class AttentionMask:
         return "inside" if bool(image.all()) and not bool(own.any()) else None
 
     def image_span(self, key_count: int) -> range:
-        """Keys among which are all image tokens, as few as are known.
-
-        Where causality decides, sums are running ones: the span then begins no later than the first
-        query, and ends before the last key only where every query comes after it.
-        """
+        """Keys among which are all image tokens, as few as are known."""
         if not self.image.readable:
             return range(key_count)
         places = self.image.keys.any(dim=0).nonzero()
-        if not len(places):
-            return range(min(1, key_count))
-        first, last = int(places[0]), int(places[-1]) + 1
-        if self.causal and self.mask is None:
-            if not isinstance(self.query_start, int):
-                return range(key_count)
-            first = min(first, self.query_start)
-            last = last if self.query_start >= last - 1 else key_count
-        return range(first, last)
+        return range(int(places[0]), int(places[-1]) + 1) if len(places) else range(1)
 
     def to_dense(
         self, query_count: int, key_count: int, device: torch.device | None = None

@@ -24,6 +24,7 @@ from causalmm.layers import EXPECTED, LayerSpec, check_layers
 CONFIG_NAME = "causalmm_config.json"
 MODES = ("vision", "language", "multimodal", "joint")
 SITES = ("attention", "features")
+SCHEDULES = ("constant", "growing")
 ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
 """Attention code of transformers under which branches can be decoded."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -52,9 +53,11 @@ def number(
     *,
     least: float = -math.inf,
     most: float = math.inf,
+    above: float = -math.inf,
     metavar: str,
 ) -> Any:
-    """A field that is a number from `least` to `most`; a whole one where the default is an int."""
+    """A field that is a number from `least` to `most` and greater than `above`; a whole one where
+    the default is an int."""
     whole = isinstance(default, int)
     types = int if whole else int | float
     expected = "an integer" if whole else "a number"
@@ -62,9 +65,12 @@ def number(
         expected += f" from {least} to {most:,}"
     elif least > -math.inf:
         expected += f" >= {least}"
+    if above > -math.inf:
+        expected = f"a number above {above} and at most {most:,}"
 
     def check(name: str, value: object) -> object:
-        if not isinstance(value, types) or isinstance(value, bool) or not least <= value <= most:
+        known = isinstance(value, types) and not isinstance(value, bool)
+        if not known or not least <= value <= most or not above < value < math.inf:
             raise ValueError(f"{name}={value!r}: expected {expected}")
         return value
 
@@ -108,6 +114,19 @@ class CausalMMConfig:
     )
     gamma_language: float | None = number(
         None, "the language branch's, in the place of gamma; not in mode joint", **_STRENGTH
+    )
+    schedule: str = choice(
+        "constant",
+        SCHEDULES,
+        "growing: strengths are multiplied by exp(L t) - 1 at the t-th token of the answer (M3ID)",
+    )
+    forgetting: float = number(0.02, "L of the growing schedule", least=0, metavar="L")
+    confident: float = number(
+        1.0,
+        "branches act only where the best token's plain probability is below A, 1: everywhere",
+        above=0,
+        most=1,
+        metavar="A",
     )
     epsilon: float = number(
         0.1, "tokens below E x p(best token) come after all others", least=0, most=1, metavar="E"

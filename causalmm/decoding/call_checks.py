@@ -12,7 +12,8 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from causalmm.counterfactual.attention_mask import require
 from causalmm.counterfactual.methods import find
-from causalmm.decoding.kv_cache import BranchStaticLayer, PreallocatedLayer, state_of
+from causalmm.decoding.branch_state import state_of
+from causalmm.decoding.kv_cache import BranchStaticLayer, PreallocatedLayer
 from causalmm.decoding.plan import BranchPlan
 
 _LAYERS = (DynamicLayer, StaticLayer, PreallocatedLayer, BranchStaticLayer)

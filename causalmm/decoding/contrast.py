@@ -21,9 +21,10 @@ so probabilities are 0 up to a temperature of 9. Near 1024, float32 still tells 
 
 
 class Contrast(NamedTuple):
-    """One counterfactual branch: its strength and its logits [..., vocab]."""
+    """One counterfactual branch: its strength (as a tensor [..., 1] one a token, see
+    causalmm/decoding/strength.py) and its logits [..., vocab]."""
 
-    gamma: float
+    gamma: float | Tensor
     logits: Tensor
 
 

@@ -5,6 +5,7 @@ plan beside the other model keywords and refuses what a plan cannot follow.
 Tests: tests/decoding/test_generation.py.
 """
 
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -114,6 +115,21 @@ class CounterfactualGeneration:
             model_kwargs["causalmm"] = plan
         return model_kwargs
 
+    def _prefill(
+        self, input_ids: Tensor, generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any], *args: Any, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        # Every call of it is part of the prompt, those with one token too: a prompt that goes on
+        # with a cache may have no more, nor may the last of its chunks.
+        plan = model_kwargs.get("causalmm")
+        if plan is None:
+            return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+        model_kwargs["causalmm"] = replace(plan, prefill=True)
+        try:
+            return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+        finally:
+            model_kwargs["causalmm"] = plan
+
     def _prepare_cache_for_generation(
         self,
         generation_config: GenerationConfig,
@@ -177,6 +193,11 @@ def _check_settings(plan: BranchPlan, settings: GenerationConfig) -> None:
         _refuse(
             f"guidance_scale={settings.guidance_scale}, whose unconditional logits come from the "
             "plain model: expected None or 1"
+        )
+    if plan.strength.forgetting is not None and not settings.use_cache:
+        _refuse(
+            "schedule='growing' with use_cache=False, where every step looks like the first: "
+            "expected use_cache=True"
         )
     cache = settings.cache_implementation
     if cache not in _CACHES:

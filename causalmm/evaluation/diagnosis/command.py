@@ -9,7 +9,7 @@ Tests: tests/evaluation/test_diagnose.py.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ _VARIED = ("mode", "site", "gamma_vision", "gamma_language") + tuple(
     f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")
 )
 """Settings that a measurement has of its own."""
-_BASE = ("gamma", "epsilon", "draws", "normalization", "seed")
+_BASE = tuple(each.name for each in fields(CausalMMConfig) if each.name not in _VARIED)
 
 
 def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:

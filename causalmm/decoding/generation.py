@@ -14,6 +14,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from causalmm.config import ATTENTION, CausalMMConfig
 from causalmm.decoding.call_checks import check_cache, check_static
+from causalmm.decoding.center import read_center
 from causalmm.decoding.plan import BranchPlan, Towers, build_plan
 from causalmm.decoding.trace import BranchTrace
 from causalmm.errors import FailureError
@@ -40,7 +41,8 @@ class CounterfactualGeneration:
         """The branch plan of a configuration on this model; None where it would change nothing.
 
         A trace makes a plan of no configuration too, one that only looks on. Raises ValueError for
-        layers or a site the model does not have, TypeError for anything that is no configuration.
+        layers or a site the model does not have or a center of other branches, TypeError for
+        anything that is no configuration.
         """
         if causalmm is None and trace is not None:
             causalmm = CausalMMConfig(gamma=0.0, epsilon=0.0)
@@ -51,6 +53,12 @@ class CounterfactualGeneration:
         plan = build_plan(causalmm, self.causalmm_towers(), trace)
         if plan is not None:
             self._check_model()
+            if causalmm.center is not None and plan.branches > 1:
+                vocabulary = self.config.get_text_config().vocab_size
+                means = read_center(causalmm, plan, vocabulary)
+                if self.device.type != "meta":
+                    means = {name: mean.to(self.device) for name, mean in means.items()}
+                plan = replace(plan, center=means)
         return plan
 
     def generate(

@@ -9,6 +9,7 @@ It travels as the forward keyword argument `causalmm`; `VisionPass` and `Languag
 at work in one forward. Tests: tests/decoding/test_plan.py and tests/decoding/test_equivalence.py.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,6 +54,8 @@ class BranchPlan:
     strength: TokenStrength = TokenStrength()
     prefill: bool = False
     """Whether a call is part of a prompt even with one token, as the last chunk of one may be."""
+    center: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """Of branches whose contrast is centered, its mean: float32 [vocab]."""
     trace: BranchTrace | None = field(default=None, compare=False)
 
     @property
@@ -107,7 +110,7 @@ class BranchPlan:
         growing = self.strength.forgetting is not None
         place = answer_place(outputs.past_key_values) if growing else 1
         contrasts = [
-            Contrast(self.strength.of(gammas[name], factual, place), part)
+            Contrast(self.strength.of(gammas[name], factual, place), part, self.center.get(name))
             for name, part in counterfactual.items()
         ]
         adjusted = adjust(factual, contrasts, self.epsilon)

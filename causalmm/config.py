@@ -29,6 +29,11 @@ MODES = ("vision", "language", "multimodal", "joint")
 SITES = ("attention", "features")
 SCHEDULES = ("constant", "growing")
 BRANCHES = ("vision", "language", "joint")
+ADJUSTMENT = (
+    *("gamma", "gamma_vision", "gamma_language", "schedule", "forgetting", "confident", "epsilon"),
+    *("center", "center_sha256", "constant_branch"),
+)
+"""Settings of the contrast: the others decide what the branches say."""
 ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
 """Attention code of transformers under which branches can be decoded."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -97,12 +97,11 @@ def read_center(config: CausalMMConfig, plan: BranchPlan, vocabulary: int) -> di
 
 
 def _check_settings(named: str, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    made = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in made.items()
-    }
+    read = json.loads(json.dumps(wanted))  # which has lists in the place of tuples
     for name in made | wanted:
-        if made.get(name) != wanted.get(name):
+        if made.get(name) != read.get(name):
+            there = {key: tuple(it) if isinstance(it, list) else it for key, it in made.items()}
             raise ValueError(
-                f"{named} was made {told(name, made)}, this configuration is "
+                f"{named} was made {told(name, there)}, this configuration is "
                 f"{told(name, wanted)}: make one with `diagnose --center`"
             )

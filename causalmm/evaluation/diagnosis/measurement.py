@@ -51,6 +51,9 @@ class Configuration(NamedTuple):
             site="attention",
             gamma_vision=None,
             gamma_language=None,
+            center=None,
+            center_sha256=None,
+            constant_branch=None,
             **{f"{self.tower}_method": self.method},
             **{f"{self.tower}_layers": self.spec},
         )

@@ -18,10 +18,12 @@ from typing import Any
 from causalmm.counterfactual.methods import (
     LANGUAGE_METHODS,
     NORMALIZATIONS,
-    TOWERS,
+    SCOPES,
     VISION_METHODS,
     find,
 )
+from causalmm.heads import EXPECTED as HEADS_EXPECTED
+from causalmm.heads import check_heads
 from causalmm.layers import EXPECTED, LayerSpec, check_layers
 
 CONFIG_NAME = "causalmm_config.json"
@@ -38,6 +40,10 @@ ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_atte
 """Attention code of transformers under which branches can be decoded."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Of a checkpoint's weights; "auto": the checkpoint's own, float32 on a CPU."""
+SCOPE_LAYERS = {"all": "third:+3", "image": "third:"}
+"""The decoder layers edited by default under each scope. With scope "all" a wide window leaves a
+branch that says one word (docs/how-it-works.md); answers read the picture from about a third of the
+depth on (YARD, arXiv 2605.31429, for LLaVA-1.5; between layers 5 and 18 of 32 by 2411.16724)."""
 MAX_STRENGTH = 10**6
 """Of a contrast: beyond it, float32 cannot hold the difference that is left of two logits."""
 _STRENGTH = {"least": 0, "most": MAX_STRENGTH, "metavar": "G"}
@@ -90,7 +96,7 @@ def number(
     return _setting(default, f"{help}: {expected}", check, **flag)
 
 
-def layers(default: str, help: str) -> Any:
+def layers(default: str | None, help: str) -> Any:
     """A field that says which layers of a tower are edited."""
     return _setting(default, f"{help}: {EXPECTED}", check_layers, metavar="LAYERS")
 
@@ -119,6 +125,11 @@ def sha256(help: str) -> Any:
     return _setting(None, help, check, metavar="HEX")
 
 
+def heads(default: str, help: str) -> Any:
+    """A field that says which heads of the decoder are edited."""
+    return _setting(default, f"{help}: {HEADS_EXPECTED}", check_heads, metavar="HEADS")
+
+
 def _setting(default: Any, help: str, check: Any, **flag: Any) -> Any:
     """`check` takes name and value, returns the value as it is stored and raises ValueError;
     `flag` holds the options of argparse."""
@@ -143,7 +154,18 @@ class CausalMMConfig:
     vision_method: str = choice("random", VISION_METHODS, "counterfactual of the vision encoder")
     language_method: str = choice("random", LANGUAGE_METHODS, "counterfactual of the decoder")
     vision_layers: LayerSpec = layers("all", "vision layers, of those below the one that is read")
-    language_layers: LayerSpec = layers("half:", "decoder layers")
+    language_scope: str = choice(
+        "all",
+        SCOPES,
+        "all: weights of all visible keys are edited; image: those of the image keys of text "
+        "tokens alone, and the rest stays factual",
+    )
+    language_layers: LayerSpec | None = layers(
+        None,
+        "decoder layers; where none are given, "
+        + ", ".join(f'"{spec}" with scope {scope}' for scope, spec in SCOPE_LAYERS.items()),
+    )
+    language_heads: str = heads("all", "query heads of the edited decoder layers")
     gamma: float = number(1.0, "contrast strength of every branch, 0 leaves them out", **_STRENGTH)
     gamma_vision: float | None = number(
         None, "the vision branch's, in the place of gamma; not in mode joint", **_STRENGTH
@@ -191,8 +213,8 @@ class CausalMMConfig:
             value = getattr(self, each.name)
             if value is not None or each.default is not None:
                 object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
-        for tower in TOWERS:
-            find(tower, getattr(self, f"{tower}_method")).formula(self.normalization)
+        find("vision", self.vision_method).formula(self.normalization)
+        find("language", self.language_method).formula(self.normalization, self.language_scope)
         for name in ("gamma_vision", "gamma_language"):
             if self.mode == "joint" and (value := getattr(self, name)) is not None:
                 raise ValueError(
@@ -200,6 +222,11 @@ class CausalMMConfig:
                 )
         if self.center is None and self.center_sha256 is not None:
             raise ValueError(f"center_sha256={self.center_sha256!r}: expected a center that has it")
+
+    @property
+    def edited_language_layers(self) -> LayerSpec:
+        """`language_layers`, or where it is None the default of the scope."""
+        return self.language_layers or SCOPE_LAYERS[self.language_scope]
 
     @property
     def vision_strength(self) -> float:

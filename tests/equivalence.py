@@ -10,6 +10,7 @@ from dense_branches import Falsified, branch_logits
 from tiny_models import pad_together
 
 from causalmm import BranchTrace
+from causalmm.heads import image_heads, resolve_heads
 from causalmm.layers import resolve_layers
 
 STEPS = 9
@@ -39,9 +40,25 @@ def expected(models, inputs, answer, config, towers):
     """Factual, branch and adjusted logits of one sample by the independent implementation."""
     _, upstream, host = models
     vision_layers = resolve_layers("vision", config.vision_layers, towers.vision_layers)
-    language_layers = resolve_layers("language", config.language_layers, towers.language_layers)
-    vision = {"vision": config.vision_method, "vision_layers": vision_layers}
-    language = {"language": config.language_method, "language_layers": language_layers}
+    language_layers = resolve_layers(
+        "language", config.edited_language_layers, towers.language_layers
+    )
+    heads = config.language_heads
+    heads = image_heads(heads) or resolve_heads(
+        "heads", heads, language_layers, towers.language_heads
+    )
+    variant = "image" if config.language_scope == "image" else config.normalization
+    vision = {
+        "vision": config.vision_method,
+        "vision_layers": vision_layers,
+        "vision_variant": config.normalization,
+    }
+    language = {
+        "language": config.language_method,
+        "language_layers": language_layers,
+        "language_heads": heads,
+        "language_variant": variant,
+    }
     edits = {
         "vision": {"vision": vision},
         "language": {"language": language},
@@ -62,7 +79,7 @@ def expected(models, inputs, answer, config, towers):
                 host,
                 inputs,
                 answer,
-                Falsified(**edit, normalization=config.normalization, seed=config.seed, draw=draw),
+                Falsified(**edit, seed=config.seed, draw=draw),
             )
             for draw in range(config.draws)
         ]

@@ -218,7 +218,10 @@ OTHERS = [
     (BASE, BASE | {"draws": 2}, "vision_draws=1, .* vision_draws=2"),
     (BASE, BASE | {"language_method": "uniform"}, "language_method='random', .*='uniform'"),
     (BASE, BASE | {"vision_method": "uniform"}, "vision_method='random', .*='uniform'"),
-    (BASE, BASE | {"language_layers": "1:"}, r"language_layers=\[2, 3\], .*=\[1, 2, 3\]"),
+    (BASE, BASE | {"language_layers": "2:"}, r"language_layers=\[1, 2, 3\], .*=\[2, 3\]"),
+    (BASE, BASE | {"language_scope": "image"}, "language_scope='all', .*='image'"),
+    (BASE, BASE | {"language_heads": "1"}, "language_heads='all', .*='1'"),
+    (BASE, BASE | {"language_heads": "image:1"}, "language_heads='all', .*='image:1'"),
     (BASE, BASE | {"vision_layers": "1:"}, r"vision_layers=\[0, 1, 2\], .*=\[1, 2\]"),
     (BASE, BASE | {"normalization": "released"}, "normalization='visible', .*='released'"),
 ]

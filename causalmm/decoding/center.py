@@ -22,6 +22,7 @@ from torch import Tensor
 from causalmm.config import CausalMMConfig
 from causalmm.decoding.call_checks import told
 from causalmm.decoding.plan import BranchPlan
+from causalmm.errors import first_line
 
 _ABOUT = "causalmm_center"
 """The metadata's key."""
@@ -61,7 +62,7 @@ def read_about(data: bytes) -> dict[str, Any]:
             return about
     except (ValueError, KeyError, TypeError):
         pass
-    raise ValueError("is no file of `diagnose --center`")
+    raise ValueError("expected a file of `diagnose --center`")
 
 
 def read_center(config: CausalMMConfig, plan: BranchPlan, vocabulary: int) -> dict[str, Tensor]:
@@ -76,12 +77,12 @@ def read_center(config: CausalMMConfig, plan: BranchPlan, vocabulary: int) -> di
     try:
         made, means = read_about(data)["settings"], load(data)
     except (ValueError, SafetensorError) as error:
-        raise ValueError(f"{named}: {config.center} {error}") from error
+        raise ValueError(f"{named} cannot be read: {first_line(error)}") from error
     wanted = branch_settings(plan)
     for branch, settings in wanted.items():
         if branch not in made or branch not in means:
             raise ValueError(
-                f"{named} has the branches {', '.join(means)} and none for {branch!r}: expected a "
+                f"{named} has the branches {', '.join(made)} and none for {branch!r}: expected a "
                 "file that was made with this mode"
             )
         _check_settings(named, made[branch], settings)
@@ -102,6 +103,6 @@ def _check_settings(named: str, made: Mapping[str, Any], wanted: Mapping[str, An
         if made.get(name) != read.get(name):
             there = {key: tuple(it) if isinstance(it, list) else it for key, it in made.items()}
             raise ValueError(
-                f"{named} was made {told(name, there)}, this configuration is "
+                f"{named} was made {told(name, there)}, this call is made "
                 f"{told(name, wanted)}: make one with `diagnose --center`"
             )

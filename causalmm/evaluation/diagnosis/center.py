@@ -6,7 +6,7 @@ and branch logits is added up. The mean over all of them is the file that the se
 names, and how much they differ from it says whether a branch is a constant one (lean.py). The token
 after the first follows the plain answer, not the adjusted one. Sums are kept in FILE.partial as it
 goes: the same command again goes on after an interruption. Exit codes are those of `diagnose`.
-Tests: tests/evaluation/test_center.py.
+Tests: tests/evaluation/test_diagnose_center.py.
 """
 
 import argparse
@@ -179,11 +179,11 @@ def _estimate(
     if plan is None or plan.branches == 1:
         raise RequestError("gamma 0 leaves no branch to look at: expected a number > 0")
     progress.ask(session, questions, args.batch_size)
-    if not progress.sums.steps:
+    if not progress.contrasts.steps:
         first = next(iter(progress.failed.values()))
         raise FailureError(f"no question could be asked (first: {first})")
     branches = branch_settings(plan)
-    leans = {name: progress.sums.lean(name) for name in branches}
+    leans = {name: progress.contrasts.lean(name) for name in branches}
     constant = min(leans, key=lambda name: leans[name].ratio)
     about = {
         "settings": branches,
@@ -191,11 +191,11 @@ def _estimate(
         **run_record.surroundings(args.questions, session.model),
         "answers": "free text" if args.free_text else "two-way",
         "questions": len(progress.done) - len(progress.failed),
-        "steps": progress.sums.steps,
+        "steps": progress.contrasts.steps,
         "leans": {name: {"mean": each.mean, "spread": each.spread} for name, each in leans.items()},
         "constant_branch": constant if leans[constant].constant else None,
     }
-    means = {name: progress.sums.mean(name) for name in branches}
+    means = {name: progress.contrasts.mean(name) for name in branches}
     write_whole(args.file, center_bytes(means, about))
     partial.unlink(missing_ok=True)
     print(_table(about, leans, progress.failed), flush=True)

@@ -1,6 +1,6 @@
 """The sums of `diagnose --center` as they grow, and the file that keeps them over a kill.
 
-Loads torch. Tests: tests/evaluation/test_center.py.
+Loads torch. Tests: tests/evaluation/test_diagnose_center.py.
 """
 
 import json
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from causalmm.cli.session import Session
 from causalmm.decoding.trace import BranchTrace
 from causalmm.errors import RequestError
-from causalmm.evaluation.diagnosis.lean import ContrastSums
+from causalmm.evaluation.diagnosis.lean import Contrasts
 from causalmm.evaluation.probabilities import choice_tokens, deciding_step
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.runner import ask_unit, units
@@ -29,8 +29,8 @@ SAVED_EVERY = 64
 class Progress:
     """What has been asked and added up, and the file that keeps it."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], sums: ContrastSums) -> None:
-        self.path, self.settings, self.sums = path, settings, sums
+    def __init__(self, path: Path, settings: Mapping[str, Any], contrasts: Contrasts) -> None:
+        self.path, self.settings, self.contrasts = path, settings, contrasts
         self.done: dict[str, None] = {}
         """Ids of the questions that were asked, in this order."""
         self.failed: dict[str, str] = {}
@@ -42,7 +42,7 @@ class Progress:
 
         Raises RequestError where that call had other settings.
         """
-        progress = cls(path, settings, ContrastSums())
+        progress = cls(path, settings, Contrasts())
         if not path.exists():
             return progress
         data = read_bytes(path)
@@ -56,7 +56,7 @@ class Progress:
             raise RequestError(
                 f"{path} was begun with other settings ({what}): remove it or give another file"
             )
-        progress.sums = ContrastSums(state["scalars"], tensors)
+        progress.contrasts = Contrasts(tensors)
         progress.done, progress.failed = dict.fromkeys(state["done"]), state["failed"]
         return progress
 
@@ -66,9 +66,8 @@ class Progress:
             "settings": self.settings,
             "done": list(self.done),
             "failed": self.failed,
-            "scalars": self.sums.scalars,
         }
-        write_whole(self.path, save(self.sums.tensors, metadata={"state": json.dumps(state)}))
+        write_whole(self.path, save(self.contrasts.state, metadata={"state": json.dumps(state)}))
 
     def ask(self, session: Session, questions: Sequence[Question], batch_size: int) -> None:
         """Ask those that are not done. Raises RequestError where the tokenizer lacks a choice."""
@@ -117,7 +116,7 @@ class Progress:
                 branches = {
                     name: part[row].cpu() for name, part in step.items() if part is not None
                 }
-                self.sums.add(factual, branches, choices)
+                self.contrasts.add(factual, branches, choices)
         self.done |= dict.fromkeys(question.id for question in unit)
 
 

@@ -1,20 +1,19 @@
-"""Running sums of contrasts over questions: their mean, and what they add that is no lean.
+"""Contrasts with branches over many questions: their mean, and what they add that is no lean.
 
 A contrast is d = l - l_branch at one step of a plain answer, over the vocabulary. What it does is
 measured where it matters: at a two-way question by what it adds to the log-odds of the first choice
-against the second, one number; in free text over the vocabulary, weighted by the plain
-probabilities p, and less E_p[d], since a constant in d changes nothing.
+against the second, one number; in free text on the most probable tokens, weighted by their plain
+probabilities, and less its weighted mean there, since a constant in d changes nothing.
 
-The mean of that is the lean of a branch. What differs between questions is not yet knowledge: the
-contrast with a branch that always says the same word differs as much as the plain logits do. An
-affine function of the plain log-odds only moves and stretches them, which puts no question before
-another. So the spread is the root mean square of what remains after the best such function.
-Sums are float64. Tests: tests/evaluation/test_center.py.
+The mean contrast is the lean of a branch. What differs from it is not yet knowledge: the contrast
+with a branch that always says the same word differs between questions as much as the plain logits
+do. But an affine function of the plain log-odds only moves and stretches them, which puts no
+question before another. So the spread is the root mean square of what the best such function
+leaves. Tests: tests/evaluation/test_diagnose_center.py.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -25,6 +24,8 @@ CONSTANT_BELOW = 0.5
 besides stretching, at least four fifths are then the same for every question."""
 _FEWEST = 20
 """Steps that can tell."""
+_TOKENS = 64
+"""The most probable tokens of a step that are looked at in free text."""
 
 
 class Lean(NamedTuple):
@@ -48,23 +49,27 @@ class Lean(NamedTuple):
         return self.steps >= _FEWEST and self.ratio < CONSTANT_BELOW
 
 
-@dataclass
-class ContrastSums:
-    """Of all steps that were added; `scalars` and `tensors` are all of its state.
+class Contrasts:
+    """Of all steps that were added; `state` and `Contrasts(state)` are a copy's way to disk.
 
-    Keys: "steps"; "weights", sum of p; "BRANCH sum", sum of d; and of what is measured, z, of each
-    branch and of the plain model ("plain"): "z", "z weighted" (times p), and "z z", "z plain",
-    sums of products under p. Each has an entry a token of the vocabulary, or for two-way questions
-    one.
+    Sums over the vocabulary are float64; what is measured is a row a step, [steps, 1] for two-way
+    questions and [steps, tokens] in free text.
     """
 
-    scalars: dict[str, float] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    def __init__(self, state: Mapping[str, Tensor] | None = None) -> None:
+        held = dict(state or {})
+        self._sums = {name: part for name, part in held.items() if name.endswith(" sum")}
+        self._rows = {name: [part] for name, part in held.items() if name not in self._sums}
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """All that was added, by name."""
+        return self._sums | {name: torch.cat(parts) for name, parts in self._rows.items()}
 
     @property
     def steps(self) -> int:
         """How many were added."""
-        return int(self.scalars.get("steps", 0))
+        return sum(map(len, self._rows.get("plain", ())))
 
     def add(
         self,
@@ -73,60 +78,60 @@ class ContrastSums:
         choices: Sequence[Sequence[int]] | None = None,
     ) -> None:
         """Add a step's logits [vocab]; `choices`: the tokens that spell either of two answers."""
-        factual = factual.double()
-        one = torch.ones(1, dtype=torch.float64)
-        weights = factual.softmax(dim=-1) if choices is None else one
-        plain = _measured(factual, weights, choices)
-        self._add("steps", 1)
-        self._add("weights", weights)
-        self._add_measured("plain", plain, plain, weights)
-        for name, logits in branches.items():
-            self._add(f"{name} sum", factual - logits.double())
-            added = plain - _measured(logits.double(), weights, choices)
-            self._add_measured(name, added, plain, weights)
-            self._add(f"{name} {name}", float(weights @ added**2))
+        logits = {name: part.double() for name, part in {"plain": factual, **branches}.items()}
+        plain = logits["plain"]
+        if choices is None:
+            tokens = plain.topk(min(_TOKENS, len(plain))).indices
+            self._add_row("tokens", tokens)
+            rows = {name: part[tokens] for name, part in logits.items()}
+        else:
+            rows = {name: _log_odds(part, choices) for name, part in logits.items()}
+        for name, part in logits.items():
+            added, row = part, rows[name]
+            if name != "plain":
+                added, row = plain - part, rows["plain"] - row
+            key = f"{name} sum"
+            self._sums[key] = self._sums[key] + added if key in self._sums else added
+            self._add_row(name, row)
 
     def mean(self, name: str) -> Tensor:
         """A branch's mean contrast, float64 [vocab]."""
-        return self.tensors[f"{name} sum"] / self.steps
+        return self._sums[f"{name} sum"] / self.steps
 
     def lean(self, name: str) -> Lean:
         """How a branch leans over the steps that were added."""
-        mean, n = self.tensors[name] / self.steps, self.steps
-        size = float(mean) if len(mean) == 1 else self._size(mean)
-        slope = 0.0
-        if (own := self._covariance("plain", "plain")) > 0:
-            slope = self._covariance(name, "plain") / own
-        rest = self._covariance(name, name) - slope * self._covariance(name, "plain")
-        # Two numbers were fitted; what rounding leaves of 0 may be negative.
-        spread = math.sqrt(max(rest, 0.0) * n / (n - 2)) if n > 2 else math.inf
+        state, n = self.state, self.steps
+        plain, added = state["plain"], state[name]
+        if (tokens := state.get("tokens")) is None:
+            weights = torch.ones_like(plain)
+            means = [part.mean(dim=0).expand_as(part) for part in (plain, added)]
+            size = float(added.mean())
+        else:
+            weights = plain.softmax(dim=-1)
+            means = [self.mean(each)[tokens] for each in ("plain", name)]
+            size = math.sqrt(_product(weights, *2 * [_centered(weights, means[1])]))
+        plain, added = plain - means[0], added - means[1]
+        if tokens is not None:
+            plain, added = _centered(weights, plain), _centered(weights, added)
+        own = _product(weights, plain, plain)
+        slope = _product(weights, plain, added) / own if own > 0 else 0.0
+        rest = _product(weights, *2 * [added - slope * plain])
+        spread = math.sqrt(rest * n / (n - 2)) if n > 2 else math.inf  # two numbers were fitted
         return Lean(size, spread, n)
 
-    def _size(self, mean: Tensor) -> float:
-        return math.sqrt(float(self.tensors["weights"] @ mean**2) / self.steps)
-
-    def _covariance(self, one: str, other: str) -> float:
-        """Mean over steps of E_p[(z - mean z) (w - mean w)], in sums that need no mean before."""
-        n, means = self.steps, {name: self.tensors[name] / self.steps for name in (one, other)}
-        product = self.scalars[f"{one} {other}"]
-        product -= float(self.tensors[f"{one} weighted"] @ means[other])
-        product -= float(self.tensors[f"{other} weighted"] @ means[one])
-        product += float(self.tensors["weights"] @ (means[one] * means[other]))
-        return product / n
-
-    def _add_measured(self, name: str, value: Tensor, plain: Tensor, weights: Tensor) -> None:
-        self._add(name, value)
-        self._add(f"{name} weighted", weights * value)
-        self._add(f"{name} plain", float(weights @ (value * plain)))
-
-    def _add(self, key: str, value: float | Tensor) -> None:
-        held: dict = self.tensors if isinstance(value, Tensor) else self.scalars
-        held[key] = held[key] + value if key in held else value
+    def _add_row(self, name: str, row: Tensor) -> None:
+        self._rows.setdefault(name, []).append(row.unsqueeze(0))
 
 
-def _measured(logits: Tensor, weights: Tensor, choices: Sequence[Sequence[int]] | None) -> Tensor:
-    """Log-odds [1] of two choices, or logits [vocab] less their mean under `weights`."""
-    if choices is None:
-        return logits - weights @ logits
+def _log_odds(logits: Tensor, choices: Sequence[Sequence[int]]) -> Tensor:
     first, second = (logits[list(tokens)].logsumexp(dim=-1) for tokens in choices)
     return (first - second).unsqueeze(0)
+
+
+def _centered(weights: Tensor, values: Tensor) -> Tensor:
+    return values - (weights * values).sum(dim=-1, keepdim=True)
+
+
+def _product(weights: Tensor, one: Tensor, other: Tensor) -> float:
+    """Mean over steps of the weighted sum of products."""
+    return float((weights * one * other).sum(dim=-1).mean())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from causalmm.cli.flags import flag_name
 from causalmm.config import CausalMMConfig
-from causalmm.counterfactual.methods import METHODS
+from causalmm.counterfactual.methods import METHODS, NOISE
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 
 if TYPE_CHECKING:  # the tables need no mkdocs
@@ -72,6 +72,7 @@ def methods_table() -> str:
         marks = (method.stochastic, method.visible.builds_a_map, method.released is not None)
         told = ("yes" if mark else "" for mark in marks)
         rows.append((method.tower, f"`{method.name}`", method.summary, *told))
+    rows.append((NOISE.tower, f"`{NOISE.name}`", NOISE.summary, "yes", "", ""))
     return _table(rows)
 
 

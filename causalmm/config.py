@@ -14,9 +14,10 @@ from typing import Any
 
 from causalmm.counterfactual.methods import (
     LANGUAGE_METHODS,
+    NOISE,
     NORMALIZATIONS,
     TOWERS,
-    VISION_METHODS,
+    VISION_CHOICES,
     find,
 )
 from causalmm.layers import EXPECTED, LayerSpec, check_layers
@@ -98,7 +99,11 @@ class CausalMMConfig:
         "both interventions, plain (a flag's value only): none",
         flag_choices=("plain", *MODES),
     )
-    vision_method: str = choice("random", VISION_METHODS, "counterfactual of the vision encoder")
+    vision_method: str = choice(
+        "random",
+        VISION_CHOICES,
+        f"counterfactual of the vision encoder; {NOISE.name}: of its pixels, by noise_step",
+    )
     language_method: str = choice("random", LANGUAGE_METHODS, "counterfactual of the decoder")
     vision_layers: LayerSpec = layers("all", "vision layers, of those below the one that is read")
     language_layers: LayerSpec = layers("half:", "decoder layers")
@@ -121,6 +126,13 @@ class CausalMMConfig:
     site: str = choice(
         "attention", SITES, "edit attention in the encoder, or weigh the features (LLaVA only)"
     )
+    noise_step: int = number(
+        500,
+        f"step of the diffusion schedule of vision method {NOISE.name}",
+        least=0,
+        most=999,
+        metavar="T",
+    )
     seed: int = number(0, "of the counterfactuals and, as a flag, of sampling", metavar="N")
 
     def __post_init__(self) -> None:
@@ -129,11 +141,28 @@ class CausalMMConfig:
             if value is not None or each.default is not None:
                 object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
         for tower in TOWERS:
-            find(tower, getattr(self, f"{tower}_method")).formula(self.normalization)
+            method = getattr(self, f"{tower}_method")
+            if (tower, method) == (NOISE.tower, NOISE.name):
+                self._check_noise()
+            else:
+                find(tower, method).formula(self.normalization)
         for name in ("gamma_vision", "gamma_language"):
             if self.mode == "joint" and (value := getattr(self, name)) is not None:
                 raise ValueError(
                     f"{name}={value}: mode 'joint' has one branch and one strength, `gamma`"
+                )
+
+    def _check_noise(self) -> None:
+        """Raise ValueError for a setting that noise on the pixels cannot follow."""
+        for name, only in (
+            ("vision_layers", "all"),
+            ("site", "attention"),
+            ("normalization", "visible"),
+        ):
+            if (value := getattr(self, name)) != only:
+                raise ValueError(
+                    f"{name}={value!r}: vision method {NOISE.name!r} changes the pixels and edits "
+                    f"no attention of the vision encoder; expected {only!r}"
                 )
 
     @property

@@ -5,6 +5,7 @@ The branches of `dense_branches` are contrasted by the formula of the design.
 
 import torch
 from dense_branches import Falsified, branch_logits
+from noised_pictures import with_noise
 from tiny_models import pad_together
 
 from causalmm import BranchTrace
@@ -38,7 +39,9 @@ def expected(models, inputs, answer, config, towers):
     _, upstream, host = models
     vision_layers = resolve_layers("vision", config.vision_layers, towers.vision_layers)
     language_layers = resolve_layers("language", config.language_layers, towers.language_layers)
+    noisy = config.vision_method == "noise"
     vision = {"vision": config.vision_method, "vision_layers": vision_layers}
+    vision = {} if noisy else vision
     language = {"language": config.language_method, "language_layers": language_layers}
     edits = {
         "vision": {"vision": vision},
@@ -58,7 +61,9 @@ def expected(models, inputs, answer, config, towers):
             branch_logits(
                 upstream,
                 host,
-                inputs,
+                with_noise(inputs, config.seed, draw, config.noise_step)
+                if noisy and branch != "language"
+                else inputs,
                 answer,
                 Falsified(**edit, normalization=config.normalization, seed=config.seed, draw=draw),
             )

@@ -41,14 +41,16 @@ def samples(family):
 
 
 def configurations():
-    """Each mode, and each language method, once."""
+    """Each mode, each language method and noise on the pixels, once."""
     modes = [CausalMMConfig(mode=mode, epsilon=0, draws=2, seed=3) for mode in MODES]
     methods = [
         CausalMMConfig(mode="language", language_method=method, epsilon=0, language_layers="1:")
         for method in LANGUAGE_METHODS
     ]
+    noise = CausalMMConfig(vision_method="noise", epsilon=0, draws=2, seed=3)
     return [
-        pytest.param(each, id=f"{each.mode}-{each.language_method}") for each in modes + methods
+        pytest.param(each, id=f"{each.mode}-{each.vision_method}-{each.language_method}")
+        for each in (*modes, *methods, noise)
     ]
 
 

@@ -2,7 +2,8 @@
 
 A specification is "all", a slice such as ":", "-8:", "10:20" or "half:", or a list of numbers.
 "half" and "third" stand for L//2 and L//3 of a tower with L layers and may carry a minus sign
-("-third:" is the last third). Tests: tests/test_layers.py.
+("-third:" is the last third). "10:+3" is three layers from layer 10 on, fewer where the tower ends
+before: "third:+3" fits a tower of any depth. Tests: tests/test_layers.py.
 """
 
 import re
@@ -12,7 +13,11 @@ LayerSpec = str | tuple[int, ...]
 
 _BOUND = r"-?(?:\d+|half|third)"
 _SLICE = re.compile(rf"({_BOUND})?:({_BOUND})?(?::(\d+))?")
-EXPECTED = '"all", a slice such as "-8:", "10:20" or "half:", or layer numbers such as 3,5'
+_WINDOW = re.compile(rf"({_BOUND}):\+([1-9]\d*)")
+EXPECTED = (
+    '"all", a slice such as "-8:", "10:20" or "half:", a start and a number of layers such as '
+    '"third:+3", or layer numbers such as 3,5'
+)
 
 
 def check_layers(name: str, spec: str | Sequence[int]) -> LayerSpec:
@@ -22,7 +27,7 @@ def check_layers(name: str, spec: str | Sequence[int]) -> LayerSpec:
     """
     if isinstance(spec, str):
         text = spec.strip()
-        if text == "all" or _SLICE.fullmatch(text):
+        if text == "all" or _SLICE.fullmatch(text) or _WINDOW.fullmatch(text):
             return text
         if re.fullmatch(r"-?\d+(\s*,\s*-?\d+)*", text):
             return tuple(int(part) for part in text.split(","))
@@ -49,16 +54,20 @@ def resolve_layers(name: str, spec: LayerSpec, count: int) -> tuple[int, ...]:
         return tuple(sorted({layer % count for layer in spec}))
     if spec == "all":
         return tuple(range(count))
-    match = _SLICE.fullmatch(spec)
-    if match is None:
+    if match := _WINDOW.fullmatch(spec):
+        start, stop, step = _bound(match[1], count), None, None
+    elif match := _SLICE.fullmatch(spec):
+        start, stop, step = (_bound(text, count) for text in match.groups())
+    else:
         raise ValueError(f"{name}={spec!r}: expected {EXPECTED}")
-    start, stop, step = (_bound(text, count) for text in match.groups())
     for bound in (start, stop):
         if bound is not None and not -count <= bound <= count:
             raise ValueError(f"{name}={spec!r}: {bound} is outside {_span(count)}")
     if step == 0:
         raise ValueError(f"{name}={spec!r}: the step of a slice is at least 1")
     layers = tuple(range(count))[start:stop:step]
+    if _WINDOW.fullmatch(spec):
+        layers = layers[: int(match[2])]
     if not layers:
         raise ValueError(f"{name}={spec!r}: selects none of {_span(count)}")
     return layers

@@ -4,13 +4,15 @@ The definition is the table of tests/dense_methods.py. Letters as in
 causalmm/counterfactual/attention.py.
 """
 
+from dataclasses import replace
+
 import dense_methods
 import torch
 from dense_methods import FORMULAS
 from random_numbers import uniform
 
 from causalmm.counterfactual import random_weights
-from causalmm.counterfactual.attention_mask import AttentionMask
+from causalmm.counterfactual.attention_mask import AttentionMask, ImageTokens
 from causalmm.counterfactual.methods import find
 
 MASKS = (
@@ -19,26 +21,29 @@ MASKS = (
 )  # fmt: skip
 # Random weights need one position for each key, which arbitrary masks do not give.
 FORMULAS_AND_MASKS = [
-    (method, normalization, masks)
-    for method, normalization in FORMULAS["language"]
+    (method, variant, masks)
+    for method, variant in FORMULAS["language"]
     for masks in MASKS
-    if masks not in ("mask", "shared mask") or not find("language", method).visible.random_weights
+    if masks not in ("mask", "shared mask") or not find("language", method).stochastic
 ]
 
 
 def expected_output(
-    tower, method, normalization, inputs, scale, sees, numbers, orders=None, start=0
+    tower, method, variant, inputs, scale, sees, numbers, orders=None, start=0, image=None
 ):
     """[B, H, Q, D] on whole maps. `sees` [B, Q, K], `numbers` [B, H, Q, K], `orders`
-    [B, H, N * N]; `start`: which key is the first query's own."""
+    [B, H, N * N]; `start`: which key is the first query's own; `image`: the samples' tokens."""
     query, key, value = (part.double() for part in inputs)
     share = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(share, dim=1) for part in (key, value))
     seen = sees[:, None].expand(-1, query.shape[1], -1, -1)
     scores = (scale * query @ key.mT).masked_fill(~seen, -torch.inf)
     weights = scores.softmax(-1).nan_to_num(0.0)  # a row that sees nothing
-    given = dense_methods.Map(weights, seen, lambda: numbers.double(), lambda: orders, start)
-    return dense_methods.edited(tower, method, normalization, given) @ value
+    if image is not None:
+        pairs = image.pairs().expand(-1, query.shape[1], -1, -1)
+        image = pairs.repeat(len(query) // len(pairs), 1, 1, 1)
+    given = dense_methods.Map(weights, seen, lambda: numbers.double(), lambda: orders, start, image)
+    return dense_methods.edited(tower, method, variant, given) @ value
 
 
 def vision_randomness(seed, draws, layer, images, heads, patches):
@@ -99,7 +104,24 @@ def language_case(**changes):
 
 
 def language_inputs(case, data):
-    """(query, key, value), the AttentionMask, and the mask itself [n, Q, K]."""
+    """(query, key, value), the AttentionMask with its image tokens, and the mask [n, Q, K]."""
+    inputs, visible, sees = _language_inputs(case, data)
+    samples, queries, keys = sees.shape
+    chance = torch.Generator().manual_seed(data + 2)
+    # All kinds of rows: pictures here and there, everywhere or nowhere.
+    share = torch.rand(samples, 1, generator=chance) * 1.4 - 0.2
+    image = torch.rand(samples, keys, generator=chance) < share
+    return inputs, with_image(visible, image, queries), sees
+
+
+def with_image(visible, image, queries):
+    """A mask that says which keys are image tokens, bool [n or 1, K]."""
+    start = int(visible.query_start)
+    tokens = ImageTokens(keys=image, queries=image[:, start : start + queries])
+    return replace(visible, image=tokens)
+
+
+def _language_inputs(case, data):
     samples, queries, past = case["samples"], case["queries"], case["past"]
     length, kind = past + queries + case["unfilled"], case["masks"]
     heads = case["kv_heads"] * case["share"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from causalmm.counterfactual.methods import METHODS as DECLARED
-from causalmm.counterfactual.methods import TOWERS
+from causalmm.counterfactual.methods import TOWERS, Formula, Method, find
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Map:
     """Permutations of the entries of each map, [..., N * N]."""
     start: int
     """Which key is the first query's own."""
+    image: Tensor | None = None
+    """Image keys of text queries, bool, the same shape: what scope "image" edits."""
 
     @property
     def shown(self) -> Tensor:
@@ -74,11 +76,58 @@ def shuffled(given: Map) -> Tensor:
     return entries.gather(-1, given.orders().expand_as(entries)).view_as(given.weights)
 
 
+def on_image(edit: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Callable[[Map], Tensor]:
+    """The weights where only those of image keys change: `edit` gets a_ij and 0 elsewhere, their
+    sum A, their number n and which they are."""
+
+    def edited_row(given: Map) -> Tensor:
+        inside = given.image & given.seen
+        weights = given.weights.masked_fill(~inside, 0.0)
+        mass, count = weights.sum(-1, keepdim=True), inside.sum(-1, keepdim=True)
+        replaced = edit(weights, mass, count, inside)
+        return torch.where(inside.any(-1, keepdim=True) & inside, replaced, given.weights)
+
+    return edited_row
+
+
+def even_share(weights: Tensor, mass: Tensor, count: Tensor, inside: Tensor) -> Tensor:
+    return (mass / count.clamp_min(1)).expand_as(weights)
+
+
+def away_from_image(weights: Tensor, mass: Tensor, count: Tensor, inside: Tensor) -> Tensor:
+    """A (m_I - a_ij) / (n m_I - A), and even where that is 0/0."""
+    largest = weights.amax(-1, keepdim=True)
+    excess = count * largest - mass
+    flat = excess <= (1e-9 if excess.dtype == torch.float64 else 1e-6) * mass
+    edited = mass * (largest - weights) / excess.masked_fill(flat, 1.0)
+    return torch.where(flat, even_share(weights, mass, count, inside), edited)
+
+
+def random_on_image(given: Map) -> Tensor:
+    def edit(weights: Tensor, mass: Tensor, count: Tensor, inside: Tensor) -> Tensor:
+        drawn = given.numbers() * inside
+        return mass * drawn / drawn.sum(-1, keepdim=True).clamp_min(1e-30)
+
+    return on_image(edit)(given)
+
+
+def blind(given: Map) -> Tensor:
+    kept = given.weights.masked_fill(given.image, 0.0)
+    return kept / kept.sum(-1, keepdim=True).clamp_min(1e-300)
+
+
 METHODS: dict[tuple[str, str, str], Callable[[Map], Tensor]] = {
     ("language", "uniform", "visible"): uniform,
     ("language", "uniform", "released"): uniform_over_all_keys,
     ("language", "random", "visible"): random,
     ("language", "random", "released"): random_over_all_keys,
+    ("language", "uniform", "image"): on_image(even_share),
+    ("language", "reverse", "image"): on_image(
+        lambda weights, mass, count, inside: weights.amax(-1, keepdim=True) - weights
+    ),
+    ("language", "reverse_and_normalize", "image"): on_image(away_from_image),
+    ("language", "random", "image"): random_on_image,
+    ("language", "blind", "image"): blind,
     ("vision", "reversed", "visible"): lambda given: away_from(given, map_largest(given)),
     ("vision", "reversed", "released"): lambda given: map_largest(given) - given.weights,
     ("vision", "random", "visible"): random,
@@ -97,24 +146,49 @@ for normalization in ("visible", "released"):
     }
 
 
+def variants(method: Method) -> tuple[str, ...]:
+    """The normalizations of scope "all" that a method has, and "image" where it has that scope."""
+    normalizations = method.normalizations if "all" in method.scopes else ()
+    return (*normalizations, *(scope for scope in method.scopes if scope != "all"))
+
+
 FORMULAS = {
     tower: [
-        (method.name, normalization)
+        (method.name, variant)
         for method in DECLARED
         if method.tower == tower
-        for normalization in method.normalizations
+        for variant in variants(method)
     ]
     for tower in TOWERS
 }
-"""Every declared method under each normalization that it has, to parametrise tests with."""
+"""Every declared method in each of its variants, to parametrise tests with."""
+
+
+def formula(tower: str, method: str, variant: str) -> Formula:
+    """The declared formula of a variant."""
+    known = ("visible", "image") if variant == "image" else (variant, "all")
+    return find(tower, method).formula(*known)
+
+
+def settings(variant: str) -> dict[str, str]:
+    """The arguments of `language_attention` that a variant stands for."""
+    return {"scope": "image"} if variant == "image" else {"normalization": variant}
+
+
+def config_settings(variant: str) -> dict[str, str]:
+    """The same of `CausalMMConfig`."""
+    return {"language_scope": "image"} if variant == "image" else {"normalization": variant}
 
 
 RELEASED = {
-    tower: [method for method, normalization in FORMULAS[tower] if normalization == "released"]
+    tower: [method for method, variant in FORMULAS[tower] if variant == "released"]
     for tower in TOWERS
 }
 
+UNRELEASED = [each for each in FORMULAS["language"] if each[1] != "released"]
+"""Of the decoder, those that know every mask and cache."""
 
-def edited(tower: str, method: str, normalization: str, given: Map) -> Tensor:
+
+def edited(tower: str, method: str, variant: str, given: Map) -> Tensor:
     """The counterfactual weights [..., Q, K] of a method."""
-    return METHODS[tower, method, normalization](given)
+    return METHODS[tower, method, variant](given)

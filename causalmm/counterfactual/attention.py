@@ -10,6 +10,7 @@ map at a time).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.backends import BACKENDS
 from causalmm.counterfactual.methods import Formula, find
 from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
+from causalmm.counterfactual.softmax_stats import softmax_stats
 
 
 def language_attention(
@@ -30,6 +32,7 @@ def language_attention(
     scale: float,
     visible: AttentionMask,
     normalization: str = "visible",
+    scope: str = "all",
     seed: int = 0,
     draws: Sequence[int] = (0,),
     layer: int = 0,
@@ -38,11 +41,14 @@ def language_attention(
     """Counterfactual self-attention of the decoder: [B, H, Q, D] in the query's dtype.
 
     Query [B, H, Q, D], key and value [B, G, K, D], position embeddings applied. The rows hold one
-    group of samples a draw; `visible` describes the samples. `hashes`: those of `random_hashes` for
-    this call, where they were computed for several layers together. Raises ValueError for an
-    unknown method or normalization and for shapes that do not fit.
+    group of samples a draw; `visible` describes the samples, and under `scope` "image", which edits
+    the image keys of text queries alone, says which tokens are image tokens. `hashes`: those of
+    `random_hashes` for this call, where they were computed for several layers together. Raises
+    ValueError for an unknown method, normalization or scope and for shapes that do not fit.
     """
-    formula = find("language", method).formula(normalization)
+    formula = find("language", method).formula(normalization, scope)
+    if scope == "image" and visible.image is None:
+        raise ValueError("scope='image': expected visible.image, which tokens are image tokens")
     return _run(formula, query, key, value, scale, visible, seed, draws, layer, hashes)
 
 
@@ -64,6 +70,30 @@ def vision_attention(
     """
     formula = find("vision", method).formula(normalization)
     return _run(formula, query, key, value, scale, AttentionMask(causal=False), seed, draws, layer)
+
+
+def image_mass(query: Tensor, key: Tensor, *, scale: float, visible: AttentionMask) -> Tensor:
+    """How much of its factual attention each text query gives to image keys: float [B, H, Q].
+
+    Letters as in `language_attention`; `visible` describes the B rows. 0 for image tokens and where
+    no image key is seen.
+    """
+    formula = find("language", "blind").formula("visible", "image")
+    call = AttentionCall(
+        formula=formula,
+        query=query,
+        key=key,
+        value=key[..., :1],  # only weights are asked for
+        scale=scale,
+        mask=visible,
+        heads=range(query.shape[1]),
+        seed=0,
+        draws=(0,),
+        layer=0,
+    )
+    with torch.autocast(query.device.type, enabled=False):
+        inside, outside = (softmax_stats(call.of_part(part)).lse for part in ("inside", "outside"))
+    return (inside - outside).sigmoid().nan_to_num_(0.0).squeeze(-1)
 
 
 def edited_map(
@@ -114,7 +144,7 @@ def _run(
     if formula.random_weights and hashes is None:
         shape = (*query.shape[:3], key.shape[2])
         (hashes,) = random_hashes(mask, shape, query.device, seed, draws, (layer,))
-    mask = mask.repeat(len(draws))
+    mask = replace(mask.repeat(len(draws)), part=formula.part)
     if mask.keys is not None and not formula.random_weights:
         value = value * mask.keys[:, None, :, None]  # padding's values do not count in sums
     call = AttentionCall(
@@ -149,10 +179,12 @@ def _check_shapes(
             f"key {tuple(key.shape)} and value {tuple(value.shape)} do not fit query "
             f"{tuple(query.shape)}: expected {rows} rows, one length, heads that divide {heads}"
         )
-    samples, length = rows // len(draws), key.shape[2]
+    samples, length, image = rows // len(draws), key.shape[2], visible.image
     for name, part, shape in (
         ("keys", visible.keys, (samples, length)),
         ("mask", visible.mask, (samples, 1, queries, length)),
+        ("image.keys", image and image.keys, (samples, length)),
+        ("image.queries", image and image.queries, (samples, queries)),
     ):
         if part is None:
             continue

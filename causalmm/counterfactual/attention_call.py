@@ -16,10 +16,15 @@ from causalmm.counterfactual.random_weights import RandomHashes
 
 
 class SoftmaxStats(NamedTuple):
-    """Factual outputs o_i [B, H, Q, D] and largest weights m_i [B, H, Q, 1]."""
+    """Factual outputs o_i [B, H, Q, D], largest weights m_i and log-sum-exps [B, H, Q, 1]."""
 
     output: Tensor
     peak: Tensor
+    lse: Tensor
+
+    def block(self, queries: slice) -> "SoftmaxStats":
+        """Those of some queries."""
+        return SoftmaxStats(*(part[:, :, queries] for part in self))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +47,8 @@ class AttentionCall:
     """Where the formula takes random weights."""
     stats: SoftmaxStats | None = None
     """Where the formula takes them."""
+    outside: SoftmaxStats | None = None
+    """With a formula of the part "inside": those of what is outside of it."""
 
     @property
     def rows_per_kv_head(self) -> int:
@@ -67,7 +74,7 @@ class AttentionCall:
             count = self.key.shape[2]
             every = self.formula.counts_every_key
             keys = range(count if every else self.mask.key_limit(queries, count))
-        q, k, hashes, stats = _slice(queries), _slice(keys), self.hashes, self.stats
+        q, k, hashes = _slice(queries), _slice(keys), self.hashes
         return replace(
             self,
             query=self.query[:, :, q],
@@ -75,8 +82,13 @@ class AttentionCall:
             value=self.value[:, :, k],
             mask=self.mask.block(queries, keys),
             hashes=None if hashes is None else hashes.block(queries=q, keys=k),
-            stats=None if stats is None else SoftmaxStats(*(part[:, :, q] for part in stats)),
+            stats=self.stats and self.stats.block(q),
+            outside=self.outside and self.outside.block(q),
         )
+
+    def of_part(self, part: str | None) -> "AttentionCall":
+        """The same with queries that see one part only, see `AttentionMask`."""
+        return replace(self, mask=replace(self.mask, part=part))
 
     def with_stats(self, stats: SoftmaxStats) -> "AttentionCall":
         """The same with what the formula takes: of a whole map, M of each head as every m_i."""

@@ -4,7 +4,9 @@ n samples, Q queries, K keys; the Q queries follow one another among the K keys.
 Tests: tests/counterfactual/test_attention.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,26 @@ from torch.nn.functional import pad
 
 HIDDEN = -1e4
 """The least negative number that masks in use add to the scores of hidden keys."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageTokens:
+    """Which tokens of each sample belong to pictures, among the keys and among the queries."""
+
+    keys: Tensor
+    """Bool [n or 1, K]."""
+    queries: Tensor
+    """Bool [n or 1, Q]."""
+
+    def pairs(self) -> Tensor:
+        """Image keys of text queries, what scope "image" edits: bool [n or 1, 1, Q, K]."""
+        return self.keys[:, None, None, :] & ~self.queries[:, None, :, None]
+
+    def changed(
+        self, keys: Callable[[Tensor], Tensor], queries: Callable[[Tensor], Tensor]
+    ) -> "ImageTokens":
+        """The same after changes of either tensor."""
+        return ImageTokens(keys=keys(self.keys), queries=queries(self.queries))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +51,10 @@ class AttentionMask:
     """Bool [n or 1, 1, Q, K], True = sees: decides instead of `keys` and `causal`."""
     positions: Tensor | None = None
     """With `mask`: positions of the keys, int [n or 1, K]. Filled by `numbered`."""
+    image: ImageTokens | None = None
+    """Where scope "image" asks for them."""
+    part: str | None = None
+    """Of what is seen, only "inside" the image keys of text queries, or only what is "outside"."""
 
     def numbered(self) -> "AttentionMask":
         """The same with `positions`, where a mask has to say them.
@@ -63,7 +89,7 @@ class AttentionMask:
 
     def is_full(self, key_count: int) -> bool:
         """Whether every query is known to see every key."""
-        if self.keys is not None or self.mask is not None:
+        if self.keys is not None or self.mask is not None or self.part is not None:
             return False
         if not self.causal:
             return True
@@ -74,13 +100,24 @@ class AttentionMask:
     ) -> Tensor:
         """What the queries see, written out: bool [n or 1, 1, Q, K]."""
         if self.mask is not None:
-            return self.mask
-        if self.causal:
+            seen = self.mask
+        elif self.causal:
             keys = torch.arange(key_count, device=device)
-            seen = self.index(query_count, device).unsqueeze(-1) >= keys
+            seen = (self.index(query_count, device).unsqueeze(-1) >= keys)[None, None]
         else:
-            seen = torch.ones(query_count, key_count, dtype=torch.bool, device=device)
-        return seen[None, None] if self.keys is None else seen & self.keys[:, None, None, :]
+            seen = torch.ones(1, 1, query_count, key_count, dtype=torch.bool, device=device)
+        if self.keys is not None:
+            seen = seen & self.keys[:, None, None, :]
+        if self.part is None:
+            return seen
+        pairs = self.image.pairs()
+        return seen & (pairs if self.part == "inside" else ~pairs)
+
+    def counted_keys(self) -> Tensor | None:
+        """Keys that are no padding and that the part has for some queries: bool [n or 1, K]."""
+        if self.part != "inside":
+            return self.keys
+        return self.image.keys if self.keys is None else self.image.keys & self.keys
 
     def key_positions(self, key_count: int, device: torch.device | None = None) -> Tensor:
         """How many real keys come before each, so padding anywhere changes nothing: [K] or [n, K].
@@ -118,25 +155,42 @@ class AttentionMask:
             query_start=self.query_start + (queries.start - keys.start),
             mask=None if mask is None else mask[:, :, queries.start : queries.stop, some],
             positions=None if self.positions is None else self.positions[:, some],
+            image=self.image
+            and self.image.changed(
+                lambda part: part[:, some],
+                lambda part: part[:, queries.start : queries.stop],
+            ),
         )
 
     def repeat(self, draws: int) -> "AttentionMask":
         """The same for the rows of `draws` draws."""
         if draws == 1:
             return self
-        keys, mask, positions = (
-            part if part is None or len(part) == 1 else part.repeat(draws, *[1] * (part.ndim - 1))
-            for part in (self.keys, self.mask, self.positions)
-        )
-        return replace(self, keys=keys, mask=mask, positions=positions)
+
+        def again(part: Tensor | None) -> Tensor | None:
+            if part is None or len(part) == 1:
+                return part
+            return part.repeat(draws, *[1] * (part.ndim - 1))
+
+        return self._each(again)
 
     def to(self, device: torch.device) -> "AttentionMask":
         """The same on another device, for a layer that lives there."""
-        keys, start, mask, positions = (
-            part.to(device) if isinstance(part, Tensor) else part
-            for part in (self.keys, self.query_start, self.mask, self.positions)
+
+        def moved(part: Any) -> Any:
+            return part.to(device) if isinstance(part, Tensor) else part
+
+        return replace(self._each(moved), query_start=moved(self.query_start))
+
+    def _each(self, change: Callable[[Any], Any]) -> "AttentionMask":
+        """The same after a change of every tensor that has samples."""
+        return replace(
+            self,
+            keys=change(self.keys),
+            mask=change(self.mask),
+            positions=change(self.positions),
+            image=self.image and self.image.changed(change, change),
         )
-        return replace(self, keys=keys, query_start=start, mask=mask, positions=positions)
 
 
 def visible_keys(attention_mask: Tensor | None, past: int | Tensor, keys: int) -> AttentionMask:

@@ -4,11 +4,13 @@ Letters as in causalmm/counterfactual/attention.py. Tests: tests/counterfactual/
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from causalmm.counterfactual.attention_call import AttentionCall, SoftmaxStats
+from causalmm.counterfactual.formulas import beside_the_rest
 
 BLOCK_ENTRIES = 2**18
 """Weights that exist at a time on a CPU: 1 MB of them, about what its caches hold."""
@@ -30,18 +32,24 @@ def in_blocks(
     `sizes`: of a block, KV heads, queries whose softmax statistics are computed together where the
     formula takes them, and queries whose outputs are.
     """
-    output = call.query.new_empty(*call.query.shape[:3], call.value.shape[3])
+    whole = call.query.new_empty(*call.query.shape[:3], call.value.shape[3])
     for kv_heads in ranges(call.key.shape[1], sizes[0]):
         some_heads = call.kv_head_block(kv_heads)
-        mine = output[:, some_heads.heads.start : some_heads.heads.stop]
+        mine = whole[:, some_heads.heads.start : some_heads.heads.stop]
         for outer in ranges(call.query.shape[2], sizes[1]):
             block = some_heads.block(outer)
-            if call.formula.softmax_stats:
+            if call.formula.part == "inside":
+                block = replace(block, outside=softmax_stats(block.of_part("outside")))
+            if call.formula.takes_stats:
                 block = block.with_stats(softmax_stats(block))
             part = mine[:, :, outer.start : outer.stop]
             for inner in ranges(len(outer), sizes[2]):
-                part[:, :, inner.start : inner.stop] = formula(block.block(inner))
-    return output
+                some = block.block(inner)
+                output = formula(some)
+                if call.formula.part == "inside":
+                    output = beside_the_rest(some, output)
+                part[:, :, inner.start : inner.stop] = output
+    return whole
 
 
 def queries_that_fit(call: AttentionCall, width: int) -> int:

@@ -34,11 +34,18 @@ class Sums(NamedTuple):
 
 
 def visible_sums(call: AttentionCall) -> Sums:
-    """u_i and n_i: sums over the keys before the first query, and running ones after."""
+    """u_i and n_i: sums over the keys before the first query, and running ones after.
+
+    Of the part "inside", what image tokens themselves see is not left out: they are not edited.
+    """
     mask, value, start = call.mask, call.value, call.mask.query_start
     queries, keys = call.query.shape[2], call.key.shape[2]
     dtype, counted = precision(value.dtype), isinstance(start, int) and start + queries <= keys
-    if mask.mask is not None or (mask.causal and queries == 1 and not counted):
+    if (
+        mask.mask is not None
+        or mask.part == "outside"
+        or (mask.causal and queries == 1 and not counted)
+    ):
         seen = call.seen().to(dtype)
         return Sums(call.per_query_head(seen @ value.to(dtype)), seen.sum(dim=-1, keepdim=True))
 
@@ -50,8 +57,30 @@ def visible_sums(call: AttentionCall) -> Sums:
             return before + part[:, :, start : start + queries].cumsum(dim=2, dtype=dtype)
         return part.cumsum(dim=2, dtype=dtype).index_select(2, mask.index(queries, value.device))
 
-    real = value.new_ones(1, keys) if mask.keys is None else mask.keys
+    real = mask.counted_keys()
+    real = value.new_ones(1, keys) if real is None else real
+    if mask.part == "inside":
+        value = value * real[:, None, :, None]
     return Sums(call.per_query_head(sums(value)), sums(real[:, None, :, None].to(dtype)))
+
+
+def factual(call: AttentionCall) -> Tensor:
+    """The softmax attention itself: o_i. Outside of the image keys, that is (o - o_I) / (1 - A)."""
+    return call.stats.output
+
+
+def beside_the_rest(call: AttentionCall, inside: Tensor) -> Tensor:
+    """Outputs under scope "image": those of the image keys, edited, beside the factual rest.
+
+    With A the factual weight of the image keys I, x_i the softmax output over I alone and y_i over
+    the other keys, o_i = A x_i + (1 - A) y_i. An edit within I replaces x_i by `inside`. So
+    o - o_I = (1 - A) y needs no difference of nearly equal numbers. Where no image key is seen,
+    and for image tokens, whose pairs are all outside, A = 0.
+    """
+    outside, lse = call.outside, call.stats.lse
+    mass, rest = (lse - outside.lse).sigmoid(), (outside.lse - lse).sigmoid()
+    edited = torch.where(mass > 0, mass * inside, 0.0)
+    return edited + torch.where(rest > 0, rest * outside.output, 0.0)
 
 
 def uniform(call: AttentionCall) -> Tensor:
@@ -66,7 +95,7 @@ def uniform_over_all_keys(call: AttentionCall) -> Tensor:
 
 def reverse(call: AttentionCall) -> Tensor:
     """Weights m_i - a_ij, not normalised: m_i u_i - o_i."""
-    output, peak = call.stats
+    output, peak, _ = call.stats
     return (peak * visible_sums(call).total).sub_(output)
 
 
@@ -77,7 +106,7 @@ def reverse_and_normalize(call: AttentionCall) -> Tensor:
     mean. So the result is mean - (output - mean) / e, where m u and o, large and nearly equal in
     flat rows, need not be subtracted. A flat row is 0/0: the mean. A row that sees nothing is NaN.
     """
-    output, peak = call.stats
+    output, peak, _ = call.stats
     sums = visible_sums(call)
     mean, excess = sums.mean, sums.count * peak - 1
     flat = excess <= FLAT * torch.finfo(output.dtype).eps

@@ -9,10 +9,13 @@ methods there are loads no torch. To add a method: its declaration here, its for
 it should give in tests/dense_methods.py. Tests: tests/counterfactual/test_attention.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TOWERS = ("vision", "language")
 NORMALIZATIONS = ("visible", "released")
+SCOPES = ("all", "image")
+"""Which weights of the decoder are edited: of all visible keys, or of the image keys of text
+queries alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,15 @@ class Formula:
     """Whether it needs all queries of a head at once; with `softmax_stats`, M as every m_i."""
     counts_every_key: bool = False
     """Whether keys count that no query may see."""
+    part: str | None = None
+    """Of scope "image". "inside": applied to the image keys of text queries, whose share of the
+    attention stays what it is, beside the factual rest. "outside": applied to that rest, which gets
+    all attention."""
+
+    @property
+    def takes_stats(self) -> bool:
+        """Whether statistics of the factual softmax are computed for it."""
+        return self.softmax_stats or self.part == "inside"
 
     @property
     def builds_a_map(self) -> bool:
@@ -44,9 +56,12 @@ class Method:
     tower: str
     summary: str
     """Its weights on the keys that a query sees, in a line."""
-    visible: Formula
+    visible: Formula | None
+    """None: it is defined for scope "image" alone."""
     released: Formula | None = None
     """None: the released code does not have it."""
+    without_image: Formula | None = None
+    """Under scope "image", in the place of `visible` applied to the image keys."""
     stochastic: bool = False
     """Whether draws differ."""
 
@@ -55,12 +70,27 @@ class Method:
         """The function of the released formula on a whole attention map."""
         return f"{self.tower}_{self.name}"
 
-    def formula(self, normalization: str) -> Formula:
-        """That of a normalization. Raises ValueError for one that there is not, or not of this
-        method."""
-        if normalization not in NORMALIZATIONS:
-            allowed = ", ".join(NORMALIZATIONS)
-            raise ValueError(f"normalization={normalization!r}: expected one of {allowed}")
+    def formula(self, normalization: str, scope: str = "all") -> Formula:
+        """That of a normalization and a scope. Raises ValueError for ones that there are not, or
+        not of this method."""
+        for name, value, known in (
+            ("normalization", normalization, NORMALIZATIONS),
+            ("language_scope", scope, SCOPES),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
+        if scope not in self.scopes:
+            raise ValueError(
+                f"language_scope={scope!r}: {self.tower} method {self.name!r} is defined for scope "
+                f"{', '.join(self.scopes)} only"
+            )
+        if scope == "image":
+            if normalization != "visible":
+                raise ValueError(
+                    f"normalization={normalization!r} with language_scope='image': the released "
+                    "code edits all keys; expected normalization='visible' or language_scope='all'"
+                )
+            return self.without_image or replace(self.visible, part="inside")
         if normalization not in self.normalizations:
             raise ValueError(
                 f"normalization={normalization!r}: the released code has no {self.tower} method "
@@ -72,6 +102,13 @@ class Method:
     def normalizations(self) -> tuple[str, ...]:
         """Those that it has a formula for."""
         return NORMALIZATIONS if self.released is not None else ("visible",)
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Those that it has a formula for."""
+        if self.tower == "vision":
+            return ("all",)
+        return SCOPES if self.visible is not None else ("image",)
 
 
 _UNIFORM = Formula(compute="uniform")
@@ -113,6 +150,13 @@ METHODS = (
             counts_every_key=True,
         ),
         stochastic=True,
+    ),
+    Method(
+        tower="language",
+        name="blind",
+        summary="no weight on image keys, the others' normalised to sum to 1; scope image only",
+        visible=None,
+        without_image=Formula(compute="factual", softmax_stats=True, part="outside"),
     ),
     Method(
         tower="vision",

@@ -18,7 +18,8 @@ from causalmm.counterfactual.blocks import keys_that_fit, queries_that_fit, rang
 
 
 def softmax_stats(call: AttentionCall) -> SoftmaxStats:
-    """o_i and m_i; where a query sees nothing, m_i is infinite and o_i NaN.
+    """o_i, m_i and the log-sum-exp of scores; where a query sees nothing, these are NaN, infinite
+    and -infinite.
 
     One block of keys after another, rescaling where a larger score comes: the online softmax
     (Milakov & Gimelshein, 2018, arXiv 1805.02867). So no more keys than a block's are held in the
@@ -50,5 +51,6 @@ def softmax_stats(call: AttentionCall) -> SoftmaxStats:
             old_largest.copy_(top)
             old_total.mul_(rescale).add_(weights.sum(dim=-1, keepdim=True))
             old_output.mul_(rescale).add_(grouped_query_product(weights, part.value))
+    lse = total.log().add_(largest)
     peak = total.reciprocal_()
-    return SoftmaxStats(output.mul_(peak), peak)
+    return SoftmaxStats(output.mul_(peak), peak, lse)

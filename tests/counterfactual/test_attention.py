@@ -23,8 +23,10 @@ from attention_cases import (
     single,
     tensors,
     vision_randomness,
+    with_image,
 )  # fmt: skip
-from dense_methods import FORMULAS, RELEASED
+from dense_methods import FORMULAS, RELEASED, UNRELEASED, formula, variants
+from dense_methods import settings as variant_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_numbers import uniform
@@ -32,7 +34,12 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from causalmm.counterfactual import blocks, formulas, released
-from causalmm.counterfactual.attention import edited_map, language_attention, vision_attention
+from causalmm.counterfactual.attention import (
+    edited_map,
+    image_mass,
+    language_attention,
+    vision_attention,
+)
 from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.methods import (
     LANGUAGE_METHODS,
@@ -53,13 +60,13 @@ BLOCK_ENTRIES = st.sampled_from([1, 40, 2**22])
 
 def test_every_configurable_method_has_a_formula():
     for method in METHODS:
-        for normalization in method.normalizations:
-            assert callable(getattr(formulas, method.formula(normalization).compute))
+        for variant in variants(method):
+            assert callable(getattr(formulas, formula(method.tower, method.name, variant).compute))
         if method.released is not None:
             assert callable(getattr(released, method.released_map))
 
 
-@pytest.mark.parametrize(("method", "normalization", "masks"), FORMULAS_AND_MASKS)
+@pytest.mark.parametrize(("method", "variant", "masks"), FORMULAS_AND_MASKS)
 @EXAMPLES
 @given(
     values=st.sampled_from(VALUES),
@@ -77,7 +84,7 @@ def test_every_configurable_method_has_a_formula():
     data=st.integers(0, 2**31),
 )
 def test_language_equals_the_definition(
-    method, masks, normalization, draws, seed, layer, block_entries, data, **shapes
+    method, masks, variant, draws, seed, layer, block_entries, data, **shapes
 ):
     case = language_case(masks=masks, draws=draws, seed=seed, layer=layer, **shapes)
     inputs, visible, sees = language_inputs(case, data)
@@ -88,7 +95,7 @@ def test_language_equals_the_definition(
         *inputs,
         scale=0.7,
         visible=visible,
-        normalization=normalization,
+        **variant_settings(variant),
         seed=seed,
         draws=draws,
         layer=layer,
@@ -96,8 +103,9 @@ def test_language_equals_the_definition(
     numbers = language_numbers(case, visible)
     sees = sees.repeat(len(draws), 1, 1)
     expected = expected_output(
-        "language", method, normalization, inputs, 0.7, sees, numbers, start=case["past"]
-    )
+        "language", method, variant, inputs, 0.7, sees, numbers, start=case["past"],
+        image=visible.image,
+    )  # fmt: skip
     assert_close(result, expected, atol=1e-7, rtol=1e-7)
 
 
@@ -146,35 +154,34 @@ def test_vision_equals_the_definition(
     assert_close(result, expected, atol=1e-7, rtol=1e-7)
 
 
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
-def test_left_padding_changes_nothing(method):
+@pytest.mark.parametrize(("method", "variant"), UNRELEASED)
+def test_left_padding_changes_nothing(method, variant):
     lengths, longest = (3, 7, 5), 7
     query, key, value = tensors("normal", 0, 2 * 3, 4, 2, longest, longest, 3)
-    draws, settings_ = (0, 1), {"scale": 0.7, "seed": 9, "layer": 2}
+    draws, settings_ = (0, 1), {"scale": 0.7, "seed": 9, "layer": 2, **variant_settings(variant)}
     keys = torch.arange(longest) >= longest - torch.tensor(lengths)[:, None]
-    batch = language_attention(
-        method, query, key, value, visible=AttentionMask(keys=keys), draws=draws, **settings_
-    )
+    image = torch.tensor([[0, 0, 0, 0, 1, 1, 0], [0, 1, 1, 0, 1, 0, 0], [0] * 7]).bool()
+    visible = with_image(AttentionMask(keys=keys), image, longest)
+    batch = language_attention(method, query, key, value, visible=visible, draws=draws, **settings_)
     for row in range(6):
         start, draw = longest - lengths[row % 3], draws[row // 3]
         own = [part[row : row + 1, :, start:] for part in (query, key, value)]
-        alone = language_attention(
-            method, *own, visible=AttentionMask(), draws=(draw,), **settings_
-        )
+        visible = with_image(AttentionMask(), image[row % 3, None, start:], longest)
+        alone = language_attention(method, *own, visible=visible, draws=(draw,), **settings_)
         assert_close(batch[row : row + 1, :, start:], alone)
         assert batch[row, :, :start].eq(0).all()  # padding sees nothing
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["plain", "padded"])
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
-def test_prefill_equals_step_by_step(method, padded):
+@pytest.mark.parametrize(("method", "variant"), UNRELEASED)
+def test_prefill_equals_step_by_step(method, variant, padded):
     length, draws = 9, (0, 1)
     query, key, value = tensors("normal", 1, 4, 4, 2, length, length, 3)
     keys = torch.arange(length) >= torch.tensor([[0], [4]]) if padded else None
-    settings_ = {"scale": 0.7, "seed": 9, "draws": draws, "layer": 2}
-    whole = language_attention(
-        method, query, key, value, visible=AttentionMask(keys=keys), **settings_
-    )
+    settings_ = {"scale": 0.7, "seed": 9, "draws": draws, "layer": 2, **variant_settings(variant)}
+    image = torch.tensor([[0, 1, 1, 0, 0, 0, 1, 0, 0], [0] * 4 + [1, 1, 1, 0, 0]]).bool()
+    visible = with_image(AttentionMask(keys=keys), image, length)
+    whole = language_attention(method, query, key, value, visible=visible, **settings_)
     for chunk in (1, 2, 4):
         for start in range(0, length, chunk):
             stop = min(start + chunk, length)
@@ -183,8 +190,10 @@ def test_prefill_equals_step_by_step(method, padded):
                 query[:, :, start:stop],
                 key[:, :, :stop],
                 value[:, :, :stop],
-                visible=AttentionMask(
-                    keys=None if keys is None else keys[:, :stop], query_start=start
+                visible=with_image(
+                    AttentionMask(keys=None if keys is None else keys[:, :stop], query_start=start),
+                    image[:, :stop],
+                    stop - start,
                 ),
                 **settings_,
             )
@@ -192,21 +201,23 @@ def test_prefill_equals_step_by_step(method, padded):
 
 
 @pytest.mark.parametrize("masks", ["causal", "padded", "padded mask", "padded full"])
-@pytest.mark.parametrize(("method", "normalization"), FORMULAS["language"])
-def test_a_block_of_one_query_equals_one_of_all(method, masks, normalization):
+@pytest.mark.parametrize(("method", "variant"), FORMULAS["language"])
+def test_a_block_of_one_query_equals_one_of_all(method, masks, variant):
     case = language_case(masks=masks)
     inputs, visible, _ = language_inputs(case, 0)
-    settings_ = {"scale": 0.7, "visible": visible, "normalization": normalization}
+    settings_ = {"scale": 0.7, "visible": visible, **variant_settings(variant)}
     whole = language_attention(method, *inputs, **settings_)
     assert_close(in_blocks(1, language_attention, method, *inputs, **settings_), whole)
 
 
-@pytest.mark.parametrize(("method", "normalization"), FORMULAS["language"])
-def test_hidden_keys_have_no_weight(method, normalization):
+@pytest.mark.parametrize(("method", "variant"), FORMULAS["language"])
+def test_hidden_keys_have_no_weight(method, variant):
     query, key, value = tensors("normal", 2, 2, 4, 2, 5, 7, 3)
-    settings_ = {"scale": 0.7, "normalization": normalization}
+    settings_ = {"scale": 0.7, **variant_settings(variant)}
     padding = torch.arange(7) >= torch.tensor([[0], [3]])
+    image = torch.tensor([[0, 1, 0, 0, 1, 0, 1]]).bool()
     for visible in (AttentionMask(keys=padding, query_start=2), as_mask(padding, 2, 5)):
+        visible = with_image(visible, image, 5)
         before = language_attention(method, query, key, value, visible=visible, **settings_)
         # Query 0 sees keys 0-2 of sample 0 and none of sample 1; query 2 sees up to key 4.
         changed = value.clone()
@@ -222,12 +233,16 @@ def test_hidden_keys_have_no_weight(method, normalization):
         assert after[1, :, 0].eq(0).all()
 
 
-@pytest.mark.parametrize("method", ["uniform", "reverse_and_normalize", "random"])
-def test_weights_that_should_sum_to_1_do(method):
+@pytest.mark.parametrize(
+    ("method", "variant"), [each for each in UNRELEASED if each[0] != "reverse"]
+)
+def test_weights_that_should_sum_to_1_do(method, variant):
     case = language_case(masks="padded")
     (query, key, value), visible, sees = language_inputs(case, 0)
     ones = torch.ones_like(value)
-    result = language_attention(method, query, key, ones, scale=0.7, visible=visible)
+    result = language_attention(
+        method, query, key, ones, scale=0.7, visible=visible, **variant_settings(variant)
+    )
     expected = sees.any(dim=-1)[:, None, :, None].double().expand_as(result)
     assert_close(result, expected)
 
@@ -240,10 +255,10 @@ def test_a_uniform_row_stays_uniform(method):
     assert_close(result, mean)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("variant", [*NORMALIZATIONS, "image"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("tower", ["language", "vision"])
-def test_finite_inputs_give_finite_outputs(tower, dtype, normalization):
+def test_finite_inputs_give_finite_outputs(tower, dtype, variant):
     largest = torch.finfo(dtype).max
     keys = torch.arange(40) >= torch.tensor([[0], [5], [40]])  # the last sample is all padding
     for size in (0.0, 1e-30, 1.0, 300.0, largest):
@@ -251,11 +266,12 @@ def test_finite_inputs_give_finite_outputs(tower, dtype, normalization):
             (part.sign() * size if size == largest else part * size).to(dtype)
             for part in tensors("normal", 0, 3, 4, 4, 40, 40, 8)
         ]
-        more = {"normalization": normalization}
+        more = variant_settings(variant)
         run = {"language": language_attention, "vision": vision_attention}[tower]
         if tower == "language":
-            more["visible"] = AttentionMask(keys=keys)
-        for method in [name for name, each in FORMULAS[tower] if each == normalization]:
+            image = (torch.arange(40) % 3 > 0)[None]
+            more["visible"] = with_image(AttentionMask(keys=keys), image, 40)
+        for method in [name for name, each in FORMULAS[tower] if each == variant]:
             result = run(method, *inputs, scale=8**-0.5, **more)
             assert result.dtype == dtype
             assert result.shape == inputs[0].shape
@@ -349,12 +365,12 @@ def test_released_language_equals_reference(method):
     )
     causal = torch.ones(6, 8, dtype=torch.bool).tril(2)
     weights = (query @ key.mT * 0.5).masked_fill(~causal, -math.inf).softmax(dim=-1)
-    formula = getattr(released, f"language_{method}")
+    released_formula = getattr(released, f"language_{method}")
     if method == "random":
         numbers = uniform(3, (0,), 0, 3, torch.arange(2, 8), torch.arange(8))
-        edited = formula(weights, numbers.double())
+        edited = released_formula(weights, numbers.double())
     else:
-        edited = formula(weights)
+        edited = released_formula(weights)
     assert_close(result, edited @ value)
 
 
@@ -431,18 +447,21 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("tower", "method"),
-    [("language", method) for method in CLOSED_FORMS]
-    + [("vision", "uniform"), ("vision", "reversed")],
+    ("tower", "method", "variant"),
+    [("language", method, "visible") for method in CLOSED_FORMS]
+    + [("language", method, "image") for method in (*CLOSED_FORMS, "blind")]
+    + [("vision", "uniform", "visible"), ("vision", "reversed", "visible")],
 )
-def test_closed_forms_never_hold_the_map(tower, method):
+def test_closed_forms_never_hold_the_map(tower, method, variant):
     length, heads = 2304, 2
     query, key, value = single(tensors("normal", 0, 1, heads, 1, length, length, 4))
     with LargestTensor() as largest, torch.no_grad():
         if tower == "language":
             # The padding mask takes the general path; a 4-D mask would itself be a map.
-            visible = AttentionMask(keys=torch.arange(length)[None] >= 3)
-            language_attention(method, query, key, value, scale=0.5, visible=visible)
+            real = torch.arange(length)[None] >= 3
+            visible = with_image(AttentionMask(keys=real), real & (real.cumsum(1) < 2000), length)
+            settings_ = {"scale": 0.5, "visible": visible, **variant_settings(variant)}
+            language_attention(method, query, key, value, **settings_)
         else:
             vision_attention(method, query, key, value, scale=0.5)
     assert largest.entries <= blocks.BLOCK_ENTRIES < length * length
@@ -455,14 +474,69 @@ def test_uniform_needs_no_scores_at_all():
     assert largest.entries <= query.numel()
 
 
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
-def test_a_decoding_step_costs_no_more_than_its_keys(method):
+@pytest.mark.parametrize(("method", "variant"), UNRELEASED)
+def test_a_decoding_step_costs_no_more_than_its_keys(method, variant):
     length, heads, size = 5000, 2, 4
     query, key, value = single(tensors("normal", 0, 1, heads, heads, 1, length, size))
     with LargestTensor() as largest:
-        visible = AttentionMask(query_start=length - 1)
-        language_attention(method, query, key, value, scale=0.5, visible=visible)
+        image = torch.arange(length)[None] < 600
+        visible = with_image(AttentionMask(query_start=length - 1), image, 1)
+        settings_ = {"scale": 0.5, "visible": visible, **variant_settings(variant)}
+        language_attention(method, query, key, value, **settings_)
     assert largest.entries <= heads * length * size
+
+
+# Scope "image".
+
+
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+def test_without_image_keys_scope_image_is_factual(method):
+    inputs, visible, sees = language_inputs(language_case(masks="padded"), 0)
+    visible = with_image(visible, torch.zeros(1, sees.shape[2], dtype=torch.bool), 5)
+    result = language_attention(method, *inputs, scale=0.7, visible=visible, scope="image")
+    query, key, value = inputs
+    key, value = (part.repeat_interleave(2, dim=1) for part in (key, value))
+    weights = (0.7 * query @ key.mT).masked_fill(~sees[:, None], -math.inf).softmax(-1)
+    assert_close(result, weights.nan_to_num(0.0) @ value)
+
+
+@pytest.mark.parametrize("masks", ["causal", "padded", "packed mask"])
+@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+def test_image_tokens_stay_factual_and_keep_their_share_of_the_attention(method, masks):
+    case = language_case(masks=masks, queries=8, past=0)
+    (query, key, value), visible, sees = language_inputs(case, 3)
+    image = torch.tensor([[1, 0, 1, 1, 0, 1, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0]]).bool()
+    visible = with_image(visible, image, 8)
+    ones = image[:, None, :, None].repeat(1, 2, 1, 4).double()  # values: 1 at image tokens
+    settings_ = {"scale": 0.7, "visible": visible, "scope": "image"}
+    kept = language_attention(method, query, key, ones, **settings_)[..., 0]
+    every_key = key.repeat_interleave(2, dim=1)
+    weights = (0.7 * query @ every_key.mT).masked_fill(~sees[:, None], -math.inf).softmax(-1)
+    weights = weights.nan_to_num(0.0)
+    mass = (weights * image[:, None, None]).sum(-1)
+    text = ~image[:, None].expand_as(mass)
+    if method == "blind":
+        assert kept[text].eq(0).all()
+    elif method != "reverse":  # whose weights are not normalised
+        assert_close(kept, mass)
+    assert_close(image_mass(query, key, scale=0.7, visible=visible), mass * text)
+    result = language_attention(method, query, key, value, **settings_)
+    factual = weights @ value.repeat_interleave(2, dim=1)
+    tokens = image[:, None, :, None].expand_as(result)
+    assert_close(result[tokens], factual[tokens])
+
+
+def test_blind_is_exact_where_nearly_all_attention_is_on_the_image():
+    """(o - o_I) / (1 - A) by its letters is 0/0 there."""
+    key = torch.tensor([[0.0], [1.0], [0.0]]).view(1, 1, 3, 1)
+    value = torch.tensor([2.0, 50.0, 6.0]).view(1, 1, 3, 1)
+    query = torch.full((1, 1, 1, 1), 200.0)
+    image = torch.tensor([[False, True, False]])
+    visible = with_image(AttentionMask(query_start=2), image, 1)
+    result = language_attention(
+        "blind", query, key, value, scale=1.0, visible=visible, scope="image"
+    )
+    assert_close(result, torch.full_like(result, 4.0))
 
 
 # Mistakes.
@@ -478,6 +552,16 @@ def test_unknown_names_are_refused():
         vision_attention("reverse", *inputs, scale=1.0)
     with pytest.raises(ValueError, match="'paper'.*visible, released"):
         vision_attention("uniform", *inputs, scale=1.0, normalization="paper")
+    language = partial(language_attention, query=inputs[0], key=inputs[1], value=inputs[2])
+    language = partial(language, scale=1.0, visible=AttentionMask())
+    with pytest.raises(ValueError, match="'text'.*all, image"):
+        language("uniform", scope="text")
+    with pytest.raises(ValueError, match="blind.*scope image only"):
+        language("blind")
+    with pytest.raises(ValueError, match="'released'.*edits all keys"):
+        language("uniform", scope="image", normalization="released")
+    with pytest.raises(ValueError, match="expected visible.image"):
+        language("uniform", scope="image")
 
 
 @pytest.mark.parametrize(
@@ -522,9 +606,9 @@ def test_random_weights_refuse_a_key_of_several_positions():
 def released_vision_map(method, weights, seed=3, layer=2):
     heads, patches = weights.shape[1:3]
     numbers, orders = vision_randomness(seed, (0,), layer, 1, heads, patches)
-    formula = getattr(released, f"vision_{method}")
+    released_formula = getattr(released, f"vision_{method}")
     given = {"random": (numbers.double(),), "shuffle": (orders,)}.get(method, ())
-    return formula(weights, *given)
+    return released_formula(weights, *given)
 
 
 def in_blocks(entries, function, *args, **kwargs):

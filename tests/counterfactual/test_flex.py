@@ -10,6 +10,9 @@ from functools import cache
 
 import pytest
 import torch
+from attention_cases import with_image
+from dense_methods import FORMULAS, UNRELEASED, formula
+from dense_methods import settings as variant_settings
 from flex_stand_in import dense_kernel
 from torch._inductor.exc import InductorError
 from torch.nn.attention.flex_attention import flex_attention
@@ -19,7 +22,6 @@ from causalmm.counterfactual.attention import language_attention
 from causalmm.counterfactual.attention_call import AttentionCall
 from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.backends import flex
-from causalmm.counterfactual.methods import LANGUAGE_METHODS, find
 
 TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}
 
@@ -47,16 +49,16 @@ def views(queries, keys):
     }
 
 
-def a_call(method="random", normalization="visible", *, tower="language", queries=8, size=64):
+def a_call(method="random", variant="visible", *, tower="language", queries=8, size=64):
     query, key, value = tensors(2, 4, 2, queries, 11, size=size)
     return AttentionCall(
-        formula=find(tower, method).formula(normalization), query=query, key=key, value=value,
+        formula=formula(tower, method, variant), query=query, key=key, value=value,
         scale=1.0, mask=AttentionMask(), heads=range(4), seed=0, draws=(0,), layer=0,
     )  # fmt: skip
 
 
 def test_a_cpu_is_never_supported():
-    assert not any(flex.supports(a_call(method)) for method in LANGUAGE_METHODS)
+    assert not any(flex.supports(a_call(*each)) for each in FORMULAS["language"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -66,7 +68,7 @@ def test_what_is_supported_on_a_gpu():
         query, key, value = (part.cuda() for part in parts)
         return flex.supports(replace(call, query=query, key=key, value=value))
 
-    assert all(supported(a_call(method)) for method in LANGUAGE_METHODS)
+    assert all(supported(a_call(*each)) for each in UNRELEASED)
     assert supported(a_call("reverse", queries=1))
     assert not supported(a_call("random", queries=1))
     assert not supported(a_call("random", "released"))
@@ -125,12 +127,13 @@ def test_a_compiled_model_takes_the_kernel_in(masked, bits, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("view", ["causal", "padded"])
-@pytest.mark.parametrize("method", LANGUAGE_METHODS)
+@pytest.mark.parametrize(("method", "variant"), UNRELEASED)
 @pytest.mark.parametrize(("queries", "keys"), [(1100, 1200), (200, 200), (1, 40)])
-def test_language_on_a_gpu(method, view, dtype, queries, keys):
-    visible = views(queries, keys)[view]
+def test_language_on_a_gpu(method, variant, view, dtype, queries, keys):
+    image = (torch.arange(keys) >= 7) & (torch.arange(keys) < 0.7 * keys)
+    visible = with_image(views(queries, keys)[view], image[None], queries)
     inputs = tensors(2, 4, 2, queries, keys, dtype=dtype, size=64)
-    settings = {"scale": 0.125, "seed": 5}
+    settings = {"scale": 0.125, "seed": 5, **variant_settings(variant)}
     expected = language_attention(
         method, *(part.double() for part in inputs), visible=visible, **settings
     )

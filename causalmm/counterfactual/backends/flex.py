@@ -65,7 +65,7 @@ def run(call: AttentionCall) -> Tensor:
 
 
 def softmax_stats(call: AttentionCall) -> SoftmaxStats:
-    """o_i and m_i, float32; where a query sees nothing, m_i is NaN."""
+    """o_i, m_i and the log-sum-exp, float32; where a query sees nothing, m_i is NaN."""
     scale = torch.full((), call.scale, device=call.query.device)
     return SoftmaxStats(*_run(_softmax_stats, call, scale))
 
@@ -79,7 +79,7 @@ _KERNELS = {"random": random}
 """What stands for formulas of causalmm/counterfactual/formulas.py that build a map there."""
 
 
-def _softmax_stats(call: AttentionCall, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _softmax_stats(call: AttentionCall, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     seen = _seen(call.mask)
 
     def hide(score: Tensor, row: Tensor, head: Tensor, place: Tensor, other: Tensor) -> Tensor:
@@ -94,7 +94,8 @@ def _softmax_stats(call: AttentionCall, scale: Tensor) -> tuple[Tensor, Tensor]:
         enable_gqa=True,
         return_aux=AuxRequest(lse=True, max_scores=True),
     )
-    return output.float(), (extra.max_scores - extra.lse).float().exp().unsqueeze(-1)
+    peak = (extra.max_scores - extra.lse).float().exp()
+    return output.float(), peak.unsqueeze(-1), extra.lse.float().unsqueeze(-1)
 
 
 def _random(call: AttentionCall, queries: Tensor, keys: Tensor) -> Tensor:
@@ -113,14 +114,20 @@ def _random(call: AttentionCall, queries: Tensor, keys: Tensor) -> Tensor:
 def _seen(mask: AttentionMask) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Whether a row's query sees a key, of their numbers."""
     dense, keys, start, causal = mask.mask, mask.keys, mask.query_start, mask.causal
-    if dense is not None:
-        return lambda row, place, other: dense[row if len(dense) > 1 else 0, 0, place, other]
+    image, inside = mask.image, mask.part == "inside"
 
     def seen(row: Tensor, place: Tensor, other: Tensor) -> Tensor:
+        if dense is not None:
+            return dense[row if len(dense) > 1 else 0, 0, place, other]
         real = other >= 0 if keys is None else keys[row if len(keys) > 1 else 0, other]
         return real & (other <= start + place) if causal else real
 
-    return seen
+    def seen_of_part(row: Tensor, place: Tensor, other: Tensor) -> Tensor:
+        sample = row if len(image.keys) > 1 else 0
+        pair = image.keys[sample, other] & ~image.queries[sample, place]
+        return seen(row, place, other) & (pair if inside else ~pair)
+
+    return seen if mask.part is None else seen_of_part
 
 
 def _settled(part: Tensor) -> Tensor:
@@ -142,7 +149,8 @@ def _run(function: Callable[..., Any], call: AttentionCall, *more: Tensor) -> An
     """
     if not isinstance(start := call.mask.query_start, Tensor):
         start = torch.full((), start, device=call.query.device)
-    call = replace(call, mask=replace(call.mask, query_start=_settled(start)))
+    image = call.mask.image and call.mask.image.changed(_settled, _settled)
+    call = replace(call, mask=replace(call.mask, query_start=_settled(start), image=image))
     # In a compiled model the kernel is compiled with it.
     return (function if torch.compiler.is_compiling() else _compiled(function))(call, *more)
 

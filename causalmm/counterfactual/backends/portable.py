@@ -37,6 +37,6 @@ def _block_sizes(call: AttentionCall) -> tuple[int, int, int]:
     by_key = formula.random_weights or call.mask.mask is not None
     width = keys if by_key else 4 * call.value.shape[3]
     together = min(queries, RANDOM_QUERIES) if formula.random_weights else queries
-    widest = max(width, keys) if formula.softmax_stats else width
+    widest = max(width, keys) if formula.takes_stats else width
     kv_heads = blocks.kv_heads_that_fit(call, together, widest)
     return kv_heads, queries, min(together, blocks.queries_that_fit(call, kv_heads * width))

@@ -21,6 +21,7 @@ from causalmm.counterfactual.methods import (
     find,
 )
 from causalmm.layers import EXPECTED, LayerSpec, check_layers
+from causalmm.presets.registry import find as find_preset
 
 CONFIG_NAME = "causalmm_config.json"
 MODES = ("vision", "language", "multimodal", "joint")
@@ -196,6 +197,23 @@ class CausalMMConfig:
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(f"unknown setting {unknown[0]!r}: expected one of {', '.join(known)}")
         return cls(**values)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "CausalMMConfig":
+        """The settings of a published method (causalmm/presets), some of them changed.
+
+        Raises ValueError for an unknown name, and for a setting that would make it another method.
+        """
+        declared = find_preset(name)
+        own, config = cls(**declared.settings), cls(**(dict(declared.settings) | overrides))
+        for each in overrides:
+            value = getattr(own, each)
+            if each not in declared.may_change and getattr(config, each) != value:
+                raise ValueError(
+                    f"{each}={overrides[each]!r}: preset {name!r} has {value!r}; it may be given "
+                    f"{', '.join(declared.may_change)}"
+                )
+        return config
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `causalmm_config.json` into `folder` (made if missing); return its path."""

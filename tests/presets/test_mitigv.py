@@ -20,9 +20,9 @@ from causalmm.toyworld.scenes import scene
 
 pytest.importorskip("mitigv")
 
-from mitigv.algorithms.vcd import VCD  # noqa: E402
+from mitigv.algorithms.vcd import VCD
 from mitigv.perturbations import build_perturbation
-from mitigv_runs import NOISE, answer  # noqa: E402
+from mitigv_runs import NOISE, answer
 
 TOKENS = 12
 SAMPLED = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}

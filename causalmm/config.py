@@ -16,10 +16,12 @@ from causalmm.counterfactual.methods import (
     LANGUAGE_METHODS,
     NOISE,
     NORMALIZATIONS,
-    TOWERS,
+    SCOPES,
     VISION_CHOICES,
     find,
 )
+from causalmm.heads import EXPECTED as HEADS_EXPECTED
+from causalmm.heads import check_heads
 from causalmm.layers import EXPECTED, LayerSpec, check_layers
 from causalmm.presets.registry import find as find_preset
 
@@ -30,6 +32,10 @@ ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_atte
 """Attention code of transformers under which branches can be decoded."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Of a checkpoint's weights; "auto": the checkpoint's own, float32 on a CPU."""
+SCOPE_LAYERS = {"all": "third:+3", "image": "third:"}
+"""The decoder layers edited by default under each scope. With scope "all" a wide window leaves a
+branch that says one word (docs/how-it-works.md); answers read the picture from about a third of the
+depth on (YARD, arXiv 2605.31429, for LLaVA-1.5; between layers 5 and 18 of 32 by 2411.16724)."""
 MAX_STRENGTH = 10**6
 """Of a contrast: beyond it, float32 cannot hold the difference that is left of two logits."""
 _STRENGTH = {"least": 0, "most": MAX_STRENGTH, "metavar": "G"}
@@ -74,9 +80,14 @@ def number(
     return _setting(default, f"{help}: {expected}", check, **flag)
 
 
-def layers(default: str, help: str) -> Any:
+def layers(default: str | None, help: str) -> Any:
     """A field that says which layers of a tower are edited."""
     return _setting(default, f"{help}: {EXPECTED}", check_layers, metavar="LAYERS")
+
+
+def heads(default: str, help: str) -> Any:
+    """A field that says which heads of the decoder are edited."""
+    return _setting(default, f"{help}: {HEADS_EXPECTED}", check_heads, metavar="HEADS")
 
 
 def _setting(default: Any, help: str, check: Any, **flag: Any) -> Any:
@@ -107,7 +118,18 @@ class CausalMMConfig:
     )
     language_method: str = choice("random", LANGUAGE_METHODS, "counterfactual of the decoder")
     vision_layers: LayerSpec = layers("all", "vision layers, of those below the one that is read")
-    language_layers: LayerSpec = layers("half:", "decoder layers")
+    language_scope: str = choice(
+        "all",
+        SCOPES,
+        "all: weights of all visible keys are edited; image: those of the image keys of text "
+        "tokens alone, and the rest stays factual",
+    )
+    language_layers: LayerSpec | None = layers(
+        None,
+        "decoder layers; where none are given, "
+        + ", ".join(f'"{spec}" with scope {scope}' for scope, spec in SCOPE_LAYERS.items()),
+    )
+    language_heads: str = heads("all", "query heads of the edited decoder layers")
     gamma: float = number(1.0, "contrast strength of every branch, 0 leaves them out", **_STRENGTH)
     gamma_vision: float | None = number(
         None, "the vision branch's, in the place of gamma; not in mode joint", **_STRENGTH
@@ -141,12 +163,11 @@ class CausalMMConfig:
             value = getattr(self, each.name)
             if value is not None or each.default is not None:
                 object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
-        for tower in TOWERS:
-            method = getattr(self, f"{tower}_method")
-            if (tower, method) == (NOISE.tower, NOISE.name):
-                self._check_noise()
-            else:
-                find(tower, method).formula(self.normalization)
+        if self.vision_method == NOISE.name:
+            self._check_noise()
+        else:
+            find("vision", self.vision_method).formula(self.normalization)
+        find("language", self.language_method).formula(self.normalization, self.language_scope)
         for name in ("gamma_vision", "gamma_language"):
             if self.mode == "joint" and (value := getattr(self, name)) is not None:
                 raise ValueError(
@@ -165,6 +186,11 @@ class CausalMMConfig:
                     f"{name}={value!r}: vision method {NOISE.name!r} changes the pixels and edits "
                     f"no attention of the vision encoder; expected {only!r}"
                 )
+
+    @property
+    def edited_language_layers(self) -> LayerSpec:
+        """`language_layers`, or where it is None the default of the scope."""
+        return self.language_layers or SCOPE_LAYERS[self.language_scope]
 
     @property
     def vision_strength(self) -> float:

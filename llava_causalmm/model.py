@@ -40,6 +40,7 @@ class LlavaForConditionalGeneration(
         return Towers(
             vision_layers=max(reached),
             language_layers=config.text_config.num_hidden_layers,
+            language_heads=config.text_config.num_attention_heads,
             vision_entry=max(0, min(reached) - 1) if len(reached) > 1 else None,
             features_site=isinstance(selected, int)
             and config.vision_feature_select_strategy == "default",

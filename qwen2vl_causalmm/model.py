@@ -16,4 +16,5 @@ class Qwen2VLForConditionalGeneration(
         return Towers(
             vision_layers=self.config.vision_config.depth,
             language_layers=self.config.text_config.num_hidden_layers,
+            language_heads=self.config.text_config.num_attention_heads,
         )

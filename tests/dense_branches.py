@@ -23,6 +23,7 @@ from causalmm.figures.recording import attention_modules
 
 NAME = "dense_branches_for_tests"
 Edit = Callable[[Tensor, Tensor], Tensor]
+Heads = dict[int, tuple[int, ...]] | int | None
 
 
 @dataclass
@@ -33,7 +34,11 @@ class Falsified:
     vision_layers: tuple[int, ...] = ()
     language: str | None = None
     language_layers: tuple[int, ...] = ()
-    normalization: str = "visible"
+    language_heads: Heads = None
+    """By layer, or how many of each are found by their attention on the image; None: all."""
+    vision_variant: str = "visible"
+    language_variant: str = "visible"
+    """A normalization, or scope "image" (tests/dense_methods.py)."""
     seed: int = 0
     draw: int = 0
 
@@ -45,8 +50,10 @@ def _edit(
     layer: int,
     weights: Tensor,
     attention_mask: Tensor | None,
+    image: Tensor,
 ) -> Tensor:
-    """The counterfactual map [B, H, Q, K] of a layer, given its softmax weights."""
+    """The counterfactual map [B, H, Q, K] of a layer, given its softmax weights; `image`: bool
+    [Q, K], image keys of text."""
     heads, queries, keys = weights.shape[1:]
     seed, draw = falsified.seed, falsified.draw
 
@@ -63,8 +70,18 @@ def _edit(
     seen = torch.ones_like(weights, dtype=torch.bool)
     if attention_mask is not None:
         seen = (attention_mask == 0).expand_as(weights)
-    given = dense_methods.Map(weights, seen, numbers, orders, start=keys - queries)
-    return dense_methods.edited(tower, method, falsified.normalization, given)
+    pairs = image.expand_as(weights)
+    given = dense_methods.Map(weights, seen, numbers, orders, keys - queries, pairs)
+    return dense_methods.edited(tower, method, getattr(falsified, f"{tower}_variant"), given)
+
+
+def _edited_heads(falsified: Falsified, host: "Host", layer: int, count: int) -> Tensor:
+    """Bool [H]."""
+    heads = falsified.language_heads
+    if isinstance(heads, int):
+        heads = {layer: host.mass[layer].topk(heads).indices.tolist()}
+    every = range(count) if heads is None else heads.get(layer, ())
+    return torch.tensor([head in every for head in range(count)])
 
 
 def dense_attention(
@@ -84,14 +101,24 @@ def dense_attention(
         scores = scores + attention_mask
     weights = scores.softmax(-1)
     tower, layer = module.dense_place
-    falsified: Falsified | None = module.dense_host.falsified
+    host: Host = module.dense_host
+    falsified, image = host.falsified, torch.zeros(weights.shape[2:], dtype=torch.bool)
+    if tower == "language":
+        tokens = host.image[: weights.shape[3]]
+        image = tokens & ~tokens[-weights.shape[2] :, None]
     if falsified is not None:
         method, layers = {
             "vision": (falsified.vision, falsified.vision_layers),
             "language": (falsified.language, falsified.language_layers),
         }[tower]
         if layer in layers:
-            weights = _edit(falsified, tower, method, layer, weights, attention_mask)
+            edited = _edit(falsified, tower, method, layer, weights, attention_mask, image)
+            if tower == "language":
+                heads = _edited_heads(falsified, host, layer, weights.shape[1])
+                edited = torch.where(heads[:, None, None], edited, weights)
+            weights = edited
+    elif tower == "language" and weights.shape[2] > 1:
+        host.mass[layer] = (weights * image).sum(dim=(2, 3))[0]
     output = weights @ value.float()
     return output.transpose(1, 2).contiguous().to(query.dtype), weights
 
@@ -100,6 +127,13 @@ class Host:
     """Holds which branch the upstream model is running right now."""
 
     falsified: Falsified | None = None
+    image: Tensor
+    """Which tokens of the sample are image tokens, those to come included."""
+
+    def __init__(self) -> None:
+        self.mass: dict[int, Tensor] = {}
+        """By layer, how much of its attention each head's text gave to the image in the last
+        prompt that was run without a branch, [H]."""
 
 
 def attach(model: Any) -> Host:
@@ -130,6 +164,10 @@ def branch_logits(
 ) -> Tensor:
     """Logits [T, vocab] before each of the T tokens of `answer`, for one unpadded sample."""
     cache = DynamicCache(config=model.config.get_text_config())
+    tokens = [getattr(model.config, f"{medium}_token_id", -1) for medium in ("image", "video")]
+    to_come = torch.zeros(len(answer), dtype=torch.bool)
+    prompt = inputs["input_ids"][0]
+    host.image = torch.cat([torch.isin(prompt, torch.tensor(tokens)), to_come])
     steps = []
     with running(host, falsified):
         output = model(**inputs, past_key_values=cache, use_cache=True)

@@ -9,6 +9,7 @@ from noised_pictures import with_noise
 from tiny_models import pad_together
 
 from causalmm import BranchTrace
+from causalmm.heads import image_heads, resolve_heads
 from causalmm.layers import resolve_layers
 
 STEPS = 9
@@ -38,11 +39,27 @@ def expected(models, inputs, answer, config, towers):
     """Factual, branch and adjusted logits of one sample by the independent implementation."""
     _, upstream, host = models
     vision_layers = resolve_layers("vision", config.vision_layers, towers.vision_layers)
-    language_layers = resolve_layers("language", config.language_layers, towers.language_layers)
+    language_layers = resolve_layers(
+        "language", config.edited_language_layers, towers.language_layers
+    )
+    heads = config.language_heads
+    heads = image_heads(heads) or resolve_heads(
+        "heads", heads, language_layers, towers.language_heads
+    )
+    variant = "image" if config.language_scope == "image" else config.normalization
     noisy = config.vision_method == "noise"
-    vision = {"vision": config.vision_method, "vision_layers": vision_layers}
+    vision = {
+        "vision": config.vision_method,
+        "vision_layers": vision_layers,
+        "vision_variant": config.normalization,
+    }
+    language = {
+        "language": config.language_method,
+        "language_layers": language_layers,
+        "language_heads": heads,
+        "language_variant": variant,
+    }
     vision = {} if noisy else vision
-    language = {"language": config.language_method, "language_layers": language_layers}
     edits = {
         "vision": {"vision": vision},
         "language": {"language": language},
@@ -65,7 +82,7 @@ def expected(models, inputs, answer, config, towers):
                 if noisy and branch != "language"
                 else inputs,
                 answer,
-                Falsified(**edit, normalization=config.normalization, seed=config.seed, draw=draw),
+                Falsified(**edit, seed=config.seed, draw=draw),
             )
             for draw in range(config.draws)
         ]

@@ -17,6 +17,9 @@ from causalmm.layers import check_layers, resolve_layers
         ("third:-third", range(3, 6)),
         ("-third:", range(6, 9)),
         ("-2:", range(7, 9)),
+        ("third:+3", range(3, 6)),
+        ("7:+3", range(7, 9)),
+        ("-4:+2", range(5, 7)),
         ("2:5", range(2, 5)),
         ("::4", (0, 4, 8)),
         ("7, 1", (1, 7)),
@@ -40,13 +43,23 @@ def test_numbers_in_range_equal_python_slices(count, data):
             resolve_layers("layers", spec, count)
 
 
-@pytest.mark.parametrize("spec", ["", "some", "1:2:3:4", "half", [], [1.5], [True], None, "1:x"])
+@pytest.mark.parametrize("count", range(1, 40))
+def test_a_window_at_a_third_fits_every_depth(count):
+    layers = resolve_layers("layers", "third:+3", count)
+    assert layers == tuple(range(count))[count // 3 :][:3]
+    assert layers
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["", "some", "1:2:3:4", "half", [], [1.5], [True], None, "1:x", "third:+0", ":+3", "1:+2:1"],
+)
 def test_refuses_what_no_model_has(spec):
     with pytest.raises(ValueError, match=r"vision_layers=.*expected \"all\", a slice"):
         check_layers("vision_layers", spec)
 
 
-@pytest.mark.parametrize("spec", ["0:10", "-10:", (9,), (-10,)])
+@pytest.mark.parametrize("spec", ["0:10", "-10:", (9,), (-10,), "10:+2"])
 def test_refuses_layers_outside_the_tower(spec):
     with pytest.raises(ValueError, match="outside the 9 layers an edit can act on, 0 to 8"):
         resolve_layers("layers", spec, 9)

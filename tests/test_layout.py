@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "causalmm"
 FAMILY_PACKAGES = tuple(find(family).package for family in FAMILIES)
 LEVELS = (
-    ("errors", "layers"),
+    ("errors", "heads", "layers"),
     ("counterfactual", "presets"),
     ("config",),
     ("decoding",),

@@ -17,17 +17,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from causalmm.counterfactual.attention_mask import AttentionMask, require
+from causalmm.counterfactual.attention_mask import AttentionMask, ImageTokens, require
 
-_TENSORS = ("real", "image", "packed")
+_OF_KEYS = ("real", "image", "packed")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BranchState:
-    """Of the cached keys of B samples, the same in every branch. Tensors are bool [B or 1, K].
+    """Of the cached keys of B samples, the same in every branch.
 
-    None: no padding, no image tokens, no packed rows. A tensor may be narrower than the cache: the
-    keys after it are real, text and not packed, so a one-token step has nothing to add.
+    Tensors of keys are bool [B or 1, K]. None: no padding, no image tokens, no packed rows. One may
+    be narrower than the cache: the keys after it are real, text and not packed, so a one-token step
+    has nothing to add.
     """
 
     filled_by: Mapping[str, Any]
@@ -38,10 +39,20 @@ class BranchState:
     """Keys of image or video tokens."""
     packed: Tensor | None = None
     """Keys whose 4-D mask said more than causality and padding, as for packed sequences."""
+    heads: Tensor | None = None
+    """Which query heads of each decoder layer are edited, bool [B, L, H], where they were found in
+    the prompt (`Intervention.image_heads`)."""
+
+    def each_of_keys(self, change: Callable[[Tensor], Tensor]) -> "BranchState":
+        """The state with every tensor of keys changed as the keys are."""
+        return self._each(change, _OF_KEYS)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "BranchState":
-        """The state with every tensor changed as the keys are."""
-        parts = {name: getattr(self, name) for name in _TENSORS}
+        """The state with every tensor changed as the samples are, along axis 0."""
+        return self._each(change, (*_OF_KEYS, "heads"))
+
+    def _each(self, change: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> "BranchState":
+        parts = {name: getattr(self, name) for name in names}
         changed = {name: change(part) for name, part in parts.items() if part is not None}
         return replace(self, **changed)
 
@@ -70,6 +81,20 @@ class BranchState:
             parts |= self._read_2d(visible.keys, past, queries, keys)
         # A compiled step keeps the tensors it was given: it says nothing new.
         return self if torch.compiler.is_compiling() and queries == 1 else replace(self, **parts)
+
+    def image_tokens(self, past: int | Tensor, queries: int, keys: int) -> ImageTokens | None:
+        """Which of `keys` keys, and of the Q queries from number `past` on, are image tokens; None
+        where there is none."""
+        if self.image is None:
+            return None
+        image = _widened(self.image, keys, self.image)
+        return ImageTokens(keys=image, queries=_at_queries(image, past, queries))
+
+    def real_queries(self, past: int | Tensor, queries: int, keys: int, device: Any) -> Tensor:
+        """Which of the Q queries from number `past` on are no padding: bool [B or 1, Q]."""
+        if self.real is None:
+            return torch.ones(1, queries, dtype=torch.bool, device=device)
+        return _at_queries(_widened(self.real, keys, self.real, fill=True), past, queries)
 
     def _read_2d(
         self, given: Tensor | None, past: int | Tensor, queries: int, keys: int
@@ -136,9 +161,9 @@ class BranchLayer:
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last -`tokens_to_remove` tokens."""
         super().crop(tokens_to_remove)
-        self._change(lambda part: part[:, : self.get_seq_length()])
-        if not self.get_seq_length():
-            self.state = None
+        length = self.get_seq_length()
+        if self.state is not None:
+            self.state = self.state.each_of_keys(lambda part: part[:, :length]) if length else None
 
     def reset(self) -> None:
         """Drop all keys, and what is true of them: any plan, or none, may fill the layer."""
@@ -165,6 +190,10 @@ def _widened(part: Tensor | None, keys: int, like: Tensor, fill: bool = False) -
     if part is None:
         return torch.full((1, keys), fill, device=like.device)
     return pad(part, (0, keys - part.shape[1]), value=fill)
+
+
+def _at_queries(part: Tensor, past: int | Tensor, queries: int) -> Tensor:
+    return part[:, past + torch.arange(queries, device=part.device)]
 
 
 def _require_same_padding(same: Tensor) -> None:

@@ -11,7 +11,6 @@ import torch
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from causalmm.counterfactual.attention_mask import require
-from causalmm.counterfactual.methods import find
 from causalmm.decoding.kv_cache import BranchStaticLayer, PreallocatedLayer, state_of
 from causalmm.decoding.plan import BranchPlan
 
@@ -64,7 +63,7 @@ def check_cache(cache: Any, plan: BranchPlan | None, batch: int) -> None:
 def check_static(plan: BranchPlan) -> None:
     """Raise ValueError where a plan cannot be followed with a static cache."""
     edit = plan.language
-    if edit and find("language", edit.method).formula(edit.normalization).counts_every_key:
+    if edit and edit.formula.counts_every_key:
         raise ValueError(
             f"normalization={edit.normalization!r} with language_method={edit.method!r} counts all "
             "keys, those a static cache has not filled yet included: expected a dynamic cache"

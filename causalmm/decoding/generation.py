@@ -178,6 +178,11 @@ def _check_settings(plan: BranchPlan, settings: GenerationConfig) -> None:
             f"guidance_scale={settings.guidance_scale}, whose unconditional logits come from the "
             "plain model: expected None or 1"
         )
+    if settings.use_cache is False and plan.language and plan.language.image_heads:
+        _refuse(
+            f"use_cache=False with language_heads={plan.language.heads!r}, which are found in the "
+            "prompt and kept with its keys: expected use_cache=True"
+        )
     cache = settings.cache_implementation
     if cache not in _CACHES:
         allowed = ", ".join(name for name in _CACHES if name)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.masking_utils import find_packed_sequence_indices
+from transformers.utils import logging
 
-from causalmm.counterfactual.attention import language_attention
-from causalmm.counterfactual.attention_mask import AttentionMask, visible_keys
-from causalmm.counterfactual.methods import find
+from causalmm.counterfactual.attention import image_mass, language_attention
+from causalmm.counterfactual.attention_mask import AttentionMask, require, visible_keys
 from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
 from causalmm.decoding import one_query
 from causalmm.decoding.branch_state import BranchState
@@ -29,6 +29,21 @@ from causalmm.decoding.call_checks import check_cache, check_encoded
 from causalmm.decoding.kv_cache import branch_layers, state_of
 from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.rows import append_branches, leading_rows
+
+logger = logging.get_logger(__name__)
+_NO_IMAGE = (
+    "the prompt has no image token, and language_scope='image' or language_heads='image:K' edit by "
+    "them: the language branch is factual"
+)
+
+_PACKED = (
+    "language_heads='image:K' are found in one prompt: expected one prompt a row, not several "
+    "packed into it"
+)
+_NO_TEXT = (
+    "language_heads='image:K' are found by how much of its attention the prompt's text gives to "
+    "the images before it: expected images and the text after them in one call"
+)
 
 
 class DecoderInputs(NamedTuple):
@@ -59,6 +74,13 @@ class LanguagePass:
     masks: list[Tensor] = field(default_factory=list)
     hashes: Mapping[int, RandomHashes] = field(default_factory=dict)
     """Of each edited layer, where the language method takes random weights."""
+    edits: bool = True
+    """Whether there is anything for the language method to edit: not so without image tokens, where
+    image tokens are all that it edits."""
+    heads: Tensor | None = None
+    """Bool [B or 1, L, H]: which heads each layer edits. None: all."""
+    finds_heads_by: Tensor | None = None
+    """Where they are found in this pass, in the prompt: its tokens, bool [B or 1, Q]."""
 
     @classmethod
     def start(
@@ -153,13 +175,34 @@ class LanguagePass:
                 )
         batch = inputs_embeds.shape[0] // (1 + self.plan.image_branches)
         visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
+        if self.plan.branches == 1:
+            return replace(self, visible=visible)
+        masks, edit = [mask.any(dim=-1) for mask in self.masks], self.plan.language
+        image = torch.stack(masks).any(dim=0) if masks else None
+        state = state_of(past_key_values) or BranchState(filled_by=self.plan.key_settings())
+        state = state.extended(visible, image, past, length, keys)
+        tokens = heads = None
+        edits, finds_heads_by = edit is not None, None
+        if edit is not None and (edit.scope == "image" or edit.image_heads):
+            tokens = state.image_tokens(past, length, keys)
+            edits = tokens is not None
+            if not edits and not torch.compiler.is_compiling():
+                logger.warning_once(_NO_IMAGE)
+        if edits and edit.edited_heads is not None:
+            heads = torch.tensor([edit.edited_heads], device=inputs_embeds.device)
+        elif edits and edit.image_heads:
+            heads = state.heads
+            if heads is None:
+                finds_heads_by = state.real_queries(past, length, keys, inputs_embeds.device)
+                if state.packed is not None:
+                    require(~state.packed.any(), _PACKED)
+                size = (batch, config.num_hidden_layers, config.num_attention_heads)
+                heads = torch.zeros(size, dtype=torch.bool, device=inputs_embeds.device)
+                state = replace(state, heads=heads)
         if first is not None:
-            masks = [mask.any(dim=-1) for mask in self.masks]
-            image = torch.stack(masks).any(dim=0) if masks else None
-            state = state_of(past_key_values) or BranchState(filled_by=self.plan.key_settings())
-            first.state = state.extended(visible, image, past, length, keys)
-        edit, hashes = self.plan.language, {}
-        if edit and find("language", edit.method).formula(edit.normalization).random_weights:
+            first.state = state
+        visible, hashes = replace(visible, image=tokens), {}
+        if edits and edit.formula.random_weights:
             visible = visible.to(inputs_embeds.device).numbered()
             # Once for all layers: in each they would take some 80 small operations.
             shape = (edit.draws * batch, config.num_attention_heads, length, keys)
@@ -167,7 +210,14 @@ class LanguagePass:
                 visible, shape, inputs_embeds.device, edit.seed, range(edit.draws), edit.layers
             )
             hashes = dict(zip(edit.layers, found, strict=True))
-        return replace(self, visible=visible, hashes=hashes)
+        return replace(
+            self,
+            visible=visible,
+            hashes=hashes,
+            edits=edits,
+            heads=heads,
+            finds_heads_by=finds_heads_by,
+        )
 
     def join_rows(
         self,
@@ -205,11 +255,20 @@ class LanguagePass:
         if self.plan.branches > 1 and one_query.supports(module, query):
             interface = self._one_query  # without branches nothing may differ from upstream
         edit = self.plan.language
-        if edit is None or not edit.edits(module.layer_idx):
+        if edit is None or not self.edits or not edit.edits(module.layer_idx):
             return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         # Edited branches are the last ones: those of the language, or all joint ones.
         rows = query.shape[0]
         first = rows - edit.draws * (rows // self.plan.branches)
+        parts = [part[first:] for part in (query, key, value)]
+        edited = self._edited(module, *parts, scaling).transpose(1, 2)
+        heads = self._edited_heads(module.layer_idx, query, key, scaling)
+        if heads is not None:
+            output, weights = interface(
+                module, query, key, value, attention_mask, scaling=scaling, **kwargs
+            )
+            edited = torch.where(heads, edited, output[first:])
+            return torch.cat([output[:first], edited]), weights
         mask = leading_rows(attention_mask, rows, first)
         # Flash attention looks there for several sequences packed into one row.
         if "position_ids" in kwargs:
@@ -217,8 +276,7 @@ class LanguagePass:
         factual, weights = interface(
             module, query[:first], key[:first], value[:first], mask, scaling=scaling, **kwargs
         )
-        edited = self._edited(module, query[first:], key[first:], value[first:], scaling)
-        return torch.cat([factual, edited.transpose(1, 2)]), weights
+        return torch.cat([factual, edited]), weights
 
     def _one_query(
         self, _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any,
@@ -241,11 +299,38 @@ class LanguagePass:
             scale=scaling,
             visible=self.visible.to(query.device),
             normalization=edit.normalization,
+            scope=edit.scope,
             seed=edit.seed,
             draws=tuple(range(edit.draws)),
             layer=layer,
             hashes=None if hashes is None else hashes.to(query.device),
         )
+
+    def _edited_heads(
+        self, layer: int, query: Tensor, key: Tensor, scaling: float
+    ) -> Tensor | None:
+        """Which heads of the edited rows are edited: bool, broadcasts to [rows, Q, H, D].
+
+        None: all.
+        Where they are found in the prompt, by how much of their attention the factual rows' text
+        gives to image tokens; a sample without image tokens has none.
+        """
+        if self.heads is None:
+            return None
+        edit = self.plan.language
+        if self.finds_heads_by is not None:
+            batch, visible = self.heads.shape[0], self.visible.to(query.device)
+            mass = image_mass(query[:batch], key[:batch], scale=scaling, visible=visible)
+            mass = (mass * self.finds_heads_by.to(query.device).unsqueeze(1)).sum(-1)
+            if layer == edit.first_layer:
+                seen = (mass > 0).any(dim=-1) | ~visible.image.keys.any(dim=-1)
+                require(seen.all(), _NO_TEXT)
+            found = mass.topk(edit.image_heads, dim=-1).indices
+            chosen = torch.zeros_like(mass, dtype=torch.bool).scatter_(1, found, True)
+            self.heads[:, layer] = (chosen & (mass > 0)).to(self.heads.device)
+        heads = self.heads[:, layer].to(query.device)
+        heads = heads if len(heads) == 1 else heads.repeat(edit.draws, 1)
+        return heads[:, None, :, None]
 
 
 def _is_packed(config: PreTrainedConfig, position_ids: Tensor | None, cache: Any) -> bool:

@@ -19,7 +19,11 @@ from causalmm.counterfactual import methods
 from causalmm.counterfactual.intervention import Intervention, PixelNoise
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.trace import BranchTrace, StepLogits
+from causalmm.heads import image_heads, resolve_heads
 from causalmm.layers import resolve_layers
+
+_DERIVED = {"tower", "edited_heads", "image_heads"}
+"""Fields of an intervention that others of its fields decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,8 @@ class Towers:
     vision_layers: int
     """Vision layers at or below the one whose features the model reads."""
     language_layers: int
+    language_heads: int
+    """Query heads of a decoder layer."""
     vision_entry: int | None = None
     """Vision layer by which branches must have joined, where lower features are read too."""
     features_site: bool = False
@@ -82,7 +88,8 @@ class BranchPlan:
         mode = "joint" if self.joint else "multimodal" if len(towers) == 2 else towers[0]
         settings = {"mode": mode, "site": self.site if self.vision else None}
         for tower in towers:
-            settings |= {f"{tower}_{name}": value for name, value in vars(edits[tower]).items()}
+            own = {name: each for name, each in vars(edits[tower]).items() if name not in _DERIVED}
+            settings |= {f"{tower}_{name}": value for name, value in own.items()}
         return settings
 
     def contrast(self, logits: Tensor) -> Tensor:
@@ -129,9 +136,7 @@ def build_plan(
     if joint or config.vision_strength > 0:
         vision = _vision_intervention(config, towers)
     if joint or config.language_strength > 0:
-        count = towers.language_layers
-        layers = resolve_layers("language_layers", config.language_layers, count)
-        language = _intervention("language", config.language_method, layers, count, config)
+        language = _language_intervention(config, towers)
     if joint:
         draws = max(vision.draws, language.draws)
         vision, language = replace(vision, draws=draws), replace(language, draws=draws)
@@ -179,11 +184,30 @@ def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention
     return _intervention("vision", config.vision_method, (count - 1,), count, config)
 
 
+def _language_intervention(config: CausalMMConfig, towers: Towers) -> Intervention:
+    count, spec = towers.language_layers, config.language_heads
+    layers = resolve_layers("language_layers", config.edited_language_layers, count)
+    edit = _intervention("language", config.language_method, layers, count, config)
+    heads = resolve_heads("language_heads", spec, layers, towers.language_heads)
+    edited_heads = heads and tuple(
+        tuple(head in heads.get(layer, ()) for head in range(towers.language_heads))
+        for layer in range(count)
+    )
+    return replace(
+        edit,
+        scope=config.language_scope,
+        heads=spec,
+        edited_heads=edited_heads,
+        image_heads=image_heads(spec),
+    )
+
+
 def _intervention(
     tower: str, name: str, layers: tuple[int, ...], count: int, config: CausalMMConfig
 ) -> Intervention:
     method = methods.find(tower, name)
     return Intervention(
+        tower=tower,
         method=name,
         # No `in`: both numbers may be symbols of a compiler.
         edited=tuple(any(number == layer for layer in layers) for number in range(count)),

@@ -1,7 +1,8 @@
 """Several prompts about the same pictures, decoded as one batch.
 
 The pictures are encoded, and the tokens that all prompts begin with prefilled, once for every
-branch; the cache is then copied for each prompt. Padding lies between the shared beginning and each
+branch; the cache is then copied for each prompt. (Not so where each prompt finds the heads that are
+edited, `language_heads="image:K"`.) Padding lies between the shared beginning and each
 prompt's own tokens: positions count real tokens, so an answer is the one its prompt gets alone.
 Tests: tests/decoding/test_shared_image.py.
 """
@@ -49,12 +50,17 @@ def generate_together(
     first = {
         name: part[:, :shared] if _is_sequence(name) else part for name, part in rows[0].items()
     }
-    cache = Cache(layer_class_to_replicate=PreallocatedLayer)
-    model(**first, **untraced, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    # A branch has one row here: its copies lie side by side, as the rows of a branch do.
-    cache.batch_repeat_interleave(len(rows))
-    batch = _padded_after(rows, shared, _pad_token(model))
-    output = model.generate(**batch, **extra, past_key_values=cache, **settings)
+    if plan is not None and plan.language is not None and plan.language.image_heads:
+        # Each prompt finds its own heads, from its pictures on.
+        batch = _padded_after(rows, shared, _pad_token(model))
+    else:
+        cache = Cache(layer_class_to_replicate=PreallocatedLayer)
+        model(**first, **untraced, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        # A branch has one row here: its copies lie side by side, as the rows of a branch do.
+        cache.batch_repeat_interleave(len(rows))
+        batch = _padded_after(rows, shared, _pad_token(model), without=_PICTURES)
+        extra["past_key_values"] = cache
+    output = model.generate(**batch, **extra, **settings)
     tokens = output if isinstance(output, Tensor) else output.sequences
     return tokens[:, batch["input_ids"].shape[1] :]
 
@@ -83,14 +89,19 @@ def _is_sequence(name: str) -> bool:
     return name in ("input_ids", "attention_mask", "mm_token_type_ids")
 
 
-def _padded_after(rows: Sequence[Any], shared: int, pad_token: int) -> dict[str, Tensor]:
-    """One batch of the rows, all as long as the longest by padding after the shared tokens."""
+def _padded_after(
+    rows: Sequence[Any], shared: int, pad_token: int, without: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """One batch of the rows, all as long as the longest by padding after the shared tokens.
+
+    `without` names inputs that are left out.
+    """
     length = max(row["input_ids"].shape[1] for row in rows)
     batch: dict[str, list[Tensor]] = {}
     for row in rows:
         missing = length - row["input_ids"].shape[1]
         for name, part in row.items():
-            if name in _PICTURES:  # in the cache already
+            if name in without:
                 continue
             if _is_sequence(name):
                 hole = part.new_full((1, missing), pad_token if name == "input_ids" else 0)

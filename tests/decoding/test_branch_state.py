@@ -217,7 +217,10 @@ OTHERS = [
     (NOISE, BASE, "vision_method='noise', .*='random'"),
     (NOISE, NOISE | {"noise_step": 501}, "vision_noise_step=500, .*=501"),
     (NOISE, NOISE | {"seed": 4}, "vision_seed=0, .*=4"),
-    (BASE, BASE | {"language_layers": "1:"}, r"language_layers=\[2, 3\], .*=\[1, 2, 3\]"),
+    (BASE, BASE | {"language_layers": "2:"}, r"language_layers=\[1, 2, 3\], .*=\[2, 3\]"),
+    (BASE, BASE | {"language_scope": "image"}, "language_scope='all', .*='image'"),
+    (BASE, BASE | {"language_heads": "1"}, "language_heads='all', .*='1'"),
+    (BASE, BASE | {"language_heads": "image:1"}, "language_heads='all', .*='image:1'"),
     (BASE, BASE | {"vision_layers": "1:"}, r"vision_layers=\[0, 1, 2\], .*=\[1, 2\]"),
     (BASE, BASE | {"normalization": "released"}, "normalization='visible', .*='released'"),
 ]

@@ -24,6 +24,8 @@ SETTINGS = (
         "language_layers": (0, 2),
         "normalization": "released",
     },
+    {"language_scope": "image", "language_method": "blind", "language_heads": "image:2"},
+    {"language_scope": "image", "language_layers": "all", "language_heads": {1: [0, 3]}},
 )
 
 
@@ -51,7 +53,7 @@ def check(model, family, mode, dynamic, backend, settings=SETTINGS):
 @pytest.mark.parametrize("given", ["configuration", "plan"])
 def test_no_compiler_loses_a_layer(dynamic, given):
     """What a layer asks of its plan, compiled by itself, for one configuration after another."""
-    towers = Towers(vision_layers=6, language_layers=6)
+    towers = Towers(vision_layers=6, language_layers=6, language_heads=4)
 
     def asked(x, causalmm):
         plan = causalmm if given == "plan" else build_plan(causalmm, towers)

@@ -4,8 +4,11 @@ Padded = alone, cached = uncached, packed = alone, a 4-D mask = the mask it spel
 of cache honoured or refused; and no way to call a model that takes `causalmm` and runs plainly.
 """
 
+import contextlib
+
 import pytest
 import torch
+from dense_methods import UNRELEASED, config_settings
 from equivalence import TOLERANCE
 from packed_rows import LOWEST, additive, block_mask, packed, positions
 from tiny_models import model_pair, pad_together, sample
@@ -15,7 +18,6 @@ from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATION
 
 from causalmm import BranchTrace, CausalMMConfig
 from causalmm.config import MODES
-from causalmm.counterfactual.methods import LANGUAGE_METHODS
 
 STEPS = 4
 
@@ -41,17 +43,35 @@ def samples(family):
 
 
 def configurations():
-    """Each mode, each language method and noise on the pixels, once."""
-    modes = [CausalMMConfig(mode=mode, epsilon=0, draws=2, seed=3) for mode in MODES]
-    methods = [
-        CausalMMConfig(mode="language", language_method=method, epsilon=0, language_layers="1:")
-        for method in LANGUAGE_METHODS
+    """Each mode, each language method in each scope, heads found in the prompt and
+    noise on the pixels, once."""
+    language = {"mode": "language", "epsilon": 0, "language_layers": "1:"}
+    found = [CausalMMConfig(mode=mode, epsilon=0, draws=2, seed=3) for mode in MODES]
+    found += [
+        CausalMMConfig(language_method=method, **config_settings(variant), **language)
+        for method, variant in UNRELEASED
     ]
-    noise = CausalMMConfig(vision_method="noise", epsilon=0, draws=2, seed=3)
+    found += [
+        CausalMMConfig(
+            language_method="blind", language_scope="image", language_heads="image:2", **language
+        )
+    ]
+    found.append(CausalMMConfig(vision_method="noise", epsilon=0, draws=2, seed=3))
     return [
-        pytest.param(each, id=f"{each.mode}-{each.vision_method}-{each.language_method}")
-        for each in (*modes, *methods, noise)
+        pytest.param(
+            each,
+            id=f"{each.mode}-{each.vision_method}-{each.language_method}-{each.language_scope}-"
+            f"{each.language_heads}",
+        )
+        for each in found
     ]
+
+
+def refused_for_found_heads(config, match):
+    """Heads are found once, in a prompt that has a row and a KV cache of its own."""
+    if config.language_heads == "all":
+        return contextlib.nullcontext()
+    return pytest.raises(ValueError, match=match)
 
 
 @pytest.fixture(params=configurations())
@@ -70,16 +90,18 @@ def alone(model, samples, config):
 
 def test_sequences_packed_into_a_row_are_those_alone(model, samples, config):
     row, places = packed(model, samples)
-    found = logits(model, row, config, position_ids=places, use_cache=False)
-    torch.testing.assert_close(found, alone(model, samples, config), **TOLERANCE)
+    with refused_for_found_heads(config, "image:K.*one prompt a row"):
+        found = logits(model, row, config, position_ids=places, use_cache=False)
+        torch.testing.assert_close(found, alone(model, samples, config), **TOLERANCE)
 
 
 @pytest.mark.parametrize("hidden", [LOWEST, -torch.inf, -1e4])
 def test_a_block_mask_packs_a_row(model, samples, config, hidden):
     row, places = packed(model, samples)
     mask = additive(block_mask(samples), hidden)
-    found = logits(model, row, config, position_ids=places, attention_mask=mask)
-    torch.testing.assert_close(found, alone(model, samples, config), **TOLERANCE)
+    with refused_for_found_heads(config, "image:K.*one prompt a row"):
+        found = logits(model, row, config, position_ids=places, attention_mask=mask)
+        torch.testing.assert_close(found, alone(model, samples, config), **TOLERANCE)
 
 
 @pytest.mark.parametrize("padding_sees", ["nothing", "itself", "as 2-D masks say"])
@@ -128,7 +150,8 @@ def same(one, other):
 
 def test_cached_is_uncached(model, samples, config):
     inputs = pad_together(samples)
-    same(generate(model, inputs, config), generate(model, inputs, config, use_cache=False))
+    with refused_for_found_heads(config, "use_cache=False"):
+        same(generate(model, inputs, config), generate(model, inputs, config, use_cache=False))
 
 
 @pytest.fixture

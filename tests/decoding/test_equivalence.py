@@ -8,8 +8,9 @@ formula and compared with what our model's single batched pass says, step by ste
 import pytest
 import torch
 from dense_branches import attach
-from dense_methods import FORMULAS
+from dense_methods import FORMULAS, config_settings
 from equivalence import check
+from family_rows import row_of
 from tiny_models import model_pair, sample
 
 from causalmm import CausalMMConfig
@@ -29,12 +30,46 @@ def test_every_vision_method(models, family, method, normalization):
     check(models, [sample(family, seed=2)], config)
 
 
-@pytest.mark.parametrize(("method", "normalization"), FORMULAS["language"])
-def test_every_language_method(models, family, method, normalization):
+@pytest.mark.parametrize(("method", "variant"), FORMULAS["language"])
+def test_every_language_method(models, family, method, variant):
     config = CausalMMConfig(
-        mode="language", language_method=method, normalization=normalization, epsilon=0.05
+        mode="language",
+        language_method=method,
+        language_layers="half:",
+        epsilon=0.05,
+        **config_settings(variant),
     )
     check(models, [sample(family, seed=3)], config)
+
+
+@pytest.mark.parametrize("heads", ["1,3", {1: [0], 3: [2, 3]}, "image:1", "image:3"])
+@pytest.mark.parametrize(("method", "variant"), [("random", "visible"), ("blind", "image")])
+def test_some_heads_are_edited(models, family, method, variant, heads):
+    config = CausalMMConfig(
+        mode="language",
+        language_method=method,
+        language_layers="1:",
+        language_heads=heads,
+        draws=2 if method == "random" else 1,
+        epsilon=0.05,
+        **config_settings(variant),
+    )
+    check(models, [sample(family, seed=5)], config)
+
+
+@pytest.mark.parametrize("mode", ["multimodal", "joint"])
+@pytest.mark.parametrize("heads", ["all", "image:2"])
+def test_scope_image_in_padded_batches_beside_the_vision_branch(models, family, mode, heads):
+    config = CausalMMConfig(
+        mode=mode,
+        language_method="uniform",
+        language_scope="image",
+        language_heads=heads,
+        language_layers="all",
+    )
+    two = sample(family, seed=6, **row_of(family).two_images)
+    check(models, [sample(family, seed=2), sample(family, seed=3, before=4)], config)
+    check(models, [two], config)
 
 
 def test_separate_strengths_layers_and_draws(models, family):

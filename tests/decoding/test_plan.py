@@ -1,5 +1,7 @@
 """A plan lays out its rows as documented and contrasts them by the formula."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from causalmm.decoding.language_pass import LanguagePass
 from causalmm.decoding.plan import Towers, build_plan
 from causalmm.decoding.vision_pass import VisionPass
 
-TOWERS = Towers(vision_layers=6, language_layers=8)
+TOWERS = Towers(vision_layers=6, language_layers=8, language_heads=4)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,31 @@ def test_nothing_to_do_is_no_plan_unless_somebody_watches():
 def test_default_layers():
     plan = build_plan(CausalMMConfig(), TOWERS)
     assert plan.vision.layers == tuple(range(6))
-    assert plan.language.layers == (4, 5, 6, 7)
+    assert plan.language.layers == (2, 3, 4)
+    scoped = build_plan(CausalMMConfig(language_scope="image"), TOWERS)
+    assert scoped.language.layers == (2, 3, 4, 5, 6, 7)
+    of_32 = build_plan(CausalMMConfig(), replace(TOWERS, language_layers=32))
+    assert of_32.language.layers == (10, 11, 12)  # the window that the paper's ablation favours
+
+
+@pytest.mark.parametrize(
+    ("heads", "match"),
+    [
+        ("4", "head 4 is outside the 4 heads of a decoder layer, 0 to 3"),
+        ({0: [1]}, "layer 0 is not edited, which are 2, 3, 4"),
+        ("image:5", "'image:5': a decoder layer has 4 heads"),
+    ],
+)
+def test_heads_that_the_model_does_not_have_are_refused(heads, match):
+    with pytest.raises(ValueError, match=match):
+        build_plan(CausalMMConfig(language_heads=heads), TOWERS)
+
+
+def test_heads_stand_for_each_edited_layer():
+    edit = build_plan(CausalMMConfig(language_heads={2: [3, 0], 4: [1]}), TOWERS).language
+    assert edit.edited_heads[2] == (True, False, False, True)
+    assert edit.edited_heads[4] == (False, True, False, False)
+    assert not any(edit.edited_heads[3])
 
 
 def test_contrast_reads_its_branches_in_row_order():

@@ -10,7 +10,7 @@ from causalmm.decoding.plan import Towers, build_plan
 from causalmm.presets.preset import Preset
 from causalmm.presets.registry import PRESETS, find
 
-DEEP = Towers(vision_layers=6, language_layers=8, features_site=True)
+DEEP = Towers(vision_layers=6, language_layers=8, language_heads=4, features_site=True)
 NAMES = {field.name for field in fields(CausalMMConfig)}
 EVERY = pytest.mark.parametrize("preset", PRESETS.values(), ids=str)
 
@@ -63,7 +63,7 @@ def test_an_unknown_name():
 
 
 def test_a_model_that_lacks_what_is_needed():
-    shallow = Towers(vision_layers=6, language_layers=8)
+    shallow = Towers(vision_layers=6, language_layers=8, language_heads=4)
     with pytest.raises(ValueError, match="'causalmm-released' needs a model with one vision"):
         find("causalmm-released").check_model(shallow)
     deeper = Preset(

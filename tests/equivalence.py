@@ -5,6 +5,7 @@ The branches of `dense_branches` are contrasted by the formula of the design.
 
 import torch
 from dense_branches import Falsified, branch_logits
+from noised_pictures import with_noise
 from tiny_models import pad_together
 
 from causalmm import BranchTrace
@@ -46,6 +47,7 @@ def expected(models, inputs, answer, config, towers):
         "heads", heads, language_layers, towers.language_heads
     )
     variant = "image" if config.language_scope == "image" else config.normalization
+    noisy = config.vision_method == "noise"
     vision = {
         "vision": config.vision_method,
         "vision_layers": vision_layers,
@@ -57,6 +59,7 @@ def expected(models, inputs, answer, config, towers):
         "language_heads": heads,
         "language_variant": variant,
     }
+    vision = {} if noisy else vision
     edits = {
         "vision": {"vision": vision},
         "language": {"language": language},
@@ -75,7 +78,9 @@ def expected(models, inputs, answer, config, towers):
             branch_logits(
                 upstream,
                 host,
-                inputs,
+                with_noise(inputs, config.seed, draw, config.noise_step)
+                if noisy and branch != "language"
+                else inputs,
                 answer,
                 Falsified(**edit, seed=config.seed, draw=draw),
             )

@@ -83,6 +83,7 @@ GIVEN = {
     "draws": (2.0, 2),
     "normalization": ("released", "released"),
     "site": ("features", "features"),
+    "noise_step": (100.0, 100),
     "seed": (-3.0, -3),
 }
 

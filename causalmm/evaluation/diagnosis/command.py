@@ -53,6 +53,8 @@ _VARIED = ("mode", "site", "gamma_vision", "gamma_language") + tuple(
     f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")
 )
 """Settings that a measurement has of its own."""
+_UNUSED = ("noise_step", "preset")
+"""What no measurement depends on."""
 _BASE = ("gamma", "epsilon", "draws", "normalization", "seed")
 
 
@@ -126,7 +128,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         'on), sliding:W:S (from every S-th on), or slices such as "half:" and 10:20 '
         "(default: %(default)s)",
     )
-    flags.add_settings(parser, without=_VARIED)
+    flags.add_settings(parser, without=(*_VARIED, *_UNUSED))
     parser.set_defaults(max_new_tokens=1)
     flags.add_running(parser)
     flags.add_batch_size(parser, **BATCH_SIZE)

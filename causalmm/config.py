@@ -17,23 +17,27 @@ from typing import Any
 
 from causalmm.counterfactual.methods import (
     LANGUAGE_METHODS,
+    NOISE,
     NORMALIZATIONS,
     SCOPES,
-    VISION_METHODS,
+    VISION_CHOICES,
     find,
 )
 from causalmm.heads import EXPECTED as HEADS_EXPECTED
 from causalmm.heads import check_heads
 from causalmm.layers import EXPECTED, LayerSpec, check_layers
+from causalmm.presets.registry import find as find_preset
 
 CONFIG_NAME = "causalmm_config.json"
 MODES = ("vision", "language", "multimodal", "joint")
 SITES = ("attention", "features")
 SCHEDULES = ("constant", "growing")
 BRANCHES = ("vision", "language", "joint")
+CENTERING = ("center", "center_sha256", "constant_branch")
+"""Settings that any preset may be given besides its own."""
 ADJUSTMENT = (
     *("gamma", "gamma_vision", "gamma_language", "schedule", "forgetting", "confident", "epsilon"),
-    *("center", "center_sha256", "constant_branch"),
+    *CENTERING,
 )
 """Settings of the contrast: the others decide what the branches say."""
 ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
@@ -151,7 +155,11 @@ class CausalMMConfig:
         "both interventions, plain (a flag's value only): none",
         flag_choices=("plain", *MODES),
     )
-    vision_method: str = choice("random", VISION_METHODS, "counterfactual of the vision encoder")
+    vision_method: str = choice(
+        "random",
+        VISION_CHOICES,
+        f"counterfactual of the vision encoder; {NOISE.name}: of its pixels, by noise_step",
+    )
     language_method: str = choice("random", LANGUAGE_METHODS, "counterfactual of the decoder")
     vision_layers: LayerSpec = layers("all", "vision layers, of those below the one that is read")
     language_scope: str = choice(
@@ -206,6 +214,13 @@ class CausalMMConfig:
     site: str = choice(
         "attention", SITES, "edit attention in the encoder, or weigh the features (LLaVA only)"
     )
+    noise_step: int = number(
+        500,
+        f"step of the diffusion schedule of vision method {NOISE.name}",
+        least=0,
+        most=999,
+        metavar="T",
+    )
     seed: int = number(0, "of the counterfactuals and, as a flag, of sampling", metavar="N")
 
     def __post_init__(self) -> None:
@@ -213,7 +228,10 @@ class CausalMMConfig:
             value = getattr(self, each.name)
             if value is not None or each.default is not None:
                 object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
-        find("vision", self.vision_method).formula(self.normalization)
+        if self.vision_method == NOISE.name:
+            self._check_noise()
+        else:
+            find("vision", self.vision_method).formula(self.normalization)
         find("language", self.language_method).formula(self.normalization, self.language_scope)
         for name in ("gamma_vision", "gamma_language"):
             if self.mode == "joint" and (value := getattr(self, name)) is not None:
@@ -222,6 +240,19 @@ class CausalMMConfig:
                 )
         if self.center is None and self.center_sha256 is not None:
             raise ValueError(f"center_sha256={self.center_sha256!r}: expected a center that has it")
+
+    def _check_noise(self) -> None:
+        """Raise ValueError for a setting that noise on the pixels cannot follow."""
+        for name, only in (
+            ("vision_layers", "all"),
+            ("site", "attention"),
+            ("normalization", "visible"),
+        ):
+            if (value := getattr(self, name)) != only:
+                raise ValueError(
+                    f"{name}={value!r}: vision method {NOISE.name!r} changes the pixels and edits "
+                    f"no attention of the vision encoder; expected {only!r}"
+                )
 
     @property
     def edited_language_layers(self) -> LayerSpec:
@@ -259,6 +290,24 @@ class CausalMMConfig:
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(f"unknown setting {unknown[0]!r}: expected one of {', '.join(known)}")
         return cls(**values)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "CausalMMConfig":
+        """The settings of a published method (causalmm/presets), some of them changed.
+
+        Raises ValueError for an unknown name, and for a setting that would make it another method.
+        """
+        declared = find_preset(name)
+        own, config = cls(**declared.settings), cls(**(dict(declared.settings) | overrides))
+        for each in overrides:
+            value = getattr(own, each)
+            allowed = (*declared.may_change, *CENTERING)
+            if each not in allowed and getattr(config, each) != value:
+                raise ValueError(
+                    f"{each}={overrides[each]!r}: preset {name!r} has {value!r}; it may be given "
+                    f"{', '.join(declared.may_change)}"
+                )
+        return config
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `causalmm_config.json` into `folder` (made if missing); return its path.

@@ -7,6 +7,7 @@ import math
 
 import torch
 from dense_branches import Falsified, branch_logits
+from noised_pictures import with_noise
 from tiny_models import pad_together
 
 from causalmm import BranchTrace
@@ -48,6 +49,7 @@ def expected(models, inputs, answer, config, towers):
         "heads", heads, language_layers, towers.language_heads
     )
     variant = "image" if config.language_scope == "image" else config.normalization
+    noisy = config.vision_method == "noise"
     vision = {
         "vision": config.vision_method,
         "vision_layers": vision_layers,
@@ -59,6 +61,7 @@ def expected(models, inputs, answer, config, towers):
         "language_heads": heads,
         "language_variant": variant,
     }
+    vision = {} if noisy else vision
     edits = {
         "vision": {"vision": vision},
         "language": {"language": language},
@@ -77,7 +80,9 @@ def expected(models, inputs, answer, config, towers):
             branch_logits(
                 upstream,
                 host,
-                inputs,
+                with_noise(inputs, config.seed, draw, config.noise_step)
+                if noisy and branch != "language"
+                else inputs,
                 answer,
                 Falsified(**edit, seed=config.seed, draw=draw),
             )

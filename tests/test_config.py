@@ -39,6 +39,19 @@ from causalmm import CausalMMConfig
         ({"draws": True}, "draws=True"),
         ({"seed": 1.5}, "seed=1.5: expected an integer"),
         ({"language_layers": "late"}, "language_layers='late'"),
+        ({"language_method": "noise"}, "language_method='noise': expected one of uniform"),
+        ({"noise_step": 1000}, "noise_step=1000: expected an integer from 0 to 999"),
+        *(
+            (
+                {"vision_method": "noise"} | {name: value},
+                rf"^{name}='{value}': vision method 'noise' changes the pixels .*; expected '\w+'$",
+            )
+            for name, value in (
+                ("vision_layers", "1:"),
+                ("site", "features"),
+                ("normalization", "released"),
+            )
+        ),
     ],
 )
 def test_refuses(values, message):

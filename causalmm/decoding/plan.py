@@ -17,7 +17,7 @@ from torch import Tensor
 
 from causalmm.config import CausalMMConfig
 from causalmm.counterfactual import methods
-from causalmm.counterfactual.intervention import Intervention
+from causalmm.counterfactual.intervention import Intervention, PixelNoise
 from causalmm.decoding.branch_state import answer_place
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.strength import TokenStrength
@@ -48,7 +48,7 @@ class Towers:
 class BranchPlan:
     """Branches, interventions and strengths of one call. Built by `build_plan`."""
 
-    vision: Intervention | None
+    vision: Intervention | PixelNoise | None
     language: Intervention | None
     joint: bool
     site: str
@@ -177,7 +177,14 @@ def build_plan(
     )
 
 
-def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention:
+def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention | PixelNoise:
+    if config.vision_method == methods.NOISE.name:
+        return PixelNoise(
+            method=config.vision_method,
+            noise_step=config.noise_step,
+            seed=config.seed,
+            draws=config.draws,
+        )
     if towers.vision_layers == 0:
         raise ValueError("the model reads its image features below every vision layer")
     count = towers.vision_layers

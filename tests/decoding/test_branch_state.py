@@ -209,6 +209,7 @@ def test_prompts_that_share_a_cache(family, model, config, monkeypatch):
 # -- what is refused ---------------------------------------------------------------------------
 
 BASE = {"mode": "multimodal", "epsilon": 0}
+NOISE = BASE | {"vision_method": "noise"}
 OTHERS = [
     (BASE, None, "filled with mode='multimodal', this call is made without branches"),
     (None, BASE, "filled without branches, this call is made with mode='multimodal'"),
@@ -218,6 +219,10 @@ OTHERS = [
     (BASE, BASE | {"draws": 2}, "vision_draws=1, .* vision_draws=2"),
     (BASE, BASE | {"language_method": "uniform"}, "language_method='random', .*='uniform'"),
     (BASE, BASE | {"vision_method": "uniform"}, "vision_method='random', .*='uniform'"),
+    (BASE, BASE | {"vision_method": "noise"}, "vision_method='random', .*='noise'"),
+    (NOISE, BASE, "vision_method='noise', .*='random'"),
+    (NOISE, NOISE | {"noise_step": 501}, "vision_noise_step=500, .*=501"),
+    (NOISE, NOISE | {"seed": 4}, "vision_seed=0, .*=4"),
     (BASE, BASE | {"language_layers": "2:"}, r"language_layers=\[1, 2, 3\], .*=\[2, 3\]"),
     (BASE, BASE | {"language_scope": "image"}, "language_scope='all', .*='image'"),
     (BASE, BASE | {"language_heads": "1"}, "language_heads='all', .*='1'"),

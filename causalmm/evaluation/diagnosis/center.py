@@ -21,7 +21,7 @@ from causalmm.cli.request import Request, find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
-from causalmm.config import CONFIG_NAME, CausalMMConfig
+from causalmm.config import CENTERING, CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation import run_record
 from causalmm.evaluation.benchmarks.pope import SUFFIX
@@ -36,7 +36,6 @@ if TYPE_CHECKING:  # it loads torch
     from causalmm.evaluation.diagnosis.lean import Lean
 
 FLAG = "--center"
-_NOT_ASKED = ("center", "center_sha256", "constant_branch")
 _NEVER_SURE = 1e-12
 """No best token of a vocabulary is so improbable: `confident` at this keeps every branch from
 acting, so that the answer is the plain one."""
@@ -85,7 +84,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
                       help="answers are free text: the mean over all of their tokens")  # fmt: skip
     group.add_argument("--limit", type=flags.at_least(1), metavar="N",
                        help="ask about the first N images only")  # fmt: skip
-    flags.add_settings(parser, without=_NOT_ASKED)
+    flags.add_settings(parser, without=CENTERING)
     parser.add_argument("--max-new-tokens", type=flags.at_least(1), default=64, metavar="N",
                         help="of a plain answer (default: %(default)s)")  # fmt: skip
     flags.add_running(parser)
@@ -158,7 +157,7 @@ def watching(config: CausalMMConfig) -> CausalMMConfig:
         schedule="constant",
         confident=_NEVER_SURE,
         epsilon=0,
-        **dict.fromkeys(_NOT_ASKED),
+        **dict.fromkeys(CENTERING),
     )
 
 

@@ -21,7 +21,7 @@ from causalmm.cli.request import Request, find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
-from causalmm.config import CONFIG_NAME, CausalMMConfig
+from causalmm.config import CENTERING, CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation import run_record
 from causalmm.evaluation.benchmarks import pope, vlind
@@ -53,10 +53,12 @@ SHOWN = 12
 _VARIED = (
     *("mode", "site", "gamma_vision", "gamma_language"),
     *(f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")),
-    *("center", "center_sha256", "constant_branch"),
+    *CENTERING,
 )
 """Settings that a measurement has of its own."""
-_BASE = tuple(each.name for each in fields(CausalMMConfig) if each.name not in _VARIED)
+_UNUSED = ("noise_step", "preset")
+"""What no measurement depends on."""
+_BASE = tuple(each.name for each in fields(CausalMMConfig) if each.name not in (*_VARIED, *_UNUSED))
 
 
 def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
@@ -138,7 +140,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         'on), sliding:W:S (from every S-th on), or slices such as "half:" and 10:20 '
         "(default: %(default)s)",
     )
-    flags.add_settings(parser, without=_VARIED)
+    flags.add_settings(parser, without=(*_VARIED, *_UNUSED))
     parser.set_defaults(max_new_tokens=1)
     flags.add_running(parser)
     flags.add_batch_size(parser, **BATCH_SIZE)

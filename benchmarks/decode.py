@@ -41,6 +41,7 @@ MODES = {
     "vision": {"mode": "vision"},
     "language-third": {"mode": "language", "language_layers": "-third:"},
     "language": {"mode": "language"},
+    "language-image": {"mode": "language", "language_scope": "image"},
     "multimodal": {"mode": "multimodal"},
     "joint": {"mode": "joint"},
 }

@@ -67,13 +67,15 @@ def settings_table() -> str:
 
 def methods_table() -> str:
     """Every declared method: a row each."""
-    rows = [("tower", "method", "weights on visible keys", "draws", "a map", "released")]
-    rows.append(("---",) * 6)
+    rows = [("tower", "method", "weights on visible keys", "draws", "a map", "released", "scopes")]
+    rows.append(("---",) * 7)
     for method in METHODS:
-        marks = (method.stochastic, method.visible.builds_a_map, method.released is not None)
+        formula = method.formula("visible", method.scopes[0])
+        marks = (method.stochastic, formula.builds_a_map, method.released is not None)
         told = ("yes" if mark else "" for mark in marks)
-        rows.append((method.tower, f"`{method.name}`", method.summary, *told))
-    rows.append((NOISE.tower, f"`{NOISE.name}`", NOISE.summary, "yes", "", ""))
+        scopes = ", ".join(method.scopes)
+        rows.append((method.tower, f"`{method.name}`", method.summary, *told, scopes))
+    rows.append((NOISE.tower, f"`{NOISE.name}`", NOISE.summary, "yes", "", "", ""))
     return _table(rows)
 
 

@@ -270,6 +270,10 @@ class Parser(argparse.ArgumentParser):
             _join_negative(sys.argv[1:] if args is None else args), namespace
         )
 
+    def print_help(self, file: Any = None) -> None:
+        """As argparse does, which keeps silent where the output cannot be written."""
+        (file or sys.stdout).write(self.format_help())
+
     def error(self, message: str) -> NoReturn:
         raise RequestError(message)
 

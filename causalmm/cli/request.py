@@ -122,7 +122,9 @@ def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
             f"{flag_name(next(iter(limits)))} is for {titles(sized=True)}: {args.model} is a "
             f"{known.title} checkpoint, which has one size"
         )
-    config = settle(base or checkpoints.configuration(source), preset, given)
+    # Without branches a center is not read.
+    used = {**given, "center": None} if plain else given
+    config = settle(base or checkpoints.configuration(source), preset, used)
     if not plain and config.constant_branch:
         centered = config.center is not None
         tell(

@@ -71,7 +71,7 @@ def diagnosis_figure(
     """What each branch says alone and what the adjusted model gains, a panel each."""
     title = f"{model}: what branches say alone, and what is gained"
     alone = [name for name in found.ranked[0].held_out if name.startswith("alone")]
-    panels = {name: f"branch {name}\n% right" for name in alone}
+    panels = {name: f"branch alone\n% right{name.removeprefix('alone')}" for name in alone}
     panels |= {"unreadable": "branch alone\n% unreadable", "gain": "adjusted\npoints gained"}
     panels["AUC gain"] = "adjusted\nAUC gained"
     by_tower = {tower: each for tower in layers if (each := lanes(wanted, tower))}

@@ -64,7 +64,7 @@ def scope_figure(
     panels = _panels(found)
     grids = {tower: each for tower in layers if (each := grid(wanted, tower)).rows}
     heights = {tower: LANE * len(each.rows) for tower, each in grids.items()}
-    gap, head, foot = 0.12, 0.62, 0.75
+    gap, head, foot = 0.12, 0.62, 0.5
     left = 0.55 + label_width([name for each in grids.values() for name in each.rows])
     figure = new_figure(
         head + sum(heights.values()) + foot * len(heights),

@@ -14,7 +14,7 @@ from causalmm import CausalMMConfig
 from causalmm.cli.session import Session
 from causalmm.evaluation.diagnosis import command
 from causalmm.evaluation.diagnosis.fluency import ANSWER_TOKENS, PROMPT, Fluency, spread
-from causalmm.evaluation.diagnosis.teacher_forcing import FluencyProbe, _read, edits_text
+from causalmm.evaluation.diagnosis.teacher_forcing import FluencyProbe, edits_text, read_branch
 from causalmm.inputs.messages import one_turn
 
 TEXTS = ["is there a banana ?", "what is this user here for ?", "is this it ?"]
@@ -128,8 +128,8 @@ def test_text_without_a_picture_is_factual_where_only_image_tokens_are_edited(
     config = CausalMMConfig(**settings)
     assert edits_text(config) == edits
     with torch.no_grad():
-        plain = [_read(session, each, None, "factual").nats for each in probe.texts]
-        branch = [_read(session, each, config, config.mode).nats for each in probe.texts]
+        plain = [read_branch(session, each, None, "factual").nats for each in probe.texts]
+        branch = [read_branch(session, each, config, config.mode).nats for each in probe.texts]
     assert (branch == pytest.approx(plain, rel=1e-5)) != edits
 
 

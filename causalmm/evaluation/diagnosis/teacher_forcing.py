@@ -95,8 +95,8 @@ class FluencyProbe(NamedTuple):
         # What edits nothing without a picture is the plain model there.
         alone = config if config is not None and edits_text(config) else None
         own = view if alone is not None else "factual"
-        answers = [_read(session, each, config or _LOOKING_ON, view) for each in self.answers]
-        texts = [_read(session, each, alone, own) for each in self.texts]
+        answers = [read_branch(session, each, config or _LOOKING_ON, view) for each in self.answers]
+        texts = [read_branch(session, each, alone, own) for each in self.texts]
         factual, branch = [], []
         for layer in sorted({layer for each in answers for layer in each.mass}):
             sums = [sum(part) for part in zip(*(each.mass[layer] for each in answers), strict=True)]
@@ -122,9 +122,10 @@ def edits_text(config: CausalMMConfig) -> bool:
     return config.mode == "language" and not by_image
 
 
-def _read(
+def read_branch(
     session: Session, readings: Readings, config: CausalMMConfig | None, view: str
 ) -> BranchReading:
+    """One forward, seen by a view: "factual", or the tower of the configuration's branch."""
     model = session.model
     trace = BranchReading(view, readings)
     inputs = {

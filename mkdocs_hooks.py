@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from causalmm.cli.flags import flag_name
 from causalmm.config import CausalMMConfig
-from causalmm.counterfactual.methods import METHODS
+from causalmm.counterfactual.methods import METHODS, NOISE
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
+from causalmm.presets.registry import PRESETS
 
 if TYPE_CHECKING:  # the tables need no mkdocs
     from mkdocs.structure.files import Files
@@ -66,12 +67,15 @@ def settings_table() -> str:
 
 def methods_table() -> str:
     """Every declared method: a row each."""
-    rows = [("tower", "method", "weights on visible keys", "draws", "a map", "released")]
-    rows.append(("---",) * 6)
+    rows = [("tower", "method", "weights on visible keys", "draws", "a map", "released", "scopes")]
+    rows.append(("---",) * 7)
     for method in METHODS:
-        marks = (method.stochastic, method.visible.builds_a_map, method.released is not None)
+        formula = method.formula("visible", method.scopes[0])
+        marks = (method.stochastic, formula.builds_a_map, method.released is not None)
         told = ("yes" if mark else "" for mark in marks)
-        rows.append((method.tower, f"`{method.name}`", method.summary, *told))
+        scopes = ", ".join(method.scopes)
+        rows.append((method.tower, f"`{method.name}`", method.summary, *told, scopes))
+    rows.append((NOISE.tower, f"`{NOISE.name}`", NOISE.summary, "yes", "", "", ""))
     return _table(rows)
 
 
@@ -84,10 +88,26 @@ def benchmarks_table() -> str:
     return _table(rows)
 
 
+def presets_table() -> str:
+    """Every preset: a row each, and below what differs from the published method."""
+    rows = [("preset", "published in", "branch and adjustment", "settings", "may be changed")]
+    rows.append(("---",) * 5)
+    notes = []
+    for each in PRESETS.values():
+        paper = f"[arXiv {each.arxiv}](https://arxiv.org/abs/{each.arxiv})"
+        settings = ", ".join(f"`{name}={value!r}`" for name, value in each.settings.items())
+        changed = ", ".join(f"`{name}`" for name in each.may_change)
+        rows.append((f"`{each.name}`", paper, each.formula, settings, changed))
+        needs = f" Needs {each.needs}." if each.needs else ""
+        notes.append(f"- **{each.title}** (`{each.name}`): {each.differs}{needs}")
+    return "\n".join((_table(rows), "", *notes))
+
+
 TABLES = {
     "<!-- table of methods -->": methods_table,
     "<!-- table of settings -->": settings_table,
     "<!-- table of benchmarks -->": benchmarks_table,
+    "<!-- table of presets -->": presets_table,
 }
 """By the marker that stands for it on a page."""
 

@@ -26,10 +26,32 @@ from causalmm import CausalMMConfig
         ({"mode": "joint", "gamma_vision": 1.0}, "mode 'joint' has one branch"),
         ({"epsilon": 1.5}, "epsilon=1.5: expected a number from 0 to 1"),
         ({"epsilon": -0.1}, "epsilon=-0.1"),
+        ({"schedule": "falling"}, "schedule='falling': expected one of constant, growing"),
+        ({"forgetting": -0.1}, "forgetting=-0.1: expected a number >= 0"),
+        ({"forgetting": float("inf")}, "forgetting=inf"),
+        ({"confident": 0}, "confident=0: expected a number above 0 and at most 1"),
+        ({"confident": 1.5}, "confident=1.5: expected a number above 0 and at most 1"),
+        ({"center": "c.pt"}, "center='c.pt': expected a .safetensors file, or none"),
+        ({"center_sha256": "ab"}, "center_sha256='ab': expected 64 hexadecimal digits"),
+        ({"center_sha256": 64 * "a"}, "expected a center that has it"),
+        ({"constant_branch": "image"}, "constant_branch='image': expected one of vision, language"),
         ({"draws": 0}, "draws=0: expected an integer >= 1"),
         ({"draws": True}, "draws=True"),
         ({"seed": 1.5}, "seed=1.5: expected an integer"),
         ({"language_layers": "late"}, "language_layers='late'"),
+        ({"language_method": "noise"}, "language_method='noise': expected one of uniform"),
+        ({"noise_step": 1000}, "noise_step=1000: expected an integer from 0 to 999"),
+        *(
+            (
+                {"vision_method": "noise"} | {name: value},
+                rf"^{name}='{value}': vision method 'noise' changes the pixels .*; expected '\w+'$",
+            )
+            for name, value in (
+                ("vision_layers", "1:"),
+                ("site", "features"),
+                ("normalization", "released"),
+            )
+        ),
     ],
 )
 def test_refuses(values, message):

@@ -20,8 +20,9 @@ import yaml
 import mkdocs_hooks
 from causalmm import CausalMMConfig
 from causalmm.__main__ import COMMANDS
-from causalmm.counterfactual.methods import METHODS
+from causalmm.counterfactual.methods import METHODS, NOISE
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
+from causalmm.presets.registry import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -117,8 +118,7 @@ def test_the_site_shows_every_setting():
 def test_the_site_shows_every_declared_method():
     assert read("docs/methods.md").count("<!-- table of methods -->") == 1
     rows = mkdocs_hooks.methods_table().splitlines()[2:]
-    assert len(rows) == len(METHODS)
-    for row, method in zip(rows, METHODS, strict=True):
+    for row, method in zip(rows, (*METHODS, NOISE), strict=True):
         assert row.startswith(f"| {method.tower} | `{method.name}` | {method.summary} |")
 
 
@@ -126,6 +126,15 @@ def test_the_site_shows_every_registered_benchmark():
     assert read("docs/evaluation.md").count("<!-- table of benchmarks -->") == 1
     rows = mkdocs_hooks.benchmarks_table().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == list(BENCHMARKS)
+
+
+def test_the_site_shows_every_preset():
+    assert read("docs/presets.md").count("<!-- table of presets -->") == 1
+    shown = mkdocs_hooks.presets_table().splitlines()
+    assert [row.split("`")[1] for row in shown[2 : 2 + len(PRESETS)]] == list(PRESETS)
+    for note, preset in zip(shown[-len(PRESETS) :], PRESETS.values(), strict=True):
+        assert note.startswith(f"- **{preset.title}** (`{preset.name}`): ")
+        assert preset.needs in note
 
 
 # -- walks through the code -----------------------------------------------------------------------

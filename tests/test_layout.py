@@ -19,7 +19,7 @@ PACKAGE = ROOT / "causalmm"
 FAMILY_PACKAGES = tuple(find(family).package for family in FAMILIES)
 LEVELS = (
     ("errors", "heads", "layers"),
-    ("counterfactual",),
+    ("counterfactual", "presets"),
     ("config",),
     ("decoding",),
     ("families",),

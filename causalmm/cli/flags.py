@@ -17,6 +17,7 @@ from causalmm.config import ATTENTION, CONFIG_NAME, DTYPES, CausalMMConfig
 from causalmm.errors import RequestError
 from causalmm.families.registry import demos, find, titles
 from causalmm.inputs.messages import LIMITS
+from causalmm.presets.registry import PRESETS
 
 MAX_NEW_TOKENS = 128
 BATCH_SIZE = 4
@@ -38,8 +39,8 @@ RUNNING: dict[str, dict[str, Any]] = {
 }
 """Flags for where and in which precision a model runs, with their options of argparse."""
 SETTINGS_EPILOG = (
-    "CausalMM settings that are not given come from --config, or else from the "
-    f"{CONFIG_NAME} beside the checkpoint, or else from the defaults shown."
+    "CausalMM settings that are not given come from --preset, or else from --config, or else from "
+    f"the {CONFIG_NAME} beside the checkpoint, or else from the defaults shown."
 )
 RESET = "/reset"
 """What forgets the conversation of --chat."""
@@ -191,7 +192,7 @@ def add_retry_failed(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
-    """A flag for each field of `CausalMMConfig`, those `without` left out, and --config."""
+    """A flag for each field of `CausalMMConfig`, and --config and --preset; not those `without`."""
     group = parser.add_argument_group("CausalMM", argument_default=argparse.SUPPRESS)
 
     for each in fields(CausalMMConfig):
@@ -202,6 +203,14 @@ def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ())
             flag_name(each.name), help=each.metadata["help"] + default, **each.metadata["flag"]
         )
     group.add_argument("--config", default=None, metavar="FILE", help="settings as a JSON file")
+    if "preset" not in without:
+        group.add_argument(
+            "--preset",
+            default=None,
+            choices=tuple(PRESETS),
+            help="a published method (docs/presets.md), in the place of --config and of the "
+            "checkpoint's own settings",
+        )
 
 
 def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
@@ -260,6 +269,10 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(
             _join_negative(sys.argv[1:] if args is None else args), namespace
         )
+
+    def print_help(self, file: Any = None) -> None:
+        """As argparse does, which keeps silent where the output cannot be written."""
+        (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(message)

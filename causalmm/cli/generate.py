@@ -17,7 +17,7 @@ from typing import Any
 from causalmm.cli.batch import write_answers
 from causalmm.cli.chat import chat
 from causalmm.cli.flags import parse_args
-from causalmm.cli.request import Request, check
+from causalmm.cli.request import Request, check, describe_preset
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
@@ -117,6 +117,7 @@ def _record(
         "tokens": [token._asdict() for token in adjusted.tokens],
         "mode": "plain" if config is None else config.mode,
         "config": None if config is None else config.to_dict(),
+        "preset": describe_preset(request),
         "model": request.model,
         "family": request.family,
         "dtype": str(model.dtype).removeprefix("torch."),

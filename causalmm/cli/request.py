@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from causalmm.cli.batch import Batch, open_batch
 from causalmm.cli.flags import BATCH_SIZE, flag_name
 from causalmm.cli.terminal import quiet_hub, tell
-from causalmm.config import CausalMMConfig
+from causalmm.config import ADJUSTMENT, CausalMMConfig
 from causalmm.errors import RequestError
 from causalmm.families import checkpoints
 from causalmm.families.registry import find, titles
@@ -52,6 +52,10 @@ class Request(NamedTuple):
     """Of the pictures, see `messages.limit_sizes`."""
     allow_network: bool = False
     """Whether pictures may be fetched."""
+    preset: str | None = None
+    """The published method whose settings `config` has, but for those that were given."""
+    given: Mapping[str, Any] = MappingProxyType({})
+    """Settings that stood on the command line."""
 
 
 def check(args: argparse.Namespace, family: str | None = None) -> Request:
@@ -93,12 +97,17 @@ def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
             f"--min-pixels {args.min_pixels} is more than --max-pixels {args.max_pixels}"
         )
     given = {name: getattr(args, name) for name in SETTINGS if name in args}
+    preset = getattr(args, "preset", None)
     plain = given.get("mode") == "plain"
     if plain:
+        if preset is not None:
+            raise RequestError("--preset and --mode plain exclude each other")
         del given["mode"]
     # Over the defaults first, so that a wrong value is told before a hub is asked for anything.
-    override(CausalMMConfig(), given)
+    settle(CausalMMConfig(), preset, given)
     base = None if args.config is None else checkpoints.read_configuration(args.config)
+    if preset is not None and args.config is not None:
+        tell(f"--preset {preset} takes the place of the settings in {args.config}")
     source = checkpoints.resolve(args.model)
     if not os.path.isdir(source):
         quiet_hub()
@@ -113,7 +122,14 @@ def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
             f"{flag_name(next(iter(limits)))} is for {titles(sized=True)}: {args.model} is a "
             f"{known.title} checkpoint, which has one size"
         )
-    config = override(base or checkpoints.configuration(source), given)
+    config = settle(base or checkpoints.configuration(source), preset, given)
+    if not plain and config.constant_branch:
+        centered = config.center is not None
+        tell(
+            f"the configuration says that its {config.constant_branch} branch is a constant one: "
+            "its contrast is nearly the same whatever the picture and the question"
+            + (", which the center takes away" if centered else " (causalmm diagnose --center)")
+        )
     return Request(
         model=args.model,
         source=source,
@@ -123,22 +139,58 @@ def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
         seed=config.seed,
         max_new_tokens=args.max_new_tokens,
         limits=limits,
+        preset=preset,
+        given=given,
     )
 
 
-def override(base: CausalMMConfig, given: dict[str, Any]) -> CausalMMConfig:
+def settle(base: CausalMMConfig, preset: str | None, given: Mapping[str, Any]) -> CausalMMConfig:
+    """The given settings over those of a preset or, where it is None, over `base`.
+
+    Raises RequestError for a wrong setting, and for one that would make a preset another method.
+    """
+    if preset is None:
+        return override(base, given)
+    try:
+        return _with_digest(CausalMMConfig.preset(preset, **given))
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def describe_preset(request: Request) -> dict[str, Any] | None:
+    """The name of a request's preset and the settings that differ from it; None without one."""
+    if request.preset is None or request.config is None:
+        return None
+    own, config = CausalMMConfig.preset(request.preset).to_dict(), request.config.to_dict()
+    changed = {name: value for name, value in config.items() if value != own[name]}
+    return {"name": request.preset, "changed": changed}
+
+
+def override(base: CausalMMConfig, given: Mapping[str, Any]) -> CausalMMConfig:
     """`base` with the given settings in the place of its own. Raises RequestError for a wrong one.
 
     A given `gamma` is the strength of every branch, and mode "joint" has only one: the base's
-    strengths of single branches then do not count.
+    strengths of single branches then do not count. The hash of a center and the verdict on a branch
+    are those of the base's center and branches. What is returned knows the hash of its center.
     """
-    reset = {}
+    reset: dict[str, Any] = {}
     if "gamma" in given or given.get("mode") == "joint":
-        reset = {"gamma_vision": None, "gamma_language": None}
+        reset |= {"gamma_vision": None, "gamma_language": None}
+    if "center" in given:
+        reset |= {"center_sha256": None}
+    if given.keys() - ADJUSTMENT:
+        reset |= {"constant_branch": None}
     try:
-        return replace(base, **(reset | given))
+        return _with_digest(replace(base, **reset | dict(given)))
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+def _with_digest(config: CausalMMConfig) -> CausalMMConfig:
+    """The configuration that knows the SHA-256 of its center; raises as `center_digest` does."""
+    if config.center is None:
+        return config
+    return replace(config, center_sha256=config.center_digest())
 
 
 def _messages(args: argparse.Namespace) -> list[dict[str, Any]]:

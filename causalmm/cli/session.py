@@ -54,6 +54,7 @@ class Session(NamedTuple):
                 device=args.device,
                 attn=args.attn,
                 causalmm=request.config,
+                preset=request.preset,
             )
         return cls(model, processor, prompt, request)
 

@@ -1,4 +1,4 @@
-"""What an intervention is: a method on some layers of one tower, in S draws."""
+"""What an intervention is: a method on some layers of one tower, or noised pixels; in S draws."""
 
 from dataclasses import dataclass, field
 
@@ -45,3 +45,19 @@ class Intervention:
     def first_layer(self) -> int:
         """The layer from which an edited row differs from a factual one."""
         return self.layers[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelNoise:
+    """Noise on the pixels that the vision encoder is given, in S draws. It edits no attention."""
+
+    method: str
+    noise_step: int
+    seed: int
+    draws: int
+    first_layer: int = 0
+    """The layer from which a noised row differs from a factual one."""
+
+    def edits(self, layer: int) -> bool:
+        """Whether attention in `layer` is edited."""
+        return False

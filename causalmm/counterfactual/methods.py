@@ -1,10 +1,12 @@
 """Every counterfactual method, declared once; everything else asks here.
 
-A method is a name, the tower it edits, and a formula for either normalization. Formulas are
-functions of causalmm/counterfactual/formulas.py, and the dense ones as released, for comparison, of
-causalmm/counterfactual/released.py, both called by name, so that asking which methods there are
-loads no torch. To add a method: its declaration here, its formula there, and what it should give in
-tests/dense_methods.py. Tests: tests/counterfactual/test_attention.py.
+METHODS are those of attention. `NOISE` is none of them: it changes the pixels that the vision
+encoder is given, and only a configuration knows it, as one of VISION_CHOICES.
+An attention method is a name, the tower it edits, and a formula for either normalization. Formulas
+are functions of causalmm/counterfactual/formulas.py, and the dense ones as released, for
+comparison, of causalmm/counterfactual/released.py, both called by name, so that asking which
+methods there are loads no torch. To add a method: its declaration here, its formula there, and what
+it should give in tests/dense_methods.py. Tests: tests/counterfactual/test_attention.py.
 """
 
 from dataclasses import dataclass, replace
@@ -204,3 +206,23 @@ def find(tower: str, name: str) -> Method:
 
 LANGUAGE_METHODS = names("language")
 VISION_METHODS = names("vision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelMethod:
+    """A counterfactual picture, under attention as it is."""
+
+    name: str
+    tower: str
+    summary: str
+    stochastic: bool
+
+
+NOISE = PixelMethod(
+    name="noise",
+    tower="vision",
+    summary="attention as it is, over pixels noised by the diffusion schedule of VCD",
+    stochastic=True,
+)
+VISION_CHOICES = (*VISION_METHODS, NOISE.name)
+"""What a configuration may name for the vision branch."""

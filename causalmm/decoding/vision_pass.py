@@ -1,7 +1,8 @@
 """The plan at work in one run of the vision encoder.
 
 Rows: N images a branch, [ factual | draw 0 | draw 1 ... ]. The counterfactual branches equal the
-factual one below the first edited layer and so join only there. CLIP lays branches along the batch
+factual one below the first edited layer and so join only there, or before the encoder where
+their pixels differ. CLIP lays branches along the batch
 axis; Qwen2-VL packs all images along one patch axis, so there a branch is a copy of every image
 segment and an edit acts within one segment (image or frame) at a time.
 Tests: tests/decoding/test_equivalence.py.
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from causalmm.counterfactual.attention import edited_map, vision_attention
+from causalmm.counterfactual.intervention import PixelNoise
+from causalmm.counterfactual.pixel_noise import gaussian, noised
 from causalmm.decoding.plan import BranchPlan
 
 
@@ -34,6 +37,7 @@ class VisionPass:
         self.plan = plan
         self.edit = plan.vision
         self.branches = 1 + plan.image_branches
+        self.noisy = isinstance(plan.vision, PixelNoise)
         # Weight of each patch under site "features", [branches - 1, N, T]: found by the feature
         # layer, used once the features are selected.
         self.patch_weights: Tensor | None = None
@@ -43,21 +47,49 @@ class VisionPass:
         """The pass of a plan; None where the plan has no counterfactual images."""
         return None if plan is None or plan.vision is None else cls(plan)
 
+    def add_noise(self, pixels: Tensor, grid_thw: Tensor | None = None) -> Tensor:
+        """Lay the noised pictures of every draw behind the factual ones, where the plan has such.
+
+        [N, C, H, W] -> [branches x N, C, H, W]; with the grids [N, 3] of packed pictures, patches
+        [P, C] -> [branches x P, C].
+        """
+        if not self.noisy:
+            return pixels
+        if grid_thw is None:
+            shape = pixels.shape[1:]
+            places = torch.arange(shape[:-1].numel(), device=pixels.device)
+        else:
+            shape = pixels.shape
+            places = _places_in_pictures(grid_thw.to(pixels.device), len(pixels))
+        edit, parts = self.edit, [pixels]
+        for draw in range(edit.draws):
+            noise = gaussian(edit.seed, draw, places, shape[-1]).view(shape)
+            parts.append(noised(pixels, noise, edit.noise_step))
+        return torch.cat(parts)
+
     def join_rows(self, layer: int, hidden_states: Tensor) -> Tensor:
-        """Let the counterfactual branches join: [N, T, C] -> [branches x N, T, C]."""
-        if layer != self.plan.vision_entry or self.plan.site == "features":
+        """Let the counterfactual branches join: [N, T, C] -> [branches x N, T, C].
+
+        Not those of noised pixels, which are there from the start.
+        """
+        if layer != self.plan.vision_entry or self.plan.site == "features" or self.noisy:
             return hidden_states
         return hidden_states.repeat(self.branches, 1, 1)
 
     def join_packed_rows(self, layer: int, inputs: PackedInputs) -> PackedInputs:
-        """The same for packed patches, their bounds and positions: [P, C] -> [branches x P, C]."""
+        """The same for packed patches [P, C] -> [branches x P, C], their bounds and positions.
+
+        Noised patches are there from the start, and get only their bounds and positions.
+        """
         if layer != self.plan.vision_entry:
             return inputs
         hidden_states, bounds, positions = inputs
-        patches = hidden_states.shape[0]
+        patches = positions[0].shape[0]
+        if not self.noisy:
+            hidden_states = hidden_states.repeat(self.branches, 1)
         further = [bounds[1:] + branch * patches for branch in range(1, self.branches)]
         return PackedInputs(
-            hidden_states.repeat(self.branches, 1),
+            hidden_states,
             torch.cat([bounds, *further]),
             tuple(part.repeat(self.branches, 1) for part in positions),
         )
@@ -174,3 +206,12 @@ class VisionPass:
         )
         grid = interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
         return grid.mean(dim=1).flatten(1).unflatten(0, (self.edit.draws, -1))
+
+
+def _places_in_pictures(grid_thw: Tensor, patches: int) -> Tensor:
+    """The number of each of so many packed patches within its picture, from grids [N, 3]."""
+    lengths = grid_thw.prod(dim=-1)
+    starts = lengths.cumsum(dim=0) - lengths
+    # With the size given, an accelerator need not be waited for.
+    starts = starts.repeat_interleave(lengths, output_size=patches)
+    return torch.arange(patches, device=grid_thw.device) - starts

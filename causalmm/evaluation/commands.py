@@ -183,6 +183,7 @@ def _runs(args: argparse.Namespace) -> list[Run]:
 
 def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Processes) -> None:
     from causalmm.evaluation.probabilities import choice_tokens
+    from causalmm.families.loading import check_preset
 
     benchmark, runs = BENCHMARKS[args.benchmark], [share.run for share in shares]
     device = args.device
@@ -193,6 +194,7 @@ def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Proces
     session = Session.start(argparse.Namespace(**{**vars(args), "device": device}), requests[0])
     for each in runs:
         try:
+            check_preset(each.request.preset, session.model)
             session.model.causalmm_plan(each.request.config)
         except ValueError as error:
             raise RequestError(f"{each.name}: {error}".removeprefix(": ")) from error

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from causalmm.cli.request import Request
+from causalmm.cli.request import Request, describe_preset
 from causalmm.cli.sole_writer import SUFFIX
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
@@ -59,6 +59,7 @@ def decoding_settings(request: Request, batch_size: int) -> dict[str, Any]:
         generation["batch_size"] = batch_size
     return {
         "causalmm": None if config is None else config.to_dict(),
+        "preset": describe_preset(request),
         "generation": generation,
         "seed": request.seed,
     }

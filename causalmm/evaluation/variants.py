@@ -12,13 +12,15 @@ from typing import Any
 
 import yaml
 
-from causalmm.cli.request import SAMPLING_OFF, SETTINGS, Request, override
+from causalmm.cli.request import SAMPLING_OFF, SETTINGS, Request, settle
 from causalmm.errors import RequestError, first_line
 from causalmm.evaluation.answers_file import CONTROLS
 from causalmm.inputs.json_lines import read_bytes
 
 _LONGEST_NAME = 255
 """Of a folder, on the usual file systems."""
+_NAMES = ("preset", *SETTINGS)
+"""What a grid may vary."""
 
 
 def controls(request: Request) -> dict[str, Request]:
@@ -51,7 +53,8 @@ def grid(request: Request, path: str | Path) -> dict[str, Request]:
     """Every combination of the settings in a YAML file, over the request's, by the folder's name.
 
     The file holds a mapping from settings to a value or a list of values, or a list of such
-    mappings; mode may be plain. Raises RequestError for anything else.
+    mappings; mode may be plain, and preset takes the place of all settings that were not given as
+    flags. Raises RequestError for anything else.
     """
     if request.config is None:
         raise RequestError("--grid needs a mode other than plain; in the file, mode may be plain")
@@ -64,14 +67,20 @@ def grid(request: Request, path: str | Path) -> dict[str, Request]:
             raise RequestError(
                 f"{path}: give settings that do not vary as flags: the name {name} is too long"
             )
+        preset = given.pop("preset", request.preset)
         plain = given.get("mode") == "plain"
         if plain:
             del given["mode"]
+            preset = None
         try:
-            config = override(request.config, given)
+            # A preset replaces the request's configuration, but not what was given as flags.
+            flags = {} if preset is None else request.given
+            config = settle(request.config, preset, {**flags, **given})
         except RequestError as error:
             raise RequestError(f"{path}: {error}") from error
-        requests[name] = request._replace(config=None if plain else config, seed=config.seed)
+        requests[name] = request._replace(
+            config=None if plain else config, preset=preset, seed=config.seed
+        )
     return requests
 
 
@@ -91,8 +100,8 @@ def _combinations(path: str | Path) -> Iterator[dict[str, Any]]:
 
 def _values(path: str | Path, name: str, given: Any) -> list[Any]:
     values = given if isinstance(given, list) else [given]
-    if name not in SETTINGS:
-        known = ", ".join(SETTINGS)
+    if name not in _NAMES:
+        known = ", ".join(_NAMES)
         raise RequestError(f"{path}: unknown setting {name!r}: expected one of {known}")
     if not values:
         raise RequestError(f"{path}: {name} has no values")
@@ -105,7 +114,7 @@ def _values(path: str | Path, name: str, given: Any) -> list[Any]:
 
 def _name(given: Mapping[str, Any]) -> str:
     """A folder's name. All that is given, so that a grid may grow and its runs go on."""
-    return ",".join(f"{key}={_word(given[key])}" for key in SETTINGS if key in given)
+    return ",".join(f"{key}={_word(given[key])}" for key in _NAMES if key in given)
 
 
 def _word(value: Any) -> str:

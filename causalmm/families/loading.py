@@ -22,6 +22,7 @@ from causalmm.families.family import load_reference
 from causalmm.families.memory import bytes_available, bytes_needed, check_fits
 from causalmm.families.processors import check_processor
 from causalmm.families.registry import find
+from causalmm.presets.registry import find as find_preset
 
 # What transformers, safetensors and torch raise on a checkpoint that is incomplete or damaged.
 _UNREADABLE = (
@@ -55,14 +56,15 @@ def load(
     device: str = "auto",
     attn: str = "sdpa",
     causalmm: CausalMMConfig | None = None,
+    preset: str | None = None,
 ) -> Loaded:
     """Model and processor of a folder or hub id, in eval mode on `device`.
 
     `family` is the name of the checkpoint's family; None reads it from its config.json. `dtype`
     "auto" is float32 on a CPU and the checkpoint's own elsewhere; `device` "auto" is CUDA where
-    there is one. `causalmm`, if given, is checked against the checkpoint before its weights are
-    read. Raises RequestError for what the machine or the model does not have, FailureError for a
-    checkpoint that cannot be read whole.
+    there is one. `causalmm` and the name of its `preset`, if given, are checked against the
+    checkpoint before its weights are read. Raises RequestError for what the machine or the model
+    does not have, FailureError for a checkpoint that cannot be read whole.
     """
     declared = find(checkpoints.family(source) if family is None else family)
     if declared.find_classes is not None:
@@ -77,6 +79,7 @@ def load(
     _check_attention(model_class, config, attn, place)
     shell = _read(source, "config.json", lambda: _shell(model_class, config, attn))
     try:
+        check_preset(preset, shell)
         shell.causalmm_plan(causalmm)
     except ValueError as error:
         raise RequestError(str(error)) from error
@@ -111,6 +114,12 @@ def load(
         # An answer would go on behind its end.
         model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     return Loaded(model.eval(), processor)
+
+
+def check_preset(preset: str | None, model: Any) -> None:
+    """Raise ValueError where a model lacks what the preset of this name needs."""
+    if preset is not None:
+        find_preset(preset).check_model(model.causalmm_towers())
 
 
 def find_device(name: str) -> torch.device:

@@ -14,6 +14,7 @@ from typing import Any
 from causalmm.cli.request import check
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.terminal import exit_code, tell
+from causalmm.counterfactual.methods import NOISE, VISION_METHODS
 from causalmm.errors import FailureError, RequestError
 from causalmm.figures.flags import parse_args
 from causalmm.inputs.messages import parts_of
@@ -32,6 +33,11 @@ def run(args: argparse.Namespace) -> None:
     request = check(args)
     if request.config is None:
         raise RequestError("mode plain has no counterfactual to draw: expected another --mode")
+    if args.figure == "attention-vision" and request.config.vision_method == NOISE.name:
+        raise RequestError(
+            f"vision method {NOISE.name!r} changes the pixels and has no attention map of its own: "
+            f"expected a --vision-method of {', '.join(VISION_METHODS)}, all of which are drawn"
+        )
     for path in (args.png, getattr(args, "html", None)):
         if path is not None:
             _check_file(path)

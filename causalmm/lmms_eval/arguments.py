@@ -23,7 +23,7 @@ from causalmm.errors import RequestError
 from causalmm.families.registry import families, find
 from causalmm.lmms_eval.decoding import MAX_NEW_TOKENS
 
-NAMES = ("pretrained", "config", *SETTINGS, *RUNNING, "batch_size")
+NAMES = ("pretrained", "config", "preset", *SETTINGS, *RUNNING, "batch_size")
 
 
 def model_names() -> dict[str, str]:

@@ -24,9 +24,15 @@ TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
 PICTURES = ("pixel_values", "image_grid_thw")
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=[*MODES, "growing"])
 def config(request):
-    return CausalMMConfig(mode=request.param, epsilon=0, draws=2, seed=3)
+    """Each mode, and strengths that count the tokens of an answer."""
+    settings = {"epsilon": 0, "draws": 2, "seed": 3}
+    if request.param == "growing":
+        settings |= {"schedule": "growing", "forgetting": 0.1}
+    else:
+        settings["mode"] = request.param
+    return CausalMMConfig(**settings)
 
 
 def generate(model, inputs, config, **settings):
@@ -203,6 +209,7 @@ def test_prompts_that_share_a_cache(family, model, config, monkeypatch):
 # -- what is refused ---------------------------------------------------------------------------
 
 BASE = {"mode": "multimodal", "epsilon": 0}
+NOISE = BASE | {"vision_method": "noise"}
 OTHERS = [
     (BASE, None, "filled with mode='multimodal', this call is made without branches"),
     (None, BASE, "filled without branches, this call is made with mode='multimodal'"),
@@ -212,6 +219,10 @@ OTHERS = [
     (BASE, BASE | {"draws": 2}, "vision_draws=1, .* vision_draws=2"),
     (BASE, BASE | {"language_method": "uniform"}, "language_method='random', .*='uniform'"),
     (BASE, BASE | {"vision_method": "uniform"}, "vision_method='random', .*='uniform'"),
+    (BASE, BASE | {"vision_method": "noise"}, "vision_method='random', .*='noise'"),
+    (NOISE, BASE, "vision_method='noise', .*='random'"),
+    (NOISE, NOISE | {"noise_step": 501}, "vision_noise_step=500, .*=501"),
+    (NOISE, NOISE | {"seed": 4}, "vision_seed=0, .*=4"),
     (BASE, BASE | {"language_layers": "2:"}, r"language_layers=\[1, 2, 3\], .*=\[2, 3\]"),
     (BASE, BASE | {"language_scope": "image"}, "language_scope='all', .*='image'"),
     (BASE, BASE | {"language_heads": "1"}, "language_heads='all', .*='1'"),
@@ -267,6 +278,7 @@ def test_another_site_is_refused(idle):
 
 @pytest.mark.parametrize("other", [
     {"gamma": 0.3}, {"epsilon": 0.2}, {"language_method": "uniform", "seed": 9},
+    {"schedule": "growing", "forgetting": 0.2, "confident": 0.5},
 ])  # fmt: skip
 def test_what_leaves_the_same_keys_goes_on(model, inputs, other):
     method = {name: value for name, value in other.items() if name == "language_method"}
@@ -329,6 +341,7 @@ def test_padding_between_turns_is_remembered(model, inputs, config):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("config", MODES, indirect=True)  # a forward without cache counts nothing
 def test_a_packed_cache_is_continued_with_a_mask_that_says_the_sequence(
     family, model, config, kind
 ):

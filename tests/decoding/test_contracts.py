@@ -43,7 +43,8 @@ def samples(family):
 
 
 def configurations():
-    """Each mode, each language method in each scope, and heads found in the prompt, once."""
+    """Each mode, each language method in each scope, heads found in the prompt and
+    noise on the pixels, once."""
     language = {"mode": "language", "epsilon": 0, "language_layers": "1:"}
     found = [CausalMMConfig(mode=mode, epsilon=0, draws=2, seed=3) for mode in MODES]
     found += [
@@ -55,10 +56,12 @@ def configurations():
             language_method="blind", language_scope="image", language_heads="image:2", **language
         )
     ]
+    found.append(CausalMMConfig(vision_method="noise", epsilon=0, draws=2, seed=3))
     return [
         pytest.param(
             each,
-            id=f"{each.mode}-{each.language_method}-{each.language_scope}-{each.language_heads}",
+            id=f"{each.mode}-{each.vision_method}-{each.language_method}-{each.language_scope}-"
+            f"{each.language_heads}",
         )
         for each in found
     ]

@@ -111,7 +111,7 @@ def test_no_two_folders_have_one_name(tmp_path_factory, values):
         ("[]", "expected settings"),
         ("- 3", "expected settings"),
         ("gamma: [1", "is not YAML"),
-        ("gama: 1", "unknown setting 'gama': expected one of mode,"),
+        ("gama: 1", "unknown setting 'gama': expected one of preset, mode,"),
         ("gamma: []", "gamma has no values"),
         ("gamma: [1, -1]", "gamma=-1: expected a number from 0 to 1,000,000"),
         ("gamma: one", "gamma='one'"),

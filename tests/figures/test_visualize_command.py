@@ -272,6 +272,11 @@ def test_a_page_can_be_had_alone(folder, tmp_path, capfd, monkeypatch):
         ("attention-vision", ("--layer", "-4"), "--layer -4: expected 0 to 2, or negative"),
         ("attention-vision", ("--head", "2"), "--head 2: expected 0 to 1, or negative"),
         ("attention-vision", ("--head", "all"), "'all' is not a number or mean"),
+        (
+            "attention-vision",
+            ("--vision-method", "noise"),
+            "vision method 'noise' changes the pixels and has no attention map of its own",
+        ),
         ("attention-language", ("--layer", "4"), "--layer 4: expected 0 to 3, or negative"),
         ("attention-language", ("--head", "4"), "--head 4: expected 0 to 3, or negative"),
         ("attention-language", ("--query", "mean"), "unrecognized arguments: --query mean"),

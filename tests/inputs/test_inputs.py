@@ -22,7 +22,7 @@ from torchvision.transforms import InterpolationMode
 from transformers.image_utils import SizeDict
 
 from causalmm import CausalMMConfig
-from causalmm.counterfactual.methods import VISION_METHODS
+from causalmm.counterfactual.methods import VISION_CHOICES, VISION_METHODS
 from causalmm.errors import FailureError, RequestError
 from causalmm.families.registry import find
 from causalmm.inputs.images import open_image
@@ -303,7 +303,7 @@ def test_joined_conversations_are_what_the_processor_pads(family, processor):
 # Counterfactual vision attention stays within an image and a frame
 
 
-@pytest.mark.parametrize("method", VISION_METHODS)
+@pytest.mark.parametrize("method", VISION_CHOICES)
 def test_an_image_is_encoded_as_if_it_were_alone(family, method):
     processor = row_of(family).processor()
     model = model_pair(family, "sdpa")[0]
@@ -348,12 +348,13 @@ def test_a_frame_is_encoded_as_if_it_were_alone(method):
     assert same == [True, False, True]
 
 
+@pytest.mark.parametrize("method", ["random", "noise"])
 @pytest.mark.parametrize("mode", ["vision", "multimodal", "joint"])
-def test_images_and_a_video_equal_separate_runs(mode):
+def test_images_and_a_video_equal_separate_runs(mode, method):
     ours, other = model_pair("qwen2_vl", "sdpa")
     messages = [user(image(picture(1)), video(frames(4)), image(picture(2, (40, 60))), QUESTION)]
     inputs = qwen2vl_prompt.build_chat_inputs(qwen2vl_processor(), messages)
-    config = CausalMMConfig(mode=mode, epsilon=0, seed=3)
+    config = CausalMMConfig(mode=mode, vision_method=method, epsilon=0, seed=3)
     check((ours, other, attach(other)), [dict(inputs)], config)
 
 

@@ -10,7 +10,7 @@ Tests: tests/evaluation/test_diagnose.py.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from causalmm.cli.request import Request, find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
-from causalmm.config import CONFIG_NAME, CausalMMConfig
+from causalmm.config import CENTERING, CONFIG_NAME, CausalMMConfig
 from causalmm.counterfactual.methods import SCOPES
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation import run_record
 from causalmm.evaluation.benchmarks import pope, vlind
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
+from causalmm.evaluation.diagnosis import center
 from causalmm.evaluation.diagnosis.fluency import ANSWER_TOKENS, PROMPT, spread
 from causalmm.evaluation.diagnosis.measurement import (
     DEFAULT_WINDOWS,
@@ -58,14 +59,20 @@ SHOWN = 12
 _VARIED = (
     *("mode", "site", "gamma_vision", "gamma_language", "language_scope", "language_heads"),
     *(f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")),
+    *CENTERING,
 )
 """Settings that a measurement has of its own."""
-_BASE = ("gamma", "epsilon", "draws", "normalization", "seed")
+_UNUSED = ("noise_step", "preset")
+"""What no measurement depends on."""
+_BASE = tuple(each.name for each in fields(CausalMMConfig) if each.name not in (*_VARIED, *_UNUSED))
 
 
 def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
     """Run the command and return its exit code; `prog` is its name in messages."""
-    return exit_code(lambda: run(parse_args(sys.argv[1:] if argv is None else argv, prog)))
+    argv = sys.argv[1:] if argv is None else argv
+    if center.asks_for_center(argv):
+        return center.main(argv, prog=prog)
+    return exit_code(lambda: run(parse_args(argv, prog)))
 
 
 def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
@@ -83,6 +90,12 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         "windows are added to what is there.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument(
+        center.FLAG,
+        metavar="FILE",
+        help="something else: estimate what the contrasts of one configuration are on average, "
+        "from unlabelled questions; its flags: diagnose --center FILE --help",
+    )
     parser.add_argument(
         "--write",
         type=Path,
@@ -169,7 +182,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         f"the images ({ANSWER_TOKENS} tokens at most) and of the texts of N questions without "
         "image, and the attention on image tokens meanwhile; 0: none (default: %(default)s)",
     )
-    flags.add_settings(parser, without=_VARIED)
+    flags.add_settings(parser, without=(*_VARIED, *_UNUSED))
     parser.set_defaults(max_new_tokens=1)
     flags.add_running(parser)
     flags.add_batch_size(parser, **BATCH_SIZE)

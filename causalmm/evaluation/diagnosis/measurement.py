@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from causalmm.cli.session import Session
-from causalmm.config import CausalMMConfig
+from causalmm.config import CENTERING, CausalMMConfig
 from causalmm.counterfactual.methods import SCOPES, TOWERS, find, names
 from causalmm.errors import RequestError
 from causalmm.evaluation.diagnosis.fluency import Fluency
@@ -65,6 +65,7 @@ class Configuration(NamedTuple):
             site="attention",
             gamma_vision=None,
             gamma_language=None,
+            **dict.fromkeys(CENTERING),
             **{f"{self.tower}_method": self.method},
             **{f"{self.tower}_layers": self.spec},
         )

@@ -106,8 +106,10 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
             branches = 1 + copies if every else 1
             flops += branches * _linear_flops(module, prompt)
     for number, (layer, attention) in enumerate(zip(layers, attention_modules(tower), strict=True)):
-        joined = copies if copies and number >= plan.vision_entry else 0
-        edited = joined and plan.site == "attention" and plan.vision.edits(number)
+        # Site "features" weighs features and runs no further rows.
+        inside = copies and plan.site == "attention" and number >= plan.vision_entry
+        joined = copies if inside else 0
+        edited = joined and plan.vision.edits(number)
         formula = plan.vision.formula if edited else None
         patches = prompt.rows[_products(layer)[0]] // prompt.batch
         flops += (1 + joined) * _linear_flops(layer, prompt)

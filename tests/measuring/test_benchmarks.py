@@ -35,6 +35,7 @@ from transformers import DynamicCache
 
 from causalmm import CausalMMConfig
 from causalmm.config import MODES
+from causalmm.presets.registry import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "examples" / "llava_300029_helped.png"
@@ -479,6 +480,31 @@ def test_decode(preset, out, capsys):
         if row["way"] != "plain":
             assert row["first_tokens_as_sequential"] == 3
     assert {row["way"] for row in rows} >= {"sequential language-third", "sequential multimodal"}
+
+
+def test_decode_of_presets(preset, out, capsys):
+    """All that the model has what they need for, beside plain and mitigv's loop."""
+    argv = ["--preset", preset, "--image-tokens", "16", "--text-tokens", "24"]
+    argv += ["--new-tokens", "2", "--rounds", "1", "--prefills", "1", "--dtype", "float32"]
+    family = models.configuration(preset).model_type
+    names = [name for name, each in PRESETS.items() if family == "llava" or not each.features_site]
+    asked = [] if family == "llava" else names
+    if family != "llava":
+        assert decode.main([*argv, "--presets"]) == 2
+        assert "needs a model with one vision feature layer" in capsys.readouterr().err
+    assert decode.main([*argv, "--out", str(out), "--presets", *asked]) == 0
+    rows = finish(out, capsys)["results"]["rows"]
+    with_vcd = mitigv_vcd.available(family)
+    assert [row["way"] for row in rows] == ["plain", *names] + ["mitigv vcd"] * with_vcd
+    for row in rows:
+        assert row["step_ratio"]["rounds"] == 1
+        assert ("step_to_vcd" in row) == (with_vcd and row["way"] != "mitigv vcd")
+        assert row["way"] == "mitigv vcd" or row["step_bytes_ratio"] >= 1
+
+
+def test_presets_stand_in_the_place_of_modes(capsys):
+    assert decode.main(["--presets", "vcd", "--modes", "vision"]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_a_prefill_is_compared_with_plains_beside_it():

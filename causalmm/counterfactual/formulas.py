@@ -20,6 +20,9 @@ from causalmm.counterfactual.random_weights import permutation
 FLAT = 64
 """n*m - 1 within this many rounding errors of 0 means a uniform row, whose reverse is 0/0."""
 
+SUMMED_KEYS = 512
+"""Keys that are summed at a time on a CPU."""
+
 
 class Sums(NamedTuple):
     """u_i [B, H, Q, D] and n_i, which broadcasts to [B, H, Q, 1]."""
@@ -52,9 +55,9 @@ def visible_sums(call: AttentionCall) -> Sums:
 
     def sums(part: Tensor) -> Tensor:
         if every_key:
-            return part.sum(dim=2, keepdim=True, dtype=dtype)
+            return _sum(part, dtype)
         if counted:
-            before = part[:, :, :start].sum(dim=2, keepdim=True, dtype=dtype)
+            before = _sum(part[:, :, :start], dtype)
             return before + part[:, :, start : start + queries].cumsum(dim=2, dtype=dtype)
         return part.cumsum(dim=2, dtype=dtype).index_select(2, mask.index(queries, value.device))
 
@@ -63,6 +66,15 @@ def visible_sums(call: AttentionCall) -> Sums:
     if mask.part == "inside":
         value = value * real[:, None, :, None]
     return Sums(call.per_query_head(sums(value)), sums(real[:, None, :, None].to(dtype)))
+
+
+def _sum(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sum over the keys, [B, G, K, D] -> [B, G, 1, D]. A CPU copies what it sums in another dtype:
+    there in blocks."""
+    some = [part]
+    if part.device.type == "cpu" and not torch.compiler.is_compiling():
+        some = part.split(SUMMED_KEYS, dim=2)
+    return sum(each.sum(dim=2, keepdim=True, dtype=dtype) for each in some)
 
 
 def factual(call: AttentionCall) -> Tensor:

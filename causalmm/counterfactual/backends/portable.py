@@ -15,7 +15,7 @@ RANDOM_QUERIES = 128
 """Queries in a block of random weights, at most: of keys that only later ones see, none are made
 for them."""
 
-STATS_QUERIES = 512
+STATS_QUERIES = 256
 """Queries whose softmax statistics are computed together, at most: of many heads in a few blocks,
 which takes less time than many blocks of single heads."""
 

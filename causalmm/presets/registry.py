@@ -12,6 +12,10 @@ _MODULES = (
     "causalmm",
     "causalmm_released",
     "vcd",
+    "m3id",
+    "sira",
+    "yard",
+    "maskcd",
 )
 PRESETS: dict[str, Preset] = {
     preset.name: preset

@@ -183,7 +183,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         "image, and the attention on image tokens meanwhile; 0: none (default: %(default)s)",
     )
     flags.add_settings(parser, without=(*_VARIED, *_UNUSED))
-    parser.set_defaults(max_new_tokens=1)
+    parser.set_defaults(max_new_tokens=1, **dict.fromkeys(CENTERING))
     flags.add_running(parser)
     flags.add_batch_size(parser, **BATCH_SIZE)
     return parser.parse_args(argv)

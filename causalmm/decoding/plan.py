@@ -19,7 +19,7 @@ from causalmm.config import CausalMMConfig
 from causalmm.counterfactual import methods
 from causalmm.counterfactual.intervention import Intervention, PixelNoise
 from causalmm.decoding.branch_state import answer_place
-from causalmm.decoding.contrast import Contrast, adjust, expected_logits
+from causalmm.decoding.contrast import Contrast, adjust, expected_logits, mask_implausible
 from causalmm.decoding.strength import TokenStrength
 from causalmm.decoding.trace import BranchTrace, StepLogits
 from causalmm.heads import image_heads, resolve_heads
@@ -120,9 +120,12 @@ class BranchPlan:
             Contrast(self.strength.of(gammas[name], factual, place), part, self.center.get(name))
             for name, part in counterfactual.items()
         ]
-        adjusted = adjust(factual, contrasts, self.epsilon)
+        unmasked = adjust(factual, contrasts, 0)
+        adjusted = mask_implausible(unmasked, factual, self.epsilon)
         if self.trace is not None:
             last = {name: part[:, -1] for name, part in counterfactual.items()}
+            if contrasts and self.epsilon > 0:
+                last["unmasked"] = unmasked[:, -1]
             self.trace.record(StepLogits(factual=factual[:, -1], adjusted=adjusted[:, -1], **last))
         return adjusted, self._factual_outputs(outputs)
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:  # commands import this package before they need torch
 class StepLogits(NamedTuple):
     """Logits of one decoding step at the last position, [batch, vocab], float32.
 
-    A branch the plan does not have is None.
+    A branch the plan does not have is None; so is `unmasked`, the adjusted logits before the
+    plausibility mask, where there is no mask or no branch.
     """
 
     factual: Tensor
@@ -20,6 +21,7 @@ class StepLogits(NamedTuple):
     vision: Tensor | None = None
     language: Tensor | None = None
     joint: Tensor | None = None
+    unmasked: Tensor | None = None
 
 
 @dataclass

@@ -123,10 +123,11 @@ class BranchPlan:
         unmasked = adjust(factual, contrasts, 0)
         adjusted = mask_implausible(unmasked, factual, self.epsilon)
         if self.trace is not None:
-            last = {name: part[:, -1] for name, part in counterfactual.items()}
+            shown = slice(None) if self.trace.every_position else -1
+            parts = {"factual": factual, "adjusted": adjusted, **counterfactual}
             if contrasts and self.epsilon > 0:
-                last["unmasked"] = unmasked[:, -1]
-            self.trace.record(StepLogits(factual=factual[:, -1], adjusted=adjusted[:, -1], **last))
+                parts["unmasked"] = unmasked
+            self.trace.record(StepLogits(**{name: part[:, shown] for name, part in parts.items()}))
         return adjusted, self._factual_outputs(outputs)
 
     def _factual_outputs(self, outputs: Any) -> Any:

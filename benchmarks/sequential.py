@@ -20,6 +20,7 @@ from causalmm.counterfactual.attention import language_attention, vision_attenti
 from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
 from causalmm.decoding.plan import BranchPlan, Intervention
+from causalmm.decoding.strength import TokenStrength
 from causalmm.figures.recording import attention_modules
 
 NAME = "causalmm_one_branch"
@@ -53,10 +54,12 @@ class SequentialBranches:
     ) -> Tensor:
         """New tokens int64 [B, T]. `streamer.put` gets each step's, as in transformers.
 
-        Raises ValueError for site "features" and for padding.
+        Raises ValueError for site "features", a strength by token and padding.
         """
         if plan.site != "attention" or not bool(inputs["attention_mask"].all()):
             raise ValueError("sequential branches know neither site='features' nor padding")
+        if plan.strength != TokenStrength():
+            raise ValueError("sequential branches know no strength by token")
         # (strength, branches whose logits are averaged); the factual one first.
         edits = [] if plan.vision is None else [(plan.gamma_vision, plan.vision, None)]
         edits += [] if plan.language is None else [(plan.gamma_language, None, plan.language)]

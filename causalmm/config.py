@@ -5,8 +5,11 @@ command lines, lmms-eval's model arguments and the table in docs/settings.md der
 Tests: tests/test_config.py.
 """
 
+import hashlib
 import json
 import math
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -28,6 +31,15 @@ from causalmm.presets.registry import find as find_preset
 CONFIG_NAME = "causalmm_config.json"
 MODES = ("vision", "language", "multimodal", "joint")
 SITES = ("attention", "features")
+SCHEDULES = ("constant", "growing")
+BRANCHES = ("vision", "language", "joint")
+CENTERING = ("center", "center_sha256", "constant_branch")
+"""Settings that any preset may be given besides its own."""
+ADJUSTMENT = (
+    *("gamma", "gamma_vision", "gamma_language", "schedule", "forgetting", "confident", "epsilon"),
+    *CENTERING,
+)
+"""Settings of the contrast: the others decide what the branches say."""
 ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
 """Attention code of transformers under which branches can be decoded."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -42,7 +54,10 @@ _STRENGTH = {"least": 0, "most": MAX_STRENGTH, "metavar": "G"}
 
 
 def choice(
-    default: str, choices: tuple[str, ...], help: str, flag_choices: tuple[str, ...] | None = None
+    default: str | None,
+    choices: tuple[str, ...],
+    help: str,
+    flag_choices: tuple[str, ...] | None = None,
 ) -> Any:
     """A field that is one of `choices`; its flag may take others (`flag_choices`)."""
 
@@ -60,9 +75,11 @@ def number(
     *,
     least: float = -math.inf,
     most: float = math.inf,
+    above: float = -math.inf,
     metavar: str,
 ) -> Any:
-    """A field that is a number from `least` to `most`; a whole one where the default is an int."""
+    """A field that is a number from `least` to `most` and greater than `above`; a whole one where
+    the default is an int."""
     whole = isinstance(default, int)
     types = int if whole else int | float
     expected = "an integer" if whole else "a number"
@@ -70,9 +87,12 @@ def number(
         expected += f" from {least} to {most:,}"
     elif least > -math.inf:
         expected += f" >= {least}"
+    if above > -math.inf:
+        expected = f"a number above {above} and at most {most:,}"
 
     def check(name: str, value: object) -> object:
-        if not isinstance(value, types) or isinstance(value, bool) or not least <= value <= most:
+        known = isinstance(value, types) and not isinstance(value, bool)
+        if not known or not least <= value <= most or not above < value < math.inf:
             raise ValueError(f"{name}={value!r}: expected {expected}")
         return value
 
@@ -83,6 +103,30 @@ def number(
 def layers(default: str | None, help: str) -> Any:
     """A field that says which layers of a tower are edited."""
     return _setting(default, f"{help}: {EXPECTED}", check_layers, metavar="LAYERS")
+
+
+def center(help: str) -> Any:
+    """A field that names the file of a center, or none."""
+
+    def check(name: str, value: object) -> object:
+        if value == "none":
+            return None
+        if not isinstance(value, str | Path) or Path(value).suffix != ".safetensors":
+            raise ValueError(f"{name}={value!r}: expected a .safetensors file, or none")
+        return str(value)
+
+    return _setting(None, help, check, metavar="FILE")
+
+
+def sha256(help: str) -> Any:
+    """A field that is the SHA-256 of a file."""
+
+    def check(name: str, value: object) -> object:
+        if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+            raise ValueError(f"{name}={value!r}: expected 64 hexadecimal digits, in small letters")
+        return value
+
+    return _setting(None, help, check, metavar="HEX")
 
 
 def heads(default: str, help: str) -> Any:
@@ -137,8 +181,29 @@ class CausalMMConfig:
     gamma_language: float | None = number(
         None, "the language branch's, in the place of gamma; not in mode joint", **_STRENGTH
     )
+    schedule: str = choice(
+        "constant",
+        SCHEDULES,
+        "growing: strengths are multiplied by exp(L t) - 1 at the t-th token of the answer (M3ID)",
+    )
+    forgetting: float = number(0.02, "L of the growing schedule", least=0, metavar="L")
+    confident: float = number(
+        1.0,
+        "branches act only where the best token's plain probability is below A, 1: everywhere",
+        above=0,
+        most=1,
+        metavar="A",
+    )
     epsilon: float = number(
         0.1, "tokens below E x p(best token) come after all others", least=0, most=1, metavar="E"
+    )
+    center: str | None = center(
+        "what each branch's contrast is on average, subtracted from it: a file that `diagnose "
+        "--center` made, or none"
+    )
+    center_sha256: str | None = sha256("that the file must have")
+    constant_branch: str | None = choice(
+        None, BRANCHES, "the branch that `diagnose --center` found to be constant, which is told"
     )
     draws: int = number(1, "samples of a stochastic method, averaged", least=1, metavar="S")
     normalization: str = choice(
@@ -173,6 +238,8 @@ class CausalMMConfig:
                 raise ValueError(
                     f"{name}={value}: mode 'joint' has one branch and one strength, `gamma`"
                 )
+        if self.center is None and self.center_sha256 is not None:
+            raise ValueError(f"center_sha256={self.center_sha256!r}: expected a center that has it")
 
     def _check_noise(self) -> None:
         """Raise ValueError for a setting that noise on the pixels cannot follow."""
@@ -234,7 +301,8 @@ class CausalMMConfig:
         own, config = cls(**declared.settings), cls(**(dict(declared.settings) | overrides))
         for each in overrides:
             value = getattr(own, each)
-            if each not in declared.may_change and getattr(config, each) != value:
+            allowed = (*declared.may_change, *CENTERING)
+            if each not in allowed and getattr(config, each) != value:
                 raise ValueError(
                     f"{each}={overrides[each]!r}: preset {name!r} has {value!r}; it may be given "
                     f"{', '.join(declared.may_change)}"
@@ -242,16 +310,25 @@ class CausalMMConfig:
         return config
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `causalmm_config.json` into `folder` (made if missing); return its path."""
+        """Write `causalmm_config.json` into `folder` (made if missing); return its path.
+
+        A center in the folder is named relative to it, another one absolutely.
+        """
         path = Path(folder) / CONFIG_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        values = self.to_dict()
+        if self.center is not None:
+            file, here = Path(self.center).resolve(), path.parent.resolve()
+            inside = file.is_relative_to(here)
+            values["center"] = file.relative_to(here).as_posix() if inside else str(file)
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         return path
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "CausalMMConfig":
         """Read a folder's `causalmm_config.json`, or a JSON file given by its own path.
 
+        A `center` that is no absolute path lies relative to the file's folder.
         Raises FileNotFoundError where there is none, ValueError where it cannot be read.
         """
         path = Path(source)
@@ -265,4 +342,24 @@ class CausalMMConfig:
             raise ValueError(f"{path} is not a JSON file: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
+        if isinstance(file := values.get("center"), str) and file != "none":
+            values["center"] = os.path.join(path.parent, file)
         return cls.from_dict(values)
+
+    def center_digest(self) -> str:
+        """SHA-256 of the file of `center`.
+
+        Raises ValueError where it cannot be read or has another one than `center_sha256`.
+        """
+        try:
+            digest = hashlib.sha256(Path(self.center).read_bytes()).hexdigest()
+        except OSError as error:
+            raise ValueError(
+                f"center={self.center!r}: the file cannot be read ({error.strerror})"
+            ) from error
+        if self.center_sha256 not in (None, digest):
+            raise ValueError(
+                f"center={self.center!r}: its SHA-256 is {digest}, expected center_sha256="
+                f"{self.center_sha256}: another file, or one that was made again"
+            )
+        return digest

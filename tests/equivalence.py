@@ -3,6 +3,8 @@
 The branches of `dense_branches` are contrasted by the formula of the design.
 """
 
+import math
+
 import torch
 from dense_branches import Falsified, branch_logits
 from noised_pictures import with_noise
@@ -90,13 +92,27 @@ def expected(models, inputs, answer, config, towers):
             said[branch] = draws[0]
         else:
             said[branch] = torch.stack([draw.log_softmax(-1) for draw in draws]).mean(0)
-        adjusted += strengths[branch] * (said["factual"] - said[branch])
+        strength = strengths[branch] * by_token(config, said["factual"])
+        adjusted += strength * (said["factual"] - said[branch])
     if config.epsilon:
         probabilities = said["factual"].softmax(-1)
         kept = probabilities >= config.epsilon * probabilities.amax(-1, keepdim=True)
         step = adjusted.amax(-1, keepdim=True) - adjusted.amin(-1, keepdim=True) + 1024
         adjusted = torch.where(kept, adjusted, adjusted - step)
     return said | {"adjusted": adjusted}
+
+
+def by_token(config, factual):
+    """What multiplies every strength at each of T tokens, [T, 1], of factual logits [T, vocab]."""
+    factors = [
+        0.0
+        if config.confident < 1 and float(logits.softmax(-1).amax()) >= config.confident
+        else math.exp(config.forgetting * place) - 1
+        if config.schedule == "growing"
+        else 1.0
+        for place, logits in enumerate(factual, start=1)
+    ]
+    return torch.tensor(factors).unsqueeze(-1)
 
 
 def check(models, samples, config, **settings):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from causalmm.cli.batch import Batch, open_batch
 from causalmm.cli.flags import BATCH_SIZE, flag_name
 from causalmm.cli.terminal import quiet_hub, tell
-from causalmm.config import CausalMMConfig
+from causalmm.config import ADJUSTMENT, CausalMMConfig
 from causalmm.errors import RequestError
 from causalmm.families import checkpoints
 from causalmm.families.registry import find, titles
@@ -123,6 +123,13 @@ def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
             f"{known.title} checkpoint, which has one size"
         )
     config = settle(base or checkpoints.configuration(source), preset, given)
+    if not plain and config.constant_branch:
+        centered = config.center is not None
+        tell(
+            f"the configuration says that its {config.constant_branch} branch is a constant one: "
+            "its contrast is nearly the same whatever the picture and the question"
+            + (", which the center takes away" if centered else " (causalmm diagnose --center)")
+        )
     return Request(
         model=args.model,
         source=source,
@@ -145,7 +152,7 @@ def settle(base: CausalMMConfig, preset: str | None, given: Mapping[str, Any]) -
     if preset is None:
         return override(base, given)
     try:
-        return CausalMMConfig.preset(preset, **given)
+        return _with_digest(CausalMMConfig.preset(preset, **given))
     except ValueError as error:
         raise RequestError(str(error)) from error
 
@@ -163,15 +170,27 @@ def override(base: CausalMMConfig, given: Mapping[str, Any]) -> CausalMMConfig:
     """`base` with the given settings in the place of its own. Raises RequestError for a wrong one.
 
     A given `gamma` is the strength of every branch, and mode "joint" has only one: the base's
-    strengths of single branches then do not count.
+    strengths of single branches then do not count. The hash of a center and the verdict on a branch
+    are those of the base's center and branches. What is returned knows the hash of its center.
     """
-    reset = {}
+    reset: dict[str, Any] = {}
     if "gamma" in given or given.get("mode") == "joint":
-        reset = {"gamma_vision": None, "gamma_language": None}
+        reset |= {"gamma_vision": None, "gamma_language": None}
+    if "center" in given:
+        reset |= {"center_sha256": None}
+    if given.keys() - ADJUSTMENT:
+        reset |= {"constant_branch": None}
     try:
-        return replace(base, **reset | dict(given))
+        return _with_digest(replace(base, **reset | dict(given)))
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+def _with_digest(config: CausalMMConfig) -> CausalMMConfig:
+    """The configuration that knows the SHA-256 of its center; raises as `center_digest` does."""
+    if config.center is None:
+        return config
+    return replace(config, center_sha256=config.center_digest())
 
 
 def _messages(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -42,6 +42,9 @@ class BranchState:
     heads: Tensor | None = None
     """Which query heads of each decoder layer are edited, bool [B, L, H], where they were found in
     the prompt (`Intervention.image_heads`)."""
+    prompt: int | Tensor = 0
+    """How many keys the cache held when the last prompt ended, which decides the first token of an
+    answer; a tensor [] where a static cache counts on the device."""
 
     def each_of_keys(self, change: Callable[[Tensor], Tensor]) -> "BranchState":
         """The state with every tensor of keys changed as the keys are."""
@@ -63,14 +66,16 @@ class BranchState:
         past: int | Tensor,
         queries: int,
         keys: int,
+        prefill: bool = False,
     ) -> "BranchState":
         """The state that includes the keys of Q new tokens, numbers `past` and up of `keys` keys.
 
         `visible` says which keys they see, and `image` bool [B, Q] which of them are image tokens.
+        They end a prompt where they are several, the cache's first, or `prefill` says so.
         Raises ValueError (RuntimeError in compiled code) where `visible` contradicts the padding
         with which the cached keys were computed, or lets a token see several packed sequences.
         """
-        parts = {}
+        parts: dict[str, Any] = {}
         if image is not None:
             old = _widened(self.image, keys, image)
             here = past + torch.arange(queries, device=image.device)
@@ -79,8 +84,11 @@ class BranchState:
             parts |= self._read_4d(visible.mask[:, 0], past, keys)
         elif visible.keys is not None or self.real is not None or self.packed is not None:
             parts |= self._read_2d(visible.keys, past, queries, keys)
-        # A compiled step keeps the tensors it was given: it says nothing new.
-        return self if torch.compiler.is_compiling() and queries == 1 else replace(self, **parts)
+        if prefill or queries > 1:
+            parts["prompt"] = past + queries
+        elif torch.compiler.is_compiling():
+            return self  # a compiled step keeps the tensors it was given: it says nothing new
+        return replace(self, **parts)
 
     def image_tokens(self, past: int | Tensor, queries: int, keys: int) -> ImageTokens | None:
         """Which of `keys` keys, and of the Q queries from number `past` on, are image tokens; None
@@ -183,6 +191,26 @@ class BranchLayer:
     def _change(self, change: Callable[[Tensor], Tensor]) -> None:
         if self.state is not None:
             self.state = self.state.each(change)
+
+
+def state_of(cache: Any) -> BranchState | None:
+    """What is true of a cache's keys; None if it has none, or was filled without branches."""
+    first = next(iter(getattr(cache, "layers", ())), None)
+    return first.state if isinstance(first, BranchLayer) and first.is_initialized else None
+
+
+def answer_place(cache: Any) -> int | Tensor:
+    """Place in its answer of the token that the last call with a cache decides, from 1 on.
+
+    1 for the end of a prompt, one more for each one-token call after it; a tensor int [] where a
+    static cache counts on the device. Without a cache, or one of branches, 1. All samples of a
+    batch are at the same place: padding counts as keys, in a prompt and in what is held.
+    """
+    state = state_of(cache)
+    if state is None:
+        return 1
+    place = cache.get_seq_length() - state.prompt + 1
+    return place.clamp(min=1) if isinstance(place, Tensor) else max(place, 1)
 
 
 def _widened(part: Tensor | None, keys: int, like: Tensor, fill: bool = False) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from causalmm.counterfactual.attention_mask import require
-from causalmm.decoding.kv_cache import BranchStaticLayer, PreallocatedLayer, state_of
+from causalmm.decoding.branch_state import state_of
+from causalmm.decoding.kv_cache import BranchStaticLayer, PreallocatedLayer
 from causalmm.decoding.plan import BranchPlan
 
 _LAYERS = (DynamicLayer, StaticLayer, PreallocatedLayer, BranchStaticLayer)
@@ -49,8 +50,8 @@ def check_cache(cache: Any, plan: BranchPlan | None, batch: int) -> None:
     for name in filled | wanted:
         if filled.get(name) != wanted.get(name):
             raise ValueError(
-                f"past_key_values were filled {_told(name, filled)}, this call is made "
-                f"{_told(name, wanted)}: {_SAME_PLAN}"
+                f"past_key_values were filled {told(name, filled)}, this call is made "
+                f"{told(name, wanted)}: {_SAME_PLAN}"
             )
     rows, branches = len(layers[0].keys), layers[0].branches
     if rows != batch * branches:
@@ -78,8 +79,8 @@ def _is_empty(cache: Any) -> bool:
     return True
 
 
-def _told(name: str, settings: Mapping[str, Any]) -> str:
-    """One of a plan's key settings, for a message."""
+def told(name: str, settings: Mapping[str, Any]) -> str:
+    """One of a plan's key settings, for a message; none: there are no branches."""
     value = settings.get(name)
     if not settings:
         return "without branches"

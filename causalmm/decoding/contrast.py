@@ -3,6 +3,8 @@
     adjusted = (1 + sum of γ) · l - sum over branches of γ · l_branch
     adjusted[l < max(l) + ln ε] -= STEP
 
+A contrast may be centered: γ · ((l - l_branch) - mean), with what the difference is on average.
+
 `l` are the factual logits, float32, [..., vocab]; each branch's come from a counterfactual
 attention (CausalMM, arXiv 2410.04780, and the plausibility constraint of contrastive decoding,
 arXiv 2210.15097). Pure functions of tensors. Tests: tests/decoding/test_contrast.py.
@@ -21,10 +23,13 @@ so probabilities are 0 up to a temperature of 9. Near 1024, float32 still tells 
 
 
 class Contrast(NamedTuple):
-    """One counterfactual branch: its strength and its logits [..., vocab]."""
+    """One counterfactual branch: its strength (as a tensor [..., 1] one a token, see
+    causalmm/decoding/strength.py), its logits [..., vocab], and the mean [vocab] of the difference
+    to the factual ones, if that is subtracted (causalmm/decoding/center.py)."""
 
-    gamma: float
+    gamma: float | Tensor
     logits: Tensor
+    mean: Tensor | None = None
 
 
 def expected_logits(draws: Tensor) -> Tensor:
@@ -43,6 +48,8 @@ def adjust(factual: Tensor, contrasts: Sequence[Contrast], epsilon: float) -> Te
     adjusted = (1 + sum(contrast.gamma for contrast in contrasts)) * factual
     for contrast in contrasts:
         adjusted = adjusted - contrast.gamma * contrast.logits.float()
+        if contrast.mean is not None:
+            adjusted = adjusted - contrast.gamma * contrast.mean.to(adjusted.device)
     return mask_implausible(adjusted, factual, epsilon)
 
 

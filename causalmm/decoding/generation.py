@@ -5,6 +5,7 @@ plan beside the other model keywords and refuses what a plan cannot follow.
 Tests: tests/decoding/test_generation.py.
 """
 
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from causalmm.config import ATTENTION, CausalMMConfig
 from causalmm.decoding.call_checks import check_cache, check_static
+from causalmm.decoding.center import read_center
 from causalmm.decoding.plan import BranchPlan, Towers, build_plan
 from causalmm.decoding.trace import BranchTrace
 from causalmm.errors import FailureError
@@ -39,7 +41,8 @@ class CounterfactualGeneration:
         """The branch plan of a configuration on this model; None where it would change nothing.
 
         A trace makes a plan of no configuration too, one that only looks on. Raises ValueError for
-        layers or a site the model does not have, TypeError for anything that is no configuration.
+        layers or a site the model does not have or a center of other branches, TypeError for
+        anything that is no configuration.
         """
         if causalmm is None and trace is not None:
             causalmm = CausalMMConfig(gamma=0.0, epsilon=0.0)
@@ -50,6 +53,12 @@ class CounterfactualGeneration:
         plan = build_plan(causalmm, self.causalmm_towers(), trace)
         if plan is not None:
             self._check_model()
+            if causalmm.center is not None and plan.branches > 1:
+                vocabulary = self.config.get_text_config().vocab_size
+                means = read_center(causalmm, plan, vocabulary)
+                if self.device.type != "meta":
+                    means = {name: mean.to(self.device) for name, mean in means.items()}
+                plan = replace(plan, center=means)
         return plan
 
     def generate(
@@ -114,6 +123,21 @@ class CounterfactualGeneration:
             model_kwargs["causalmm"] = plan
         return model_kwargs
 
+    def _prefill(
+        self, input_ids: Tensor, generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any], *args: Any, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        # Every call of it is part of the prompt, those with one token too: a prompt that goes on
+        # with a cache may have no more, nor may the last of its chunks.
+        plan = model_kwargs.get("causalmm")
+        if plan is None:
+            return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+        model_kwargs["causalmm"] = replace(plan, prefill=True)
+        try:
+            return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+        finally:
+            model_kwargs["causalmm"] = plan
+
     def _prepare_cache_for_generation(
         self,
         generation_config: GenerationConfig,
@@ -177,6 +201,11 @@ def _check_settings(plan: BranchPlan, settings: GenerationConfig) -> None:
         _refuse(
             f"guidance_scale={settings.guidance_scale}, whose unconditional logits come from the "
             "plain model: expected None or 1"
+        )
+    if plan.strength.forgetting is not None and not settings.use_cache:
+        _refuse(
+            "schedule='growing' with use_cache=False, where every step looks like the first: "
+            "expected use_cache=True"
         )
     if settings.use_cache is False and plan.language and plan.language.image_heads:
         _refuse(

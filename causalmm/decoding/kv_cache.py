@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
-from causalmm.decoding.branch_state import BranchLayer, BranchState
+from causalmm.decoding.branch_state import BranchLayer, state_of
 from causalmm.decoding.plan import BranchPlan
 
 CAPACITY_STEP = 64
@@ -96,12 +96,6 @@ def _append(held: Tensor, new: Tensor, buffer: _Buffer | None) -> _Buffer:
         whole[:, :, :length] = held
     whole[:, :, length:total] = new
     return _Buffer(whole[:, :, :total], whole)
-
-
-def state_of(cache: Any) -> BranchState | None:
-    """What is true of a cache's keys; None if it has none, or was filled without branches."""
-    first = next(iter(getattr(cache, "layers", ())), None)
-    return first.state if isinstance(first, BranchLayer) and first.is_initialized else None
 
 
 def branch_layers(cache: Cache, plan: BranchPlan, count: int) -> BranchLayer:

@@ -24,9 +24,9 @@ from causalmm.counterfactual.attention import image_mass, language_attention
 from causalmm.counterfactual.attention_mask import AttentionMask, require, visible_keys
 from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
 from causalmm.decoding import one_query
-from causalmm.decoding.branch_state import BranchState
+from causalmm.decoding.branch_state import BranchState, state_of
 from causalmm.decoding.call_checks import check_cache, check_encoded
-from causalmm.decoding.kv_cache import branch_layers, state_of
+from causalmm.decoding.kv_cache import branch_layers
 from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.rows import append_branches, leading_rows
 
@@ -179,8 +179,10 @@ class LanguagePass:
             return replace(self, visible=visible)
         masks, edit = [mask.any(dim=-1) for mask in self.masks], self.plan.language
         image = torch.stack(masks).any(dim=0) if masks else None
-        state = state_of(past_key_values) or BranchState(filled_by=self.plan.key_settings())
-        state = state.extended(visible, image, past, length, keys)
+        state = state_of(past_key_values)
+        prefill = self.plan.prefill or state is None
+        state = state or BranchState(filled_by=self.plan.key_settings())
+        state = state.extended(visible, image, past, length, keys, prefill)
         tokens = heads = None
         edits, finds_heads_by = edit is not None, None
         if edit is not None and (edit.scope == "image" or edit.image_heads):

@@ -9,6 +9,7 @@ It travels as the forward keyword argument `causalmm`; `VisionPass` and `Languag
 at work in one forward. Tests: tests/decoding/test_plan.py and tests/decoding/test_equivalence.py.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch import Tensor
 from causalmm.config import CausalMMConfig
 from causalmm.counterfactual import methods
 from causalmm.counterfactual.intervention import Intervention, PixelNoise
+from causalmm.decoding.branch_state import answer_place
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
+from causalmm.decoding.strength import TokenStrength
 from causalmm.decoding.trace import BranchTrace, StepLogits
 from causalmm.heads import image_heads, resolve_heads
 from causalmm.layers import resolve_layers
@@ -54,6 +57,11 @@ class BranchPlan:
     gamma_language: float
     gamma_joint: float
     epsilon: float
+    strength: TokenStrength = TokenStrength()
+    prefill: bool = False
+    """Whether a call is part of a prompt even with one token, as the last chunk of one may be."""
+    center: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """Of branches whose contrast is centered, its mean: float32 [vocab]."""
     trace: BranchTrace | None = field(default=None, compare=False)
 
     @property
@@ -92,8 +100,10 @@ class BranchPlan:
             settings |= {f"{tower}_{name}": value for name, value in own.items()}
         return settings
 
-    def contrast(self, logits: Tensor) -> Tensor:
-        """Adjusted logits [B, T, vocab], float32, of all branches' [branches x B, T, vocab]."""
+    def contrast(self, logits: Tensor, outputs: Any) -> tuple[Tensor, Any]:
+        """Adjusted logits [B, T, vocab], float32, of all branches' [branches x B, T, vocab]; and
+        the decoder's `outputs` without the branches' rows, as a caller of batch B expects them.
+        """
         parts = (1, self.image_branches, self.language_branches)
         [factual], image, language = logits.unflatten(0, (self.branches, -1)).split(parts)
         factual = factual.float()
@@ -104,15 +114,19 @@ class BranchPlan:
         }
         draws = {"joint" if self.joint else "vision": image, "language": language}
         counterfactual = {name: expected_logits(part) for name, part in draws.items() if len(part)}
-        contrasts = [Contrast(gammas[name], part) for name, part in counterfactual.items()]
+        growing = self.strength.forgetting is not None
+        place = answer_place(outputs.past_key_values) if growing else 1
+        contrasts = [
+            Contrast(self.strength.of(gammas[name], factual, place), part, self.center.get(name))
+            for name, part in counterfactual.items()
+        ]
         adjusted = adjust(factual, contrasts, self.epsilon)
         if self.trace is not None:
             last = {name: part[:, -1] for name, part in counterfactual.items()}
             self.trace.record(StepLogits(factual=factual[:, -1], adjusted=adjusted[:, -1], **last))
-        return adjusted
+        return adjusted, self._factual_outputs(outputs)
 
-    def factual_outputs(self, outputs):
-        """The model outputs without the branches' rows, as a caller of batch B expects them."""
+    def _factual_outputs(self, outputs: Any) -> Any:
         if self.branches == 1:
             return outputs
         batch = outputs.last_hidden_state.shape[0] // self.branches
@@ -127,9 +141,12 @@ def build_plan(
 ) -> BranchPlan | None:
     """Resolve a configuration against a model; None where it would change nothing.
 
-    A branch whose strength is 0 is left out. Raises ValueError for layers the model does not have
-    or that cannot reach its output, and for a vision site it does not have.
+    A branch whose strength is 0 at every token is left out. Raises ValueError for layers the model
+    does not have or that cannot reach its output, and for a vision site it does not have.
     """
+    growing = config.schedule == "growing"
+    if growing and config.forgetting == 0:  # exp(0) - 1 is a strength of 0
+        config = replace(config, gamma=0.0, gamma_vision=None, gamma_language=None)
     gamma_joint = config.gamma if config.mode == "joint" else 0.0
     joint = gamma_joint > 0
     vision = language = None
@@ -153,6 +170,9 @@ def build_plan(
         gamma_language=config.language_strength,
         gamma_joint=gamma_joint,
         epsilon=config.epsilon,
+        strength=TokenStrength(
+            forgetting=config.forgetting if growing else None, confident=config.confident
+        ),
         trace=trace,
     )
 

@@ -158,6 +158,9 @@ def _two_way_table(rows: Sequence[TwoWay]) -> str:
     for row in rows:
         metrics = [each.text("+" * (name == "bias gain")) for name, each in row.metrics.items()]
         biases = ", ".join(f"{round(bias, 2) + 0.0:+.2f}" for bias in row.biases)
-        cells.append([row.name, row.view, *metrics, biases, row.questions])
-    header = ["more probable choice", "view", *rows[0].metrics, "biases", "questions"]
+        spread = "-" if math.isnan(row.spread) else f"{row.spread:.2f}"
+        leans = [row.shift.text("+", digits=2), spread]
+        cells.append([row.name, row.view, *metrics, biases, *leans, row.questions])
+    header = ["more probable choice", "view", *rows[0].metrics, "biases"]
+    header += ["log-odds shift", "its spread", "questions"]
     return text_table(header, cells, left=2)

@@ -109,13 +109,14 @@ class Estimate:
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, sign: str = "") -> str:
+    def text(self, sign: str = "", digits: int = 1) -> str:
         """For a table; sign "+" shows that of a positive value too."""
         if math.isnan(self.value):
             return "-"
         # Adding 0 turns what rounds to -0.0 into 0.0.
-        value, low, high = (round(each, 1) + 0.0 for each in (self.value, self.low, self.high))
-        return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+        rounded = (round(each, digits) + 0.0 for each in (self.value, self.low, self.high))
+        value, low, high = (f"{each:{sign}.{digits}f}" for each in rounded)
+        return f"{value} [{low}, {high}]"
 
 
 def estimates(

@@ -3,8 +3,9 @@
 A decoding that only leans further toward one answer changes accuracy without knowing more. So for
 the probabilities under each view (factual, adjusted, a counterfactual branch): AUC, which no lean
 changes; the yes ratio; and the bias control, the accuracy gained by one constant added to the
-log-odds of yes against no, fitted on half of the images and applied to the other half. "Yes" stands
-for the first of a question's two choices.
+log-odds of yes against no, fitted on half of the images and applied to the other half; and the lean
+itself, the mean shift of the log-odds against the factual ones, with its spread over questions.
+"Yes" stands for the first of a question's two choices.
 
 The plausibility mask leaves the less plausible choice no probability where the model is sure. Such
 questions come before or after all others, among each other in the order of their factual
@@ -15,6 +16,7 @@ Tests: tests/evaluation/test_two_way.py.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -101,6 +103,11 @@ class TwoWay:
     """Accuracy and yes ratio of the more probable choice, AUC, bias gain; in per cent."""
     biases: tuple[float, float]
     """Added to the log-odds of yes: fitted on one half of the images, and on the other."""
+    shift: Estimate
+    """Mean of the log-odds of yes less the factual ones: how far the view leans; NaN where there is
+    nothing to compare with. Of questions of which both choices have a probability in both views."""
+    spread: float
+    """Standard deviation of the same over questions."""
 
 
 def two_way(name: str, pairs: Sequence[Pair]) -> list[TwoWay]:
@@ -121,9 +128,24 @@ def two_way(name: str, pairs: Sequence[Pair]) -> list[TwoWay]:
                 questions=len(signal.ids),
                 metrics={**decisions, "AUC": around(*signal.auc()), "bias gain": gain},
                 biases=biases,
+                **lean(pairs, view),
             )
         )
     return rows
+
+
+def lean(pairs: Sequence[Pair], view: str) -> dict[str, Any]:
+    """`shift` and `spread` of a view, as in `TwoWay`."""
+    rows = []
+    for question, answer in pairs if view != "factual" else ():
+        odds = [log_odds(answer.scores or {}, each) for each in (view, "factual")]
+        if question.choices and None not in odds and max(map(abs, odds)) < _CERTAIN / 2:
+            counts = {"shift": odds[0] - odds[1], "questions": 1}
+            rows.append(ImageCounts(question.image, counts))
+    if not rows:
+        return {"shift": Estimate(math.nan, math.nan, math.nan), "spread": math.nan}
+    found = estimates(Table.of(rows), {"": ratio("shift", "questions", scale=1.0)})
+    return {"shift": found[""], "spread": float(np.std([row.counts["shift"] for row in rows]))}
 
 
 def auc_difference(pairs: Sequence[Pair], base: Sequence[Pair], seed: int = 0) -> Estimate | None:

@@ -7,6 +7,7 @@ tests/families/test_checkpoints.py.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -73,7 +74,13 @@ def family(source: str) -> str:
 def configuration(source: str) -> CausalMMConfig:
     """The `causalmm_config.json` beside a checkpoint; the class defaults where it has none."""
     path = _find(source, CONFIG_NAME, optional=True)
-    return CausalMMConfig() if path is None else read_configuration(path)
+    if path is None:
+        return CausalMMConfig()
+    config = read_configuration(path)
+    if config.center is not None and not Path(source).is_dir():
+        # Of a hub id, beside the configuration in the cache from now on.
+        _find(source, os.path.relpath(config.center, path.parent), optional=True)
+    return config
 
 
 def read_configuration(path: str | Path) -> CausalMMConfig:

@@ -24,9 +24,15 @@ TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
 PICTURES = ("pixel_values", "image_grid_thw")
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=[*MODES, "growing"])
 def config(request):
-    return CausalMMConfig(mode=request.param, epsilon=0, draws=2, seed=3)
+    """Each mode, and strengths that count the tokens of an answer."""
+    settings = {"epsilon": 0, "draws": 2, "seed": 3}
+    if request.param == "growing":
+        settings |= {"schedule": "growing", "forgetting": 0.1}
+    else:
+        settings["mode"] = request.param
+    return CausalMMConfig(**settings)
 
 
 def generate(model, inputs, config, **settings):
@@ -272,6 +278,7 @@ def test_another_site_is_refused(idle):
 
 @pytest.mark.parametrize("other", [
     {"gamma": 0.3}, {"epsilon": 0.2}, {"language_method": "uniform", "seed": 9},
+    {"schedule": "growing", "forgetting": 0.2, "confident": 0.5},
 ])  # fmt: skip
 def test_what_leaves_the_same_keys_goes_on(model, inputs, other):
     method = {name: value for name, value in other.items() if name == "language_method"}
@@ -334,6 +341,7 @@ def test_padding_between_turns_is_remembered(model, inputs, config):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("config", MODES, indirect=True)  # a forward without cache counts nothing
 def test_a_packed_cache_is_continued_with_a_mask_that_says_the_sequence(
     family, model, config, kind
 ):

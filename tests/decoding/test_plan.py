@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from causalmm import BranchTrace, CausalMMConfig
 from causalmm.decoding.language_pass import LanguagePass
@@ -73,7 +74,8 @@ def test_contrast_reads_its_branches_in_row_order():
     config = CausalMMConfig(gamma_vision=0.5, gamma_language=2.0, epsilon=0, draws=2)
     plan = build_plan(config, TOWERS, trace)
     factual, v1, v2, t1, t2 = (torch.randn(3, 4, 7) for _ in range(5))
-    adjusted = plan.contrast(torch.cat([factual, v1, v2, t1, t2]))
+    outputs = BaseModelOutputWithPast(last_hidden_state=torch.randn(15, 4, 2))
+    adjusted, outputs = plan.contrast(torch.cat([factual, v1, v2, t1, t2]), outputs)
     vision = (v1.log_softmax(-1) + v2.log_softmax(-1)) / 2
     language = (t1.log_softmax(-1) + t2.log_softmax(-1)) / 2
     torch.testing.assert_close(adjusted, 3.5 * factual - 0.5 * vision - 2 * language)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,41 @@ def test_the_mask_alone_changes_no_auc_and_no_bias_reaches_what_it_settles():
     settled = np.abs(signal.log_odds) > 500
     for bias in adjusted.biases:
         assert np.array_equal((signal.log_odds + bias > 0)[settled], (signal.log_odds > 0)[settled])
+
+
+def test_a_lean_is_the_mean_shift_of_what_stays_open():
+    questions = ask(["yes", "no", "yes", "no"], images=[0, 0, 1, 1])
+    scores = {
+        "0": {"factual": (0.5, 0.5), "adjusted": (0.8, 0.2), "vision": (0.2, 0.8)},
+        "1": {"factual": (0.2, 0.8), "adjusted": (0.5, 0.5)},
+        "2": {"factual": (0.5, 0.5), "adjusted": (0.5, 0.5)},
+        "3": {"factual": (0.9, 0.1), "adjusted": (1.0, 0.0)},  # settled by the mask
+    }
+    rows = two_way("set", join(questions, answered(questions, lambda each: "yes", scores)))
+    factual, adjusted, vision = rows
+    shifts = [math.log(4), math.log(4), 0.0]
+    assert adjusted.shift.value == pytest.approx(2 / 3 * math.log(4))
+    assert adjusted.shift.low <= adjusted.shift.value <= adjusted.shift.high
+    assert adjusted.spread == pytest.approx(np.std(shifts))
+    assert (vision.shift.value, vision.spread) == pytest.approx((-math.log(4), 0))
+    assert math.isnan(factual.shift.value)
+    assert math.isnan(factual.spread)
+
+
+def test_an_added_constant_is_a_lean_without_spread():
+    lean = 1.25
+    pairs = leaning(0.0)
+    for place, pair in enumerate(pairs):
+        yes, no = pair.answer.scores["factual"]
+        moved = yes * math.exp(lean)
+        scores = {"factual": (yes, no), "adjusted": (moved / (moved + no), no / (moved + no))}
+        pairs[place] = pair._replace(answer=replace(pair.answer, scores=scores))
+    _, adjusted = two_way("set", pairs)
+    assert adjusted.shift.to_dict() == {
+        "value": pytest.approx(lean),
+        "interval": [pytest.approx(lean), pytest.approx(lean)],
+    }
+    assert adjusted.spread == pytest.approx(0, abs=1e-9)
 
 
 def test_auc_of_one_label_is_unknown():

@@ -5,6 +5,7 @@ its Python in CAUSALMM_LMMS_PYTHON to have them. The code is this checkout's all
 """
 
 import ast
+import hashlib
 import importlib.util
 import json
 import os
@@ -79,7 +80,13 @@ GIVEN = {
     "gamma": (1, 1.0),
     "gamma_vision": (0.25, 0.25),
     "gamma_language": (2.0, 2.0),
+    "language_scope": ("image", "image"),
+    "language_heads": ("image:1", "image:1"),
+    "schedule": ("growing", "growing"),
+    "forgetting": (1, 1.0),
+    "confident": (0.5, 0.5),
     "epsilon": (0, 0.0),
+    "constant_branch": ("vision", "vision"),
     "draws": (2.0, 2),
     "normalization": ("released", "released"),
     "site": ("features", "features"),
@@ -88,7 +95,7 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [each for each in SETTINGS if not each.startswith("center")])
 def test_a_setting_reaches_the_configuration(folder, name):
     value, expected = GIVEN[name]
     args = read_arguments({"pretrained": str(folder / "llava"), name: value})
@@ -96,6 +103,16 @@ def test_a_setting_reaches_the_configuration(folder, name):
     assert getattr(config, name) == getattr(CausalMMConfig(**{name: expected}), name)
     others = {each for each in SETTINGS if getattr(config, each) != getattr(CausalMMConfig, each)}
     assert others <= {name}
+
+
+def test_a_center_reaches_the_configuration(folder, tmp_path):
+    file = tmp_path / "c.safetensors"
+    file.write_bytes(b"something")
+    given = {"center": str(file), "center_sha256": hashlib.sha256(b"something").hexdigest()}
+    args = read_arguments({"pretrained": str(folder / "llava"), **given})
+    assert find_request(args, "llava").config == CausalMMConfig(**given)
+    args = read_arguments({"pretrained": str(folder / "llava"), "center": str(file)})
+    assert find_request(args, "llava").config == CausalMMConfig(**given)
 
 
 @pytest.mark.parametrize(

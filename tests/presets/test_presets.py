@@ -52,6 +52,11 @@ def test_a_branch_of_another_method_is_refused(preset: Preset):
     assert CausalMMConfig.preset(preset.name, mode=own.mode) == own
 
 
+def test_any_preset_may_be_centered():
+    for name in PRESETS:
+        assert CausalMMConfig.preset(name, center="c.safetensors").center == "c.safetensors"
+
+
 def test_a_setting_at_its_default_is_fixed_too():
     with pytest.raises(ValueError, match="^language_method='uniform': preset 'vcd' has 'random'; "):
         CausalMMConfig.preset("vcd", language_method="uniform")

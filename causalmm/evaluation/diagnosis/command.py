@@ -9,7 +9,7 @@ Tests: tests/evaluation/test_diagnose.py.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from causalmm.cli.request import Request, find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.sole_writer import sole_writer
 from causalmm.cli.terminal import exit_code, tell
-from causalmm.config import CONFIG_NAME, CausalMMConfig
+from causalmm.config import CENTERING, CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation import run_record
 from causalmm.evaluation.benchmarks import pope, vlind
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
+from causalmm.evaluation.diagnosis import center
 from causalmm.evaluation.diagnosis.measurement import (
     DEFAULT_WINDOWS,
     MEASUREMENTS,
@@ -49,18 +50,23 @@ from causalmm.inputs.json_lines import cut_torn_line, write_json
 TABLE, PICTURE = "table.json", "heatmap.png"
 SHOWN = 12
 """How many windows are printed; all are in the table's file."""
-_VARIED = ("mode", "site", "gamma_vision", "gamma_language") + tuple(
-    f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")
+_VARIED = (
+    *("mode", "site", "gamma_vision", "gamma_language"),
+    *(f"{tower}_{what}" for tower in METHODS for what in ("method", "layers")),
+    *CENTERING,
 )
 """Settings that a measurement has of its own."""
 _UNUSED = ("noise_step", "preset")
 """What no measurement depends on."""
-_BASE = ("gamma", "epsilon", "draws", "normalization", "seed")
+_BASE = tuple(each.name for each in fields(CausalMMConfig) if each.name not in (*_VARIED, *_UNUSED))
 
 
 def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
     """Run the command and return its exit code; `prog` is its name in messages."""
-    return exit_code(lambda: run(parse_args(sys.argv[1:] if argv is None else argv, prog)))
+    argv = sys.argv[1:] if argv is None else argv
+    if center.asks_for_center(argv):
+        return center.main(argv, prog=prog)
+    return exit_code(lambda: run(parse_args(argv, prog)))
 
 
 def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespace:
@@ -75,6 +81,12 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
         "what is there.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument(
+        center.FLAG,
+        metavar="FILE",
+        help="something else: estimate what the contrasts of one configuration are on average, "
+        "from unlabelled questions; its flags: diagnose --center FILE --help",
+    )
     parser.add_argument(
         "--write",
         type=Path,

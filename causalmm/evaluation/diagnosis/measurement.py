@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from causalmm.cli.session import Session
-from causalmm.config import CausalMMConfig
+from causalmm.config import CENTERING, CausalMMConfig
 from causalmm.counterfactual.methods import TOWERS, names
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question, ViewChoice
@@ -51,6 +51,7 @@ class Configuration(NamedTuple):
             site="attention",
             gamma_vision=None,
             gamma_language=None,
+            **dict.fromkeys(CENTERING),
             **{f"{self.tower}_method": self.method},
             **{f"{self.tower}_layers": self.spec},
         )

@@ -1,11 +1,12 @@
 """The tables of docs/results.md: greedy decoding's numbers, and what every other run adds to them.
 
 A record is what causalmm/toyworld/commands/toy_results.py writes: {"comparisons": {name: result of
-`evaluate compare`}, "times": {run: relative time of a token}}.
+`evaluate compare`}, "centers": the same of runs with and without a center, "times": {run: relative
+time of a token}}.
 Tests: tests/toyworld/test_results_table.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from causalmm.config import MODES, CausalMMConfig
@@ -45,6 +46,21 @@ ROWS = {
 """By the name of the run."""
 
 
+CENTERED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "default layers": ("default layers, centered", ()),
+    "half": ("half, centered", ("--language-layers", "half:")),
+}
+"""By the name of a run of the preset causalmm: that of the run with a center, and the flags of
+both."""
+CENTER_ROWS = {
+    "greedy": "greedy",
+    "default layers": "CausalMM multimodal (`causalmm`)",
+    "default layers, centered": "the same, centered",
+    "half": "CausalMM multimodal, layers `half:`",
+    "half, centered": "the same, centered",
+}
+
+
 class Column(NamedTuple):
     """One number of a comparison: its level for the base, the difference to it for other runs."""
 
@@ -79,22 +95,42 @@ OTHERS = (
     Column("chair", "all", "recall", "recall"),
 )
 COLUMNS = (*YES_OR_NO, *OTHERS)
+CENTERS = (
+    Column("pope", "all", "accuracy", "POPE", tested=True),
+    Column("pope", "all", "yes ratio", "yes ratio"),
+    Column("pope", "all", "AUC", "AUC"),
+    Column("prior", "toy/odd", "accuracy", "odd colours", tested=True),
+    Column("prior", "toy/odd", "yes ratio", "yes ratio"),
+    Column("prior", "toy/odd", "AUC", "AUC"),
+)
 TIME = "time a token"
 
 
 def tables(record: Mapping[str, Any]) -> list[str]:
-    """Both tables in Markdown: yes-or-no questions, then the other benchmarks and times."""
+    """In Markdown: yes-or-no questions, the other benchmarks and times, centers."""
     comparisons, times = record["comparisons"], record["times"]
-    runs = [name for name in ROWS if name in comparisons[COLUMNS[0].comparison]["reports"]]
-    first = [["", *(column.heading for column in YES_OR_NO)]]
-    second = [["", *(column.heading for column in OTHERS), TIME]]
-    for table, columns in ((first, YES_OR_NO), (second, OTHERS)):
-        table.append(["---"] * len(table[0]))
-        for run in runs:
-            table.append([ROWS[run], *(cell(comparisons, run, column) for column in columns)])
-    for run, row in zip(runs, second[2:], strict=True):
-        row.append(f"{times[run]['value']:.1f}x" if run in times else "-")
-    return ["\n".join(f"| {' | '.join(row)} |" for row in table) for table in (first, second)]
+    seconds = {run: f"{each['value']:.1f}x" for run, each in times.items()}
+    return [
+        _table(comparisons, ROWS, YES_OR_NO),
+        _table(comparisons, ROWS, OTHERS, {TIME: seconds}),
+        _table(record["centers"], CENTER_ROWS, CENTERS),
+    ]
+
+
+def _table(
+    comparisons: Mapping[str, Any],
+    rows: Mapping[str, str],
+    columns: Sequence[Column],
+    others: Mapping[str, Mapping[str, str]] | None = None,
+) -> str:
+    """Rows of the runs that are there; `others` are further columns, cells by run."""
+    others = others or {}
+    headings = ["", *(column.heading for column in columns), *others]
+    cells = [headings, ["---"] * len(headings)]
+    for run in (name for name in rows if name in comparisons[columns[0].comparison]["reports"]):
+        numbers = [cell(comparisons, run, column) for column in columns]
+        cells.append([rows[run], *numbers, *(each.get(run, "-") for each in others.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def cell(comparisons: Mapping[str, Any], run: str, column: Column) -> str:

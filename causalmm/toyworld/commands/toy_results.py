@@ -4,8 +4,9 @@
 
 Makes the benchmarks of held-out scenes, asks them by all controls, by every mode of CausalMM under
 the default settings and by every preset that the model can run, where the package `mitigv` is there
-and knows the model by its VCD too (benchmarks/vcd_answers.py), and compares. Goes on after an
-interruption. The numbers go to docs/toy-results-MODEL.json, the tables to standard output.
+and knows the model by its VCD too (benchmarks/vcd_answers.py), and by CausalMM with centers from
+development scenes, and compares. Goes on after an interruption. The numbers go to
+docs/toy-results-MODEL.json, the tables to standard output.
 Tests: tests/toyworld/test_toy_results.py.
 """
 
@@ -14,7 +15,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from typing import Any
 from causalmm.cli.request import SAMPLING_OFF
 from causalmm.cli.terminal import exit_code
 from causalmm.config import MODES, CausalMMConfig
-from causalmm.errors import FailureError
 from causalmm.evaluation import commands
 from causalmm.evaluation.answers_file import CONTROLS, find_runs
 from causalmm.evaluation.run_record import read_record
@@ -30,7 +29,9 @@ from causalmm.families.loading import Loaded, check_preset, load
 from causalmm.families.registry import demos, families
 from causalmm.presets.registry import PRESETS
 from causalmm.toyworld import CHECKPOINTS
-from causalmm.toyworld.commands import make_toybench
+from causalmm.toyworld.benchmark_runs import BATCH, compared, do, make_bench, questions
+from causalmm.toyworld.benchmarks import SPLITS
+from causalmm.toyworld.center_runs import compare_centers
 from causalmm.toyworld.results_table import BASE, SAME_AS_A_MODE, tables
 from causalmm.toyworld.token_times import Way, relative_times
 
@@ -67,10 +68,9 @@ def measure(model: str, images: int, runs: Path) -> dict[str, Any]:
     [family] = [name for name, each in families().items() if each.demo == model]
     loaded = load(str(CHECKPOINTS / model), device="cpu")
     runs.mkdir(parents=True, exist_ok=True)
-    bench = runs / f"bench-{family}-{images}"
-    if not bench.is_dir():
-        settings = ["--model-family", family, "--images", str(images)]
-        _do(make_toybench.main, [bench, *settings])
+    bench, development = (
+        make_bench(runs / f"{split}-{family}-{images}", family, images, split) for split in SPLITS
+    )
     # The default settings, whatever the checkpoint's own are; a preset takes their place.
     defaults, grid = runs / "defaults.json", runs / f"grid-{family}.yaml"
     defaults.write_text(json.dumps(CausalMMConfig().to_dict()), encoding="utf-8")
@@ -79,20 +79,16 @@ def measure(model: str, images: int, runs: Path) -> dict[str, Any]:
     comparisons = {}
     for name, (benchmark, flags) in questions(bench).items():
         out = answers / name
-        asked = [benchmark, "run", *flags, "--model", model, "--out", out]
-        _do(commands.main, [*asked, "--controls"])
-        _do(commands.main, [*asked, "--grid", grid, "--config", defaults])
+        asked = [benchmark, "run", *flags, "--model", model, *BATCH, "--out", out]
+        do(commands.main, [*asked, "--controls"])
+        do(commands.main, [*asked, "--grid", grid, "--config", defaults])
         if family in VCD_FAMILIES and find_spec("mitigv"):
-            vcd = [benchmark, *flags, "--model", model, "--out", out / MITIGV]
-            _do(_vcd_answers, vcd)
-        found = out / "comparison.json"
-        bases = [part for base in BASES for part in ("--base", base)]
-        _do(commands.main, [benchmark, "compare", out, *flags, *bases, "--out", found])
-        compared = json.loads(found.read_text(encoding="utf-8"))
-        comparisons[name] = {part: compared[part] for part in ("bases", "reports", "differences")}
+            do(_vcd_answers, [benchmark, *flags, "--model", model, "--out", out / MITIGV])
+        comparisons[name] = compared(benchmark, [out], flags, BASES, out / "comparison.json")
     return {
         "command": f"python scripts/toy_results.py {model} --images {images}",
         "comparisons": comparisons,
+        "centers": compare_centers(model, bench, development, answers),
         "times": _times(loaded, family, answers / next(iter(comparisons))),
     }
 
@@ -114,25 +110,6 @@ def _can_run(model: Any, preset: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def questions(bench: Path) -> dict[str, tuple[str, list[Any]]]:
-    """By the name of a run: the benchmark, and the flags that say which questions."""
-    pope = [bench / f"pope/toy_pope_{split}.json" for split in ("random", "popular", "adversarial")]
-    prior = [bench / f"prior/toy_pope_{split}.json" for split in ("canonical", "odd")]
-    chair = bench / "chair"
-    yes_or_no = ["--suffix", " Please answer yes or no."]
-    return {
-        "pope": ("pope", ["--questions", *pope, "--images", bench / "pope/images"]),
-        "prior": ("pope", ["--questions", *prior, "--images", bench / "prior/images", *yes_or_no]),
-        "mme": ("mme", ["--data", bench / "mme"]),
-        "vlind": ("vlind", ["--data", bench / "vlind"]),
-        "chair": (
-            "chair",
-            ["--annotations", chair / "annotations.json", "--vocabulary",
-             chair / "vocabulary.json", "--images", chair / "images"],
-        ),
-    }  # fmt: skip
 
 
 def _times(loaded: Loaded, family: str, answers: Path) -> dict[str, Any]:
@@ -161,10 +138,3 @@ def _vcd_answers(argv: Sequence[str]) -> int:
     """The exit code of benchmarks/vcd_answers.py, which belongs to no package."""
     command = [sys.executable, ROOT / "benchmarks/vcd_answers.py", *argv]
     return subprocess.run(command, stdout=_STANDARD_ERROR).returncode
-
-
-def _do(command: Any, argv: Sequence[Any]) -> None:
-    with redirect_stdout(sys.stderr):
-        code = command([str(each) for each in argv])
-    if code:
-        raise FailureError(f"{' '.join(map(str, argv[:2]))} ended with exit code {code}")

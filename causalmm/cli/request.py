@@ -149,12 +149,13 @@ def settle(base: CausalMMConfig, preset: str | None, given: Mapping[str, Any]) -
 
     Raises RequestError for a wrong setting, and for one that would make a preset another method.
     """
-    if preset is None:
-        return override(base, given)
-    try:
-        return _with_digest(CausalMMConfig.preset(preset, **given))
-    except ValueError as error:
-        raise RequestError(str(error)) from error
+    if preset is not None:
+        try:
+            CausalMMConfig.preset(preset, **given)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        base = CausalMMConfig.preset(preset)
+    return override(base, given)
 
 
 def describe_preset(request: Request) -> dict[str, Any] | None:

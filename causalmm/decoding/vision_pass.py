@@ -38,6 +38,7 @@ class VisionPass:
         self.edit = plan.vision
         self.branches = 1 + plan.image_branches
         self.noisy = isinstance(plan.vision, PixelNoise)
+        self.noise_added = False
         # Weight of each patch under site "features", [branches - 1, N, T]: found by the feature
         # layer, used once the features are selected.
         self.patch_weights: Tensor | None = None
@@ -61,6 +62,7 @@ class VisionPass:
         else:
             shape = pixels.shape
             places = _places_in_pictures(grid_thw.to(pixels.device), len(pixels))
+        self.noise_added = True
         edit, parts = self.edit, [pixels]
         for draw in range(edit.draws):
             noise = gaussian(edit.seed, draw, places, shape[-1]).view(shape)
@@ -72,7 +74,7 @@ class VisionPass:
 
         Not those of noised pixels, which are there from the start.
         """
-        if layer != self.plan.vision_entry or self.plan.site == "features" or self.noisy:
+        if layer != self.plan.vision_entry or self.plan.site == "features" or self._is_noised():
             return hidden_states
         return hidden_states.repeat(self.branches, 1, 1)
 
@@ -85,7 +87,7 @@ class VisionPass:
             return inputs
         hidden_states, bounds, positions = inputs
         patches = positions[0].shape[0]
-        if not self.noisy:
+        if not self._is_noised():
             hidden_states = hidden_states.repeat(self.branches, 1)
         further = [bounds[1:] + branch * patches for branch in range(1, self.branches)]
         return PackedInputs(
@@ -150,6 +152,18 @@ class VisionPass:
         So a feature row keeps its counterfactual twins wherever transformers slices or repeats it.
         """
         return features.unflatten(0, (self.branches, -1)).movedim(0, -2).flatten(-2)
+
+    def _is_noised(self) -> bool:
+        """Whether the counterfactual rows are there from the start, as noised pixels are.
+
+        Raises ValueError where modeling files, such as another package's, did not call `add_noise`.
+        """
+        if self.noisy and not self.noise_added:
+            raise ValueError(
+                f"vision_method={self.edit.method!r}: the modeling files of this model add no "
+                "noise to pixels; expected a method of attention"
+            )
+        return self.noisy
 
     def _attend(
         self,

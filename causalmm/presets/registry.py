@@ -12,6 +12,9 @@ _MODULES = (
     "causalmm",
     "causalmm_released",
     "vcd",
+    "sira",
+    "yard",
+    "maskcd",
 )
 PRESETS: dict[str, Preset] = {
     preset.name: preset

@@ -24,6 +24,8 @@ SETTINGS = (
         "language_layers": (0, 2),
         "normalization": "released",
     },
+)
+SCOPED = (
     {"language_scope": "image", "language_method": "blind", "language_heads": "image:2"},
     {"language_scope": "image", "language_layers": "all", "language_heads": {1: [0, 3]}},
 )
@@ -98,6 +100,13 @@ def test_a_compiled_forward_keeps_every_intervention(model, family, mode, dynami
     check(model, family, mode, dynamic, "eager", SETTINGS if dynamic is None else SETTINGS[1:])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["language", "joint"])
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_it_keeps_scopes_and_heads(model, family, mode, dynamic):
+    check(model, family, mode, dynamic, "eager", SCOPED)
+
+
 # Inductor with symbols for all lengths simplifies the expressions of random weights for hours.
 OTHERS = [
     *[("aot_eager", True, mode) for mode in MODES],
@@ -111,3 +120,9 @@ OTHERS = [
 @pytest.mark.parametrize(("backend", "dynamic", "mode"), OTHERS)
 def test_so_do_other_backends(model, family, backend, dynamic, mode):
     check(model, family, mode, dynamic, backend, SETTINGS[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_other_backends_keep_scopes_and_heads(model, family, backend):
+    check(model, family, "language", None, backend, SCOPED[:1])

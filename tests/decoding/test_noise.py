@@ -12,6 +12,7 @@ from tiny_models import model_pair, sample
 
 from causalmm import BranchTrace, CausalMMConfig
 from causalmm.decoding.shared_image import generate_together
+from causalmm.decoding.vision_pass import VisionPass
 
 MODES = ("vision", "multimodal", "joint")
 
@@ -77,6 +78,13 @@ def test_pictures_encoded_beforehand_and_shared(models, family):
     new = alone[:, inputs["input_ids"].shape[1] :]
     shared = generate_together(model, [inputs, inputs], causalmm=config, **settings)
     assert torch.equal(shared, new.expand(2, -1))
+
+
+def test_modeling_files_that_add_no_noise_are_refused(model, family, monkeypatch):
+    """Such as a family of another package may have."""
+    monkeypatch.setattr(VisionPass, "add_noise", lambda _self, pixels, *_: pixels)
+    with pytest.raises(ValueError, match="vision_method='noise': the modeling files of this model"):
+        model(**sample(family, seed=1), causalmm=CausalMMConfig(vision_method="noise"))
 
 
 @pytest.mark.slow

@@ -63,6 +63,10 @@ def answer(
     chosen, probabilities = [], []
 
     class Watched(algorithm):
+        # Inputs are padded on the left. By itself, it moves all that is hidden there, the tokens of
+        # the image included, and so the text before them behind them.
+        _left_pad_token_inputs = staticmethod(dict)
+
         def _sample_next(self, logits: Tensor, config: Any) -> Tensor:
             probabilities.append(logits.softmax(dim=-1))
             chosen.append(super()._sample_next(logits, config))

@@ -122,7 +122,9 @@ def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
             f"{flag_name(next(iter(limits)))} is for {titles(sized=True)}: {args.model} is a "
             f"{known.title} checkpoint, which has one size"
         )
-    config = settle(base or checkpoints.configuration(source), preset, given)
+    # Without branches a center is not read.
+    used = {**given, "center": None} if plain else given
+    config = settle(base or checkpoints.configuration(source), preset, used)
     if not plain and config.constant_branch:
         centered = config.center is not None
         tell(
@@ -182,16 +184,12 @@ def override(base: CausalMMConfig, given: Mapping[str, Any]) -> CausalMMConfig:
     if given.keys() - ADJUSTMENT:
         reset |= {"constant_branch": None}
     try:
-        return _with_digest(replace(base, **reset | dict(given)))
+        config = replace(base, **reset | dict(given))
+        if config.center is None:
+            return config
+        return replace(config, center_sha256=config.center_digest())
     except ValueError as error:
         raise RequestError(str(error)) from error
-
-
-def _with_digest(config: CausalMMConfig) -> CausalMMConfig:
-    """The configuration that knows the SHA-256 of its center; raises as `center_digest` does."""
-    if config.center is None:
-        return config
-    return replace(config, center_sha256=config.center_digest())
 
 
 def _messages(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ map at a time).
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,6 +95,23 @@ def image_mass(query: Tensor, key: Tensor, *, scale: float, visible: AttentionMa
     with torch.autocast(query.device.type, enabled=False):
         inside, outside = (softmax_stats(call.of_part(part)).lse for part in ("inside", "outside"))
     return (inside - outside).sigmoid().nan_to_num_(0.0).squeeze(-1)
+
+
+def edited_image_mass(
+    method: str, query: Tensor, key: Tensor, *, visible: AttentionMask, **settings: Any
+) -> Tensor:
+    """How much of its counterfactual attention each query gives to image keys: [B, H, Q].
+
+    Letters and `settings` as in `language_attention`: weights on image keys are its output for
+    values that are 1 there and 0 elsewhere. A share of all weights, also of a method whose weights
+    do not sum to 1; 0 where all weights are 0. `visible` says which tokens are image tokens.
+    """
+    value = torch.zeros_like(key)
+    image = visible.image.keys
+    value[..., 0] = image.repeat(1 if len(image) == 1 else len(key) // len(image), 1)[:, None]
+    value[..., 1] = 1
+    output = language_attention(method, query, key, value, visible=visible, **settings)
+    return (output[..., 0] / output[..., 1]).nan_to_num_(0.0)
 
 
 def edited_map(

@@ -86,9 +86,30 @@ class AttentionCall:
             outside=self.outside and self.outside.block(q),
         )
 
-    def of_part(self, part: str | None) -> "AttentionCall":
-        """The same with queries that see one part only, see `AttentionMask`."""
-        return replace(self, mask=replace(self.mask, part=part))
+    def of_part(self, part: str) -> "AttentionCall":
+        """The same with queries that see one part only, see `AttentionMask`; for "inside", with few
+        keys beside the image tokens."""
+        call = replace(self, mask=replace(self.mask, part=part))
+        queries, keys = (range(tensor.shape[2]) for tensor in (self.query, self.key))
+        if part == "inside":
+            keys = call._image_span()
+            call = call.block(queries, keys)
+        return call.without_part() if call.mask.only_part(queries, range(len(keys))) == part else call
+
+    def _image_span(self) -> range:
+        """Keys among which are all image tokens, and all from the first query to the last unless
+        every query sees the whole span: where causality decides, sums are running ones."""
+        count, start = self.key.shape[2], self.mask.query_start
+        span = self.mask.image_span(count)
+        if self.mask.mask is not None or not self.mask.causal:
+            return span
+        if not isinstance(start, int):
+            return range(count)
+        return range(min(span.start, start), span.stop if start >= span.stop - 1 else count)
+
+    def without_part(self) -> "AttentionCall":
+        """The same where all that is seen is of the part."""
+        return replace(self, mask=replace(self.mask, part=None))
 
     def with_stats(self, stats: SoftmaxStats) -> "AttentionCall":
         """The same with what the formula takes: of a whole map, M of each head as every m_i."""
@@ -100,20 +121,24 @@ class AttentionCall:
     def scores(self) -> Tensor:
         """Products of queries and keys: [B, H, Q, K], -inf where hidden."""
         scores = grouped_query_product(precise(self.query) * self.scale, precise(self.key).mT)
-        if self.mask.is_full(scores.shape[3]):
-            return scores
-        return scores.masked_fill_(~self.seen(), -torch.inf)
+        first = self.mask.full_keys(scores.shape[3])
+        if first < scores.shape[3]:
+            scores[..., first:].masked_fill_(~self.seen(first), -torch.inf)
+        return scores
 
-    def seen(self) -> Tensor:
-        """S_i: bool [B or 1, 1, Q, K]."""
-        return self.mask.to_dense(self.query.shape[2], self.key.shape[2], self.value.device)
+    def seen(self, first: int = 0) -> Tensor:
+        """S_i of the keys from number `first` on: bool [B or 1, 1, Q, K - first]."""
+        queries, keys = self.query.shape[2], self.key.shape[2]
+        mask = self.mask.block(range(queries), range(first, keys)) if first else self.mask
+        return mask.to_dense(queries, keys - first, self.value.device)
 
     def hide(self, weights: Tensor) -> Tensor:
         """Weights [B, H, Q, K] with 0 where hidden, in place."""
-        if self.mask.is_full(weights.shape[3]):
-            return weights
-        # Times 0 or 1: on a CPU masked_fill_ takes eight times as long.
-        return weights.mul_(self.seen().to(weights.dtype))
+        first = self.mask.full_keys(weights.shape[3])
+        if first < weights.shape[3]:
+            # Times 0 or 1: on a CPU masked_fill_ takes eight times as long.
+            weights[..., first:].mul_(self.seen(first).to(weights.dtype))
+        return weights
 
     def random_numbers(self) -> Tensor:
         """r_ij ~ U(0, 1]: [B, H, Q, K]."""

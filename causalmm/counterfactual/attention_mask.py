@@ -25,6 +25,12 @@ class ImageTokens:
     queries: Tensor
     """Bool [n or 1, Q]."""
 
+    @property
+    def readable(self) -> bool:
+        """Whether decisions may depend on which they are: not where reading them would wait for a
+        device, or where a compiler would keep the decision."""
+        return self.keys.device.type == "cpu" and not torch.compiler.is_compiling()
+
     def pairs(self) -> Tensor:
         """Image keys of text queries, what scope "image" edits: bool [n or 1, 1, Q, K]."""
         return self.keys[:, None, None, :] & ~self.queries[:, None, :, None]
@@ -89,11 +95,33 @@ class AttentionMask:
 
     def is_full(self, key_count: int) -> bool:
         """Whether every query is known to see every key."""
+        return self.full_keys(key_count) == key_count
+
+    def full_keys(self, key_count: int) -> int:
+        """How many leading keys every query is known to see."""
         if self.keys is not None or self.mask is not None or self.part is not None:
-            return False
+            return 0
         if not self.causal:
-            return True
-        return isinstance(self.query_start, int) and self.query_start >= key_count - 1
+            return key_count
+        seen = self.query_start + 1 if isinstance(self.query_start, int) else 0
+        return max(0, min(seen, key_count))
+
+    def only_part(self, queries: range, keys: range) -> str | None:
+        """The part that all pairs of these queries and keys are of; None: of both, or unknown."""
+        if self.part is None or not self.image.readable:
+            return None
+        image = self.image.keys[:, keys.start : keys.stop]
+        own = self.image.queries[:, queries.start : queries.stop]
+        if bool(own.all()) or not bool(image.any()):
+            return "outside"
+        return "inside" if bool(image.all()) and not bool(own.any()) else None
+
+    def image_span(self, key_count: int) -> range:
+        """Keys among which are all image tokens, as few as are known."""
+        if not self.image.readable:
+            return range(key_count)
+        places = self.image.keys.any(dim=0).nonzero()
+        return range(int(places[0]), int(places[-1]) + 1) if len(places) else range(1)
 
     def to_dense(
         self, query_count: int, key_count: int, device: torch.device | None = None

@@ -3,13 +3,15 @@
 Letters as in causalmm/counterfactual/attention.py. Tests: tests/counterfactual/test_attention.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from causalmm.counterfactual.attention_call import AttentionCall, SoftmaxStats
+from causalmm.counterfactual.attention_mask import AttentionMask
 from causalmm.counterfactual.formulas import beside_the_rest
 
 BLOCK_ENTRIES = 2**18
@@ -17,6 +19,8 @@ BLOCK_ENTRIES = 2**18
 CONVERTED_PER_WEIGHT = 8
 """Entries of keys, and of values, that are in float32 at a time for each of those weights: a query
 has few weights, and a long KV cache need not be converted whole."""
+MOST_CUTS = 16
+"""Places where pictures begin or end, of which each begins a block: more make blocks too small."""
 LEAST_QUERIES, LEAST_KEYS = 16, 512
 """Of each, in a block, at least: matrix products of fewer are slow."""
 
@@ -32,23 +36,29 @@ def in_blocks(
     `sizes`: of a block, KV heads, queries whose softmax statistics are computed together where the
     formula takes them, and queries whose outputs are.
     """
+    inside = call.formula.part == "inside"
+    _, query_cuts = cuts(call.mask)
     whole = call.query.new_empty(*call.query.shape[:3], call.value.shape[3])
     for kv_heads in ranges(call.key.shape[1], sizes[0]):
         some_heads = call.kv_head_block(kv_heads)
         mine = whole[:, some_heads.heads.start : some_heads.heads.stop]
-        for outer in ranges(call.query.shape[2], sizes[1]):
+        for outer in ranges(call.query.shape[2], sizes[1], query_cuts):
             block = some_heads.block(outer)
-            if call.formula.part == "inside":
-                block = replace(block, outside=softmax_stats(block.of_part("outside")))
+            part = mine[:, :, outer.start : outer.stop]
+            if inside:
+                outside = softmax_stats(block.of_part("outside"))
+                if block.mask.only_part(range(len(outer)), range(block.key.shape[2])) == "outside":
+                    part.copy_(outside.output)
+                    continue
+                block = replace(block.of_part("inside"), outside=outside)
             if call.formula.takes_stats:
                 block = block.with_stats(softmax_stats(block))
-            part = mine[:, :, outer.start : outer.stop]
             for inner in ranges(len(outer), sizes[2]):
                 some = block.block(inner)
                 output = formula(some)
-                if call.formula.part == "inside":
-                    output = beside_the_rest(some, output)
-                part[:, :, inner.start : inner.stop] = output
+                part[:, :, inner.start : inner.stop] = (
+                    beside_the_rest(some, output) if inside else output
+                )
     return whole
 
 
@@ -78,7 +88,20 @@ def block_entries(device: torch.device) -> int:
     return BLOCK_ENTRIES if device.type == "cpu" else 32 * BLOCK_ENTRIES
 
 
-def ranges(count: int, at_a_time: int) -> Iterator[range]:
-    """The numbers below `count`, `at_a_time` after another."""
-    for start in range(0, count, at_a_time):
-        yield range(start, min(start + at_a_time, count))
+def ranges(count: int, at_a_time: int, cuts: Sequence[int] = ()) -> Iterator[range]:
+    """The numbers below `count`, `at_a_time` after another, and a new range at each of `cuts`."""
+    for first, last in pairwise((0, *cuts, count)):
+        for start in range(first, last, at_a_time):
+            yield range(start, min(start + at_a_time, last))
+
+
+def cuts(mask: AttentionMask) -> tuple[list[int], list[int]]:
+    """Numbers of keys, and of queries, at which image tokens begin or end, where a part is asked
+    for: between them most blocks are all of one part, and so need no mask or no products."""
+    if mask.part is None or not mask.image.readable:
+        return [], []
+    found = []
+    for flags in (mask.image.keys, mask.image.queries):
+        changes = (flags[:, 1:] != flags[:, :-1]).any(dim=0).nonzero().flatten() + 1
+        found.append(changes.tolist() if len(changes) <= MOST_CUTS else [])
+    return found[0], found[1]

@@ -41,16 +41,17 @@ def visible_sums(call: AttentionCall) -> Sums:
     mask, value, start = call.mask, call.value, call.mask.query_start
     queries, keys = call.query.shape[2], call.key.shape[2]
     dtype, counted = precision(value.dtype), isinstance(start, int) and start + queries <= keys
+    every_key = not mask.causal or (isinstance(start, int) and start >= keys - 1)
     if (
         mask.mask is not None
         or mask.part == "outside"
-        or (mask.causal and queries == 1 and not counted)
+        or (queries == 1 and not counted and not every_key)
     ):
         seen = call.seen().to(dtype)
         return Sums(call.per_query_head(seen @ value.to(dtype)), seen.sum(dim=-1, keepdim=True))
 
     def sums(part: Tensor) -> Tensor:
-        if not mask.causal:
+        if every_key:
             return part.sum(dim=2, keepdim=True, dtype=dtype)
         if counted:
             before = part[:, :, :start].sum(dim=2, keepdim=True, dtype=dtype)

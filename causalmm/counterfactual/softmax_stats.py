@@ -14,7 +14,7 @@ from causalmm.counterfactual.attention_call import (
     precise,
     precision,
 )
-from causalmm.counterfactual.blocks import keys_that_fit, queries_that_fit, ranges
+from causalmm.counterfactual.blocks import cuts, keys_that_fit, queries_that_fit, ranges
 
 
 def softmax_stats(call: AttentionCall) -> SoftmaxStats:
@@ -29,19 +29,24 @@ def softmax_stats(call: AttentionCall) -> SoftmaxStats:
     dtype, queries, keys = precision(call.query.dtype), call.query.shape[2], call.key.shape[2]
     keys_at_a_time = keys_that_fit(call)
     width = call.key.shape[1] * min(keys_at_a_time, keys)
-    query_blocks = list(ranges(queries, queries_that_fit(call, width)))
+    key_cuts, query_cuts = cuts(call.mask)
+    query_blocks = list(ranges(queries, queries_that_fit(call, width), query_cuts))
     output = call.query.new_zeros(*call.query.shape[:3], call.value.shape[3], dtype=dtype)
     total = output.new_zeros(*output.shape[:3], 1)
     # Finite, as -inf - -inf would be NaN.
     largest = torch.full_like(total, torch.finfo(dtype).min)
-    for some_keys in ranges(keys, keys_at_a_time):
+    for some_keys in ranges(keys, keys_at_a_time, key_cuts):
         some = call.block(range(queries), some_keys)
         some = replace(some, key=precise(some.key), value=precise(some.value))
         for block in query_blocks:
             seen = some.mask.key_limit(block, len(some_keys))
             if not seen:
                 continue
+            only = some.mask.only_part(block, range(seen))
+            if only is not None and only != some.mask.part:
+                continue
             part = some.block(block, range(seen))
+            part = part.without_part() if only else part
             sums = (each[:, :, block.start : block.stop] for each in (largest, total, output))
             old_largest, old_total, old_output = sums
             weights = part.scores()

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 from transformers.masking_utils import find_packed_sequence_indices
 from transformers.utils import logging
 
-from causalmm.counterfactual.attention import image_mass, language_attention
+from causalmm.counterfactual.attention import edited_image_mass, image_mass, language_attention
 from causalmm.counterfactual.attention_mask import AttentionMask, require, visible_keys
 from causalmm.counterfactual.random_weights import RandomHashes, random_hashes
 from causalmm.decoding import one_query
@@ -185,8 +185,10 @@ class LanguagePass:
         state = state.extended(visible, image, past, length, keys, prefill)
         tokens = heads = None
         edits, finds_heads_by = edit is not None, None
-        if edit is not None and (edit.scope == "image" or edit.image_heads):
+        by_image = edit is not None and bool(edit.scope == "image" or edit.image_heads)
+        if by_image or (edit is not None and self._watches_images):
             tokens = state.image_tokens(past, length, keys)
+        if by_image:
             edits = tokens is not None
             if not edits and not torch.compiler.is_compiling():
                 logger.warning_once(_NO_IMAGE)
@@ -265,6 +267,8 @@ class LanguagePass:
         parts = [part[first:] for part in (query, key, value)]
         edited = self._edited(module, *parts, scaling).transpose(1, 2)
         heads = self._edited_heads(module.layer_idx, query, key, scaling)
+        if self._watches_images and self.visible.image is not None:
+            self._show_image_mass(module, query, key, heads, scaling)
         if heads is not None:
             output, weights = interface(
                 module, query, key, value, attention_mask, scaling=scaling, **kwargs
@@ -291,22 +295,49 @@ class LanguagePass:
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         """Counterfactual attention output of the edited branches' rows."""
-        edit, layer = self.plan.language, module.layer_idx
-        hashes = self.hashes.get(layer)
-        return language_attention(
-            edit.method,
-            query,
-            key,
-            value,
-            scale=scaling,
-            visible=self.visible.to(query.device),
-            normalization=edit.normalization,
-            scope=edit.scope,
-            seed=edit.seed,
-            draws=tuple(range(edit.draws)),
-            layer=layer,
-            hashes=None if hashes is None else hashes.to(query.device),
-        )
+        settings = self._settings(module.layer_idx, query.device, scaling)
+        return language_attention(self.plan.language.method, query, key, value, **settings)
+
+    def _settings(self, layer: int, device: torch.device, scaling: float) -> dict[str, Any]:
+        """What a layer's counterfactual attention is computed with."""
+        edit, hashes = self.plan.language, self.hashes.get(layer)
+        return {
+            "scale": scaling,
+            "visible": self.visible.to(device),
+            "normalization": edit.normalization,
+            "scope": edit.scope,
+            "seed": edit.seed,
+            "draws": tuple(range(edit.draws)),
+            "layer": layer,
+            "hashes": None if hashes is None else hashes.to(device),
+        }
+
+    @property
+    def _watches_images(self) -> bool:
+        return self.plan.trace is not None and self.plan.trace.watches_images
+
+    def _show_image_mass(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        heads: Tensor | None,
+        scaling: float,
+    ) -> None:
+        """Tell the trace how much of their attention queries give to image keys."""
+        edit, layer, rows = self.plan.language, module.layer_idx, query.shape[0]
+        batch = rows // self.plan.branches
+        settings = self._settings(layer, query.device, scaling)
+
+        def factual(first: int, end: int) -> Tensor:
+            visible = settings["visible"].repeat((end - first) // batch)
+            return image_mass(query[first:end], key[first:end], scale=scaling, visible=visible)
+
+        first = rows - edit.draws * batch
+        edited = edited_image_mass(edit.method, query[first:], key[first:], **settings)
+        if heads is not None:  # [rows or 1, 1, H, 1]; the other heads are factual
+            edited = torch.where(heads[:, 0], edited, factual(first, rows))
+        self.plan.trace.record_image_mass(layer, factual(0, batch), edited)
 
     def _edited_heads(
         self, layer: int, query: Tensor, key: Tensor, scaling: float

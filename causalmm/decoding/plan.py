@@ -122,8 +122,9 @@ class BranchPlan:
         ]
         adjusted = adjust(factual, contrasts, self.epsilon)
         if self.trace is not None:
-            last = {name: part[:, -1] for name, part in counterfactual.items()}
-            self.trace.record(StepLogits(factual=factual[:, -1], adjusted=adjusted[:, -1], **last))
+            shown = slice(None) if self.trace.every_position else -1
+            parts = {"factual": factual, "adjusted": adjusted, **counterfactual}
+            self.trace.record(StepLogits(**{name: part[:, shown] for name, part in parts.items()}))
         return adjusted, self._factual_outputs(outputs)
 
     def _factual_outputs(self, outputs: Any) -> Any:

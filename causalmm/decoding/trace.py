@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:  # commands import this package before they need torch
     from torch import Tensor
@@ -12,7 +12,8 @@ if TYPE_CHECKING:  # commands import this package before they need torch
 class StepLogits(NamedTuple):
     """Logits of one decoding step at the last position, [batch, vocab], float32.
 
-    A branch the plan does not have is None.
+    For a trace of `every_position`, at all that the forward keeps: [batch, positions, vocab]. A
+    branch the plan does not have is None.
     """
 
     factual: Tensor
@@ -29,8 +30,20 @@ class BranchTrace:
     Without a configuration it shows the plain model. A subclass may keep less than whole logits.
     """
 
+    every_position: ClassVar[bool] = False
+    """Whether it records more than the last position of a forward."""
+    watches_images: ClassVar[bool] = False
+    """Whether `record_image_mass` is called; it costs one attention more a layer."""
     steps: list[StepLogits] = field(default_factory=list)
 
     def record(self, step: StepLogits) -> None:
         """Called once a step."""
         self.steps.append(step)
+
+    def record_image_mass(self, layer: int, factual: Tensor, branch: Tensor) -> None:
+        """Called in every edited decoder layer of a forward with image tokens, if wanted.
+
+        The share of its attention that each query gives to image keys, [batch, heads, queries] of
+        the factual rows and [draws x batch, heads, queries] of the edited ones; factual 0 for
+        image tokens and where no image key is seen.
+        """

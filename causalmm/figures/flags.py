@@ -25,19 +25,19 @@ Query = str | tuple[int, int]
 """Whose attention a figure shows: MEAN over the patches, SUMMARY for the class token, or that of a
 patch, (row, column)."""
 CANDIDATES = 4
-_SETTINGS_USED = "Of the CausalMM settings, this figure depends on --normalization and --seed."
+_SETTINGS_USED = "Of the CausalMM settings, this figure depends on --normalization and --seed"
 _FIGURES = {
     "attention-vision": (
         "a picture with its attention and each counterfactual one laid over it",
         "A picture with the vision encoder's attention laid over it: the factual one, and what "
         "each counterfactual method makes of it.",
-        f"{_SETTINGS_USED} The prompt changes nothing here and may be left out.",
+        f"{_SETTINGS_USED}. The prompt changes nothing here and may be left out.",
     ),
     "attention-language": (
         "the attention matrix over a prompt, and each counterfactual one",
         "The language model's attention matrix over a prompt: the factual one, and what each "
         "counterfactual method makes of it.",
-        _SETTINGS_USED,
+        f"{_SETTINGS_USED}, and on --language-scope.",
     ),
     "tokens": (
         "probabilities of the candidates for each token of an answer",

@@ -54,7 +54,8 @@ def matrices(
             f"the prompt has {len(shown)} tokens beside its pictures: a matrix of more than "
             f"{READABLE} cannot be read"
         )
-    found = maps.all_maps(call, "language", head, config)
+    image = torch.tensor([token in pads for token in ids])
+    found = maps.all_maps(call, "language", head, config, image)
     return Matrices(shown, {name: ratio(weights, shown) for name, weights in found})
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from causalmm.config import CausalMMConfig
 from causalmm.counterfactual.attention import language_attention, vision_attention
-from causalmm.counterfactual.attention_mask import AttentionMask
+from causalmm.counterfactual.attention_mask import AttentionMask, ImageTokens
 from causalmm.counterfactual.methods import METHODS
 from causalmm.errors import RequestError
 from causalmm.figures.recording import Call
@@ -22,18 +22,26 @@ LARGEST = 2**29
 
 
 def all_maps(
-    call: Call, tower: str, head: int | None, config: CausalMMConfig
+    call: Call,
+    tower: str,
+    head: int | None,
+    config: CausalMMConfig,
+    image: Tensor | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """("factual", map), then each method of the tower with its map [N, N].
 
     Of one head or (None) the mean over the heads; a method that has no formula of this
-    normalization is left out. Raises RequestError where a map would not fit into memory.
+    normalization and scope is left out. `image`: which positions of the language model are image
+    tokens, bool [N], for scope "image". Raises RequestError where a map would not fit into memory.
     """
     causal = tower == "language"
+    scope = config.language_scope if causal else "all"
     yield "factual", of_head(factual(call, causal), head)
-    settings = {"causal": causal, "normalization": config.normalization, "seed": config.seed}
+    settings = {"normalization": config.normalization, "seed": config.seed}
+    settings |= {"causal": causal, "scope": scope, "image": image}
     for method in METHODS:
-        if method.tower == tower and config.normalization in method.normalizations:
+        known = scope in method.scopes and config.normalization in method.normalizations
+        if method.tower == tower and known:
             yield method.name, of_head(counterfactual(call, method.name, **settings), head)
 
 
@@ -57,9 +65,20 @@ def factual(call: Call, causal: bool) -> Tensor:
 
 
 def counterfactual(
-    call: Call, method: str, *, causal: bool, normalization: str, seed: int, draw: int = 0
+    call: Call,
+    method: str,
+    *,
+    causal: bool,
+    normalization: str,
+    seed: int,
+    draw: int = 0,
+    scope: str = "all",
+    image: Tensor | None = None,
 ) -> Tensor:
-    """Weights [H, N, N] under a method of the language model (causal) or the vision encoder."""
+    """Weights [H, N, N] under a method of the language model (causal) or the vision encoder.
+
+    `image`: which positions are image tokens, bool [N]; scope "image" needs it.
+    """
     count = call.key.shape[2]
     identity = torch.eye(count, device=call.key.device).expand(1, call.key.shape[1], count, count)
     given = (method, call.query, call.key, identity)
@@ -70,9 +89,11 @@ def counterfactual(
         "draws": (draw,),
         "layer": call.layer,
     }
-    if causal:
-        return language_attention(*given, visible=AttentionMask(causal=True), **settings)[0]
-    return vision_attention(*given, **settings)[0]
+    if not causal:
+        return vision_attention(*given, **settings)[0]
+    tokens = None if image is None else ImageTokens(keys=image[None], queries=image[None])
+    visible = AttentionMask(causal=True, image=tokens)
+    return language_attention(*given, visible=visible, scope=scope, **settings)[0]
 
 
 def of_head(weights: Tensor, head: int | None) -> Tensor:

@@ -84,7 +84,7 @@ def _text(name: str, value: Any) -> str:
         value = int(value)
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
-    if isinstance(value, str) and name.endswith("_layers"):
+    if isinstance(value, str) and name.endswith(("_layers", "_heads")):
         # Around several numbers, whose commas would otherwise end the argument.
         return value.strip("'\"[] ")
     return str(value)

@@ -68,7 +68,7 @@ class CausalMM(lmms):
         except ValueError as error:
             raise RequestError(
                 f"model arguments {arg_string!r}: expected name=value, separated by commas; "
-                "several layers stand in brackets"
+                "several layers or heads stand in brackets"
             ) from error
         return cls(**{**(additional_config or {}), **given})
 

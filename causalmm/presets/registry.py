@@ -12,6 +12,7 @@ _MODULES = (
     "causalmm",
     "causalmm_released",
     "vcd",
+    "m3id",
     "sira",
     "yard",
     "maskcd",

@@ -22,6 +22,7 @@ from causalmm.errors import RequestError
 from causalmm.evaluation.diagnosis import command as command
 from causalmm.evaluation.diagnosis.figure import diagnosis_figure, lanes, shade
 from causalmm.evaluation.diagnosis.first_token import FirstTokens
+from causalmm.evaluation.diagnosis.fluency import Fluency
 from causalmm.evaluation.diagnosis.measurement import (
     PLAIN,
     Candidate,
@@ -29,11 +30,13 @@ from causalmm.evaluation.diagnosis.measurement import (
     Measurement,
     candidates,
     measurement_line,
+    read_heads,
     read_kinds,
     read_measurements,
     windows,
 )
 from causalmm.evaluation.diagnosis.report import ALL, SETS, diagnose, split
+from causalmm.evaluation.diagnosis.scope_figure import grid, scope_figure
 from causalmm.evaluation.probabilities import word_tokens
 from causalmm.evaluation.records import Question, ViewChoice
 from causalmm.figures import colours
@@ -110,6 +113,7 @@ def test_what_is_no_window_is_refused(text, sentence):
 def test_candidates_are_a_tower_s_methods_on_its_windows():
     layers = {"vision": 3, "language": 4}
     found = candidates(layers, ["vision", "language"], ["random", "reverse"], ["all", "halves"])
+    assert {each.configuration[3:] for each in found} == {("all", "all")}
     assert [(*each.configuration[:2], each.configuration.spec, each.kind) for each in found] == [
         ("vision", "random", "0:3", "all"),
         ("vision", "random", "0:1", "halves"),
@@ -128,6 +132,45 @@ def test_candidates_are_a_tower_s_methods_on_its_windows():
         candidates(layers, ["vision"], ["random"], ["3:5"])
 
 
+def test_the_decoder_s_methods_come_under_every_scope_and_choice_of_heads():
+    layers = {"vision": 3, "language": 4}
+
+    def edits(tower, methods, scopes, heads=("all",), normalization="visible"):
+        given = (layers, [tower], methods, ["all"], scopes, heads, normalization)
+        return [(each.configuration.method, *each.configuration[3:]) for each in candidates(*given)]
+
+    assert edits("language", ["blind", "uniform"], ["all", "image"], ["all", "image:2"]) == [
+        ("uniform", "all", "all"),
+        ("uniform", "all", "image:2"),
+        ("uniform", "image", "all"),
+        ("uniform", "image", "image:2"),
+        ("blind", "image", "all"),
+        ("blind", "image", "image:2"),
+    ]
+    both = ["all", "image"]
+    assert edits("language", ["uniform", "blind"], both, normalization="released") == [
+        ("uniform", "all", "all")
+    ]
+    # They are no matter of the vision tower.
+    assert edits("vision", ["uniform"], ["image"], ["image:2"]) == [("uniform", "all", "all")]
+    for methods, scopes, normalization in (
+        (["blind"], ["all"], "visible"),
+        (["uniform"], ["image"], "released"),
+        (["blind"], both, "released"),
+    ):
+        with pytest.raises(RequestError, match="no language method is left: (blind|uniform) has"):
+            edits("language", methods, scopes, normalization=normalization)
+
+
+@pytest.mark.parametrize("text", ["image:0", "0,1", "all,heads", "image"])
+def test_what_is_no_choice_of_heads_is_refused(text):
+    with pytest.raises(RequestError, match="is neither all nor image:K with K > 0"):
+        read_heads(text)
+    with pytest.raises(RequestError, match="--heads is empty"):
+        read_heads(", ")
+    assert read_heads(" all, image:4,all") == ["all", "image:4"]
+
+
 def test_a_configuration_is_one_branch():
     base = CausalMMConfig(gamma=0.7, gamma_vision=0.2, epsilon=0.3, draws=2, seed=4)
     vision = Configuration("vision", "reversed", (1, 2)).over(replace(base, site="features"))
@@ -143,6 +186,13 @@ def test_a_configuration_is_one_branch():
     language = Configuration("language", "reverse", (0, 3)).over(base)
     assert (language.mode, language.language_layers) == ("language", (0, 3))
     assert language.language_strength == 0.7
+    blind = Configuration("language", "blind", (0,), "image", "image:2")
+    assert blind.name == "blind image image:2"
+    config = blind.over(base)
+    assert (config.language_scope, config.language_heads) == ("image", "image:2")
+    # What another scope needs is left behind.
+    assert Configuration("language", "reverse", (0, 3)).over(config) == language
+    assert Configuration("vision", "reversed", (1, 2)).over(config).language_scope == "image"
 
 
 # -- the first token
@@ -199,7 +249,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-FEW = ("--methods", "uniform", "--windows", "halves")
+FEW = ("--methods", "uniform", "--windows", "halves", "--scopes", "all", "--fluency", "0")
 
 
 def flags(folder, *more, model="llava"):
@@ -235,7 +285,8 @@ def read(out):
 
 @pytest.mark.parametrize("model", FAMILIES)
 def test_numbers_are_those_of_separate_forwards(folder, run, tmp_path, model):
-    methods = ("--methods", "uniform", "random", "shuffle", "reverse", "--draws", "2")
+    methods = ("--methods", "uniform", "random", "shuffle", "reverse", "blind", "--draws", "2")
+    methods += ("--scopes", "all", "image")
     given = ("--gamma", "0.6", "--epsilon", "0.2", "--seed", "5", *methods)
     lines, _, _ = run(*given, model=model)
     args = command.parse_args(flags(folder, *given, "--out", tmp_path / "out", model=model))
@@ -269,8 +320,9 @@ def test_numbers_are_those_of_separate_forwards(folder, run, tmp_path, model):
         check(flat, logits, logits)
         assert flat[4] == 0
     assert lines[0]["alone"] == lines[0]["adjusted"]
-    # Each tower has two halves; vision knows three of the methods, language three.
-    assert len(lines) == 1 + 2 * 3 + 2 * 3
+    # Each tower has two halves; vision knows three of the methods, language three and for scope
+    # image four.
+    assert len(lines) == 1 + 2 * 3 + 2 * 3 + 2 * 4
     choices = set()
     for line in lines[1:]:
         tower = line["tower"]
@@ -281,6 +333,7 @@ def test_numbers_are_those_of_separate_forwards(folder, run, tmp_path, model):
             draws=2,
             seed=5,
             **{f"{tower}_method": line["method"], f"{tower}_layers": tuple(line["layers"])},
+            language_scope=line["scope"],
         )
         adjusted = forward(config)
         # At strength 1 and without a mask: 2 l - l'.
@@ -297,7 +350,7 @@ def test_the_files_of_a_diagnosis(folder, run, tmp_path):
     lines, table, said = run(draw=True)
     out = tmp_path / "out"
     assert sorted(each.name for each in out.iterdir()) == [
-        *("heatmap.png", "measurements.jsonl", "run.json", "table.json")
+        *("heatmap.png", "measurements.jsonl", "run.json", "scopes.png", "table.json")
     ]
     assert [(each["tower"], each["method"], each["layers"]) for each in lines] == [
         ("plain", "", []),
@@ -310,15 +363,61 @@ def test_the_files_of_a_diagnosis(folder, run, tmp_path):
     found = json.loads((out / "table.json").read_text())
     assert found["sets"] == list(SETS)
     assert len(found["ranked"]) == 4
-    gains = [each["development"]["gain"] for each in found["ranked"]]
+    gains = [each["development"]["AUC gain"] for each in found["ranked"]]
     assert gains == sorted(gains, reverse=True)
+    assert found["rank"] == "auc"
+    assert {(each["scope"], each["heads"]) for each in found["ranked"]} == {("all", "all")}
     assert found["run"]["layers"]["language"] == 4
     assert found["run"]["base"]["gamma"] == 1.0
     assert sum(map(sum, (each.values() for each in found["questions"].values()))) == 10
     for each in found["ranked"]:
         assert each["setting"] in table
-    with Image.open(out / "heatmap.png") as picture:
-        assert picture.width == 1800
+        assert each["fluency"] == {}
+    for name in ("heatmap.png", "scopes.png"):
+        with Image.open(out / name) as picture:
+            assert picture.width == 1800
+
+
+def test_fluency_stands_beside_what_a_branch_says(run, tmp_path):
+    given = ("--fluency", "2", "--scopes", "all", "image", "--towers", "language")
+    lines, table, _ = run(*given, "--heads", "all,image:2", "--methods", "uniform", "blind")
+    assert [(each["method"], each["scope"], each["heads"]) for each in lines[1::2]] == [
+        *(("uniform", scope, heads) for scope in ("all", "image") for heads in ("all", "image:2")),
+        *(("blind", "image", heads) for heads in ("all", "image:2")),
+    ]
+    found = json.loads((tmp_path / "out" / "table.json").read_text())
+    plain = found["plain"]
+    assert len(plain["image_mass_by_layer"]) == found["run"]["layers"]["language"]
+    assert plain["fluency"]["plain image mass"] == pytest.approx(
+        np.mean(plain["image_mass_by_layer"])
+    )
+    for each in found["ranked"]:
+        numbers = each["fluency"]
+        by_image = "image" in each["scope"] + each["heads"]
+        same = numbers["text perplexity"] == pytest.approx(plain["fluency"]["text perplexity"])
+        assert same == by_image
+        if each["method"] == "blind":
+            assert (numbers["image mass"] == 0) == (each["heads"] == "all")
+    assert "| text perplexity |" in table
+    # It is a setting of what is there already.
+    _, _, said = run("--fluency", "3", code=2)
+    assert "other settings (fluency: 2, now 3)" in said
+
+
+def test_heads_that_the_model_does_not_have(run):
+    _, _, said = run("--heads", "image:99", code=2)
+    assert said.splitlines()[-1] == "error: --heads='image:99': a decoder layer has 4 heads"
+
+
+def test_measurements_of_before_there_were_scopes_are_read(run, tmp_path, monkeypatch):
+    lines, table, _ = run()
+    file = tmp_path / "out" / command.MEASUREMENTS
+    old = [json.loads(line) for line in file.read_text().splitlines()]
+    for each in old:
+        assert (each.pop("scope"), each.pop("heads"), each.pop("fluency")) == ("all", "all", None)
+    file.write_text("".join(json.dumps(each) + "\n" for each in old))
+    monkeypatch.setattr(command.Session, "start", None)
+    assert run()[1] == table
 
 
 def test_a_question_file_alone(folder, run, tmp_path):
@@ -654,6 +753,48 @@ def test_configurations_are_ranked_on_one_half_and_reported_on_the_other(world):
     assert found.ranked[2].held_out["alone consistent"].value == 0
 
 
+def test_configurations_are_ranked_by_auc_or_by_accuracy(world):
+    """`leaning` answers all questions right and knows no order; `knowing` the other way round."""
+    questions = [question(i, f"{i:02}", ("yes", "no")[i % 2]) for i in range(40)]
+    plain = measured(PLAIN, ["yes"] * 40)
+    right = measured(GOOD, ["yes"] * 40, ["yes", "no"] * 20)
+    leaning = tuple(each._replace(first=0.5, second=0.5) for each in right.adjusted)
+    knowing = tuple(said("yes", yes=(0.9, 0.6)[i % 2]) for i in range(40))
+    measurements = {
+        PLAIN: plain,
+        GOOD: replace(right, adjusted=leaning),
+        BAD: replace(plain, configuration=BAD, adjusted=knowing),
+        WIDE: replace(plain, configuration=WIDE, adjusted=knowing),
+    }
+    found = diagnose(questions, measurements, WANTED[:3])
+    assert [each.configuration for each in found.ranked] == [BAD, WIDE, GOOD]
+    assert found.best.development == pytest.approx(found.best.development | {"AUC gain": 50})
+    assert found.best.development["gain"] == 0
+    found = diagnose(questions, measurements, WANTED[:3], rank="gain")
+    assert [each.configuration for each in found.ranked] == [GOOD, BAD, WIDE]
+    assert found.best.development["gain"] > 50
+    assert found.best.development["AUC gain"] == 0
+    assert "ranked by the gain on 20 images" in found.table(5)
+    # AUC first, then accuracy.
+    measurements[WIDE] = replace(
+        measurements[WIDE],
+        adjusted=tuple(each._replace(choice=place % 2) for place, each in enumerate(knowing)),
+    )
+    found = diagnose(questions, measurements, WANTED[:3])
+    assert [each.configuration for each in found.ranked] == [WIDE, BAD, GOOD]
+
+
+def test_there_is_no_auc_where_one_choice_is_always_right():
+    questions = [question(i, f"{i:02}", "no") for i in range(8)]
+    plain = measured(PLAIN, ["yes"] * 8)
+    measurements = {PLAIN: plain, GOOD: measured(GOOD, ["yes"] * 8, ["no"] * 8)}
+    found = diagnose(questions, measurements, WANTED[2:3])
+    assert found.best is None
+    assert "no AUC where one choice is always right: --rank gain" in found.table(3)
+    assert found.to_dict()["ranked"][0]["development"]["AUC gain"] is None
+    assert diagnose(questions, measurements, WANTED[2:3], rank="gain").best.configuration == GOOD
+
+
 def test_the_held_out_half_does_not_rank(world):
     """Whatever happens to held-out answers, the order stays."""
     questions, measurements = world
@@ -675,7 +816,7 @@ def test_only_what_is_wanted_is_ranked(world):
     found = diagnose(questions, measurements, WANTED[1:2])
     assert [each.configuration for each in found.ranked] == [BAD]
     assert found.best is None
-    assert "no configuration gains over the plain model" in found.table(5)
+    assert "no configuration has an AUC gain over the plain model" in found.table(5)
 
 
 def test_questions_that_failed_anywhere_are_left_out_everywhere(world):
@@ -749,6 +890,13 @@ def test_measurements_are_read_as_they_were_written(tmp_path):
     assert read_measurements(file, 3) == {}
     file.write_bytes(measurement_line(each) + measurement_line(each)[:-9])
     assert read_measurements(file, 3) == {GOOD: each}
+    fluency = Fluency(
+        answer_nats=1.5, answer_tokens=2, text_nats=0.5, text_tokens=3, image_mass=(0.1, 0.2)
+    )
+    where = GOOD._replace(scope="image", heads="image:2")
+    other = replace(each, configuration=where, fluency=fluency)
+    file.write_bytes(measurement_line(each) + measurement_line(other))
+    assert read_measurements(file, 3) == {GOOD: each, where: other}
     with pytest.raises(RequestError, match="line 1 is no measurement of 4 questions"):
         read_measurements(file, 4)
 
@@ -758,18 +906,18 @@ def test_the_table_says_what_there_is_to_know(world):
     text = diagnose(questions, measurements, WANTED).table(2)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     header = [cell.strip() for cell in lines[0].strip("|").split("|")]
-    assert header[4:] == [
+    assert header[6:] == [
         *("alone consistent", "alone contradicting", "unreadable", "entropy", "divergence"),
-        *("adjusted consistent", "adjusted contradicting", "gain", "AUC gain", "ranked by"),
+        *("adjusted consistent", "adjusted contradicting", "AUC gain", "gain", "ranked by"),
     ]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    assert [row[:4] for row in rows] == [
-        ["", "plain", "", ""],
-        ["", "bias", "", ""],
-        ["1", "language", "uniform", "2:4"],
-        ["2", "language", "uniform", "0:4"],
+    assert [row[:6] for row in rows] == [
+        ["", "plain", "", "", "", ""],
+        ["", "bias", "", "", "", ""],
+        ["1", "language", "uniform", "all", "all", "2:4"],
+        ["2", "language", "uniform", "all", "all", "0:4"],
     ]
-    assert rows[0][4:6] == ["", ""]
+    assert rows[0][6:8] == ["", ""]
     assert "2 more configurations are in table.json" in text
 
 
@@ -778,7 +926,7 @@ def test_the_table_says_what_there_is_to_know(world):
 
 def test_the_best_window_is_written_if_it_gains(run, tmp_path, folder):
     """Labels decide which is best, and measure nothing again."""
-    given = ("--gamma", "4", "--epsilon", "0", "--windows", "sliding:1")
+    given = ("--gamma", "4", "--epsilon", "0", "--windows", "sliding:1", "--rank", "gain")
     lines, _, _ = run(*given)
     for name in ("tiny_pope_random.json", "odd.json"):
         text = (folder / name).read_text().replace('"yes"}', '"no"}')
@@ -818,7 +966,7 @@ def test_windows_lie_where_their_layers_are():
     kinds = ["all", "thirds", "sliding:4", "sliding:3:2"]
     wanted = candidates(layers, ["language"], ["uniform", "reverse"], kinds)
     found = lanes(wanted, "language")
-    assert [(each.method, each.kind) for each in found] == [
+    assert [(each.name, each.kind) for each in found] == [
         (method, kind) for method in ("uniform", "reverse") for kind in kinds
     ]
     cells = {lane.kind: [(cell.start, cell.end) for cell in lane.cells] for lane in found}
@@ -853,17 +1001,20 @@ def test_the_heat_map_shows_the_held_out_numbers(world):
     figure = diagnosis_figure(found, WANTED, {"vision": 3, "language": 4}, "tiny")
     headings = [axes.get_title().replace("\n", " ") for axes in figure.axes]
     assert headings == [
-        "branch alone consistent % right",
-        "branch alone contradicting % right",
+        "branch alone % right consistent",
+        "branch alone % right contradicting",
         "branch alone % unreadable",
         "adjusted points gained",
+        "adjusted AUC gained",
     ]
     values = {each.configuration: each.held_out for each in found.ranked}
     for axes, name in zip(
-        figure.axes, ("alone consistent", "alone contradicting", "unreadable", "gain"), strict=True
+        figure.axes,
+        ("alone consistent", "alone contradicting", "unreadable", "gain", "AUC gain"),
+        strict=True,
     ):
         shown = [text.get_text() for text in axes.texts]
-        sign = "+" if name == "gain" else ""
+        sign = "+" if name.endswith("gain") else ""
         # Lanes: uniform over all, its halves, its sliding windows, random on one half.
         order = (WIDE, BAD, GOOD, GOOD, BROKEN)
         assert shown == [f"{values[each][name].value:{sign}.0f}" for each in order]
@@ -871,3 +1022,53 @@ def test_the_heat_map_shows_the_held_out_numbers(world):
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["uniform  all", "halves", "sliding:2", "random  halves"]
     figure.canvas.draw()
+
+
+def test_rows_are_methods_and_scopes_and_columns_windows(world):
+    layers = {"vision": 3, "language": 4}
+    given = (["language"], ["uniform", "blind"], ["all", "halves", "sliding:2:2"])
+    wanted = candidates(layers, *given, ["all", "image"], ["all", "image:2"])
+    found = grid(wanted, "language")
+    assert found.rows == [
+        *("uniform", "uniform image:2", "uniform image", "uniform image image:2"),
+        *("blind image", "blind image image:2"),
+    ]
+    assert found.columns == ["0:4", "0:2", "2:4"]
+    assert found.cells[4, 2] == Configuration("language", "blind", (2, 3), "image")
+    assert len(found.cells) == 18
+    assert grid(wanted, "vision").rows == []
+
+
+def test_the_figure_of_scopes_shows_the_held_out_numbers(world):
+    questions, measurements = world
+    other = WIDE._replace(scope="image")
+    numbers = {"answer_tokens": 10, "text_nats": 1.0, "text_tokens": 1}
+    for place, name in enumerate([PLAIN, GOOD, BAD, WIDE, other]):
+        fluency = Fluency(answer_nats=10 * math.log(2 + place), **numbers)
+        each = measurements.get(name, measurements[WIDE])
+        measurements[name] = replace(each, configuration=name, fluency=fluency)
+    wanted = [*WANTED[:4], Candidate(other, "all")]
+    found = diagnose(questions, measurements, wanted)
+    figure = scope_figure(found, wanted, layers={"vision": 3, "language": 4}, model="tiny")
+    assert [axes.get_title().replace("\n", " ") for axes in figure.axes] == [
+        "branch alone % right",
+        "branch alone perplexity (plain 2)",
+        "adjusted AUC gained",
+    ]
+    values = {each.configuration: each for each in found.ranked}
+    order = (WIDE, BAD, GOOD, other)
+    texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    held_out = [values[each].held_out for each in order]
+    assert texts[0] == [
+        f"{np.mean([each[f'alone {name}'].value for name in SETS]):.0f}" for each in held_out
+    ]
+    assert texts[1] == ["5.0", "4.0", "3.0", "6.0"]
+    assert texts[2] == [f"{each['AUC gain'].value:+.1f}" for each in held_out]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["uniform", "uniform image"]
+    figure.canvas.draw()
+    # Without fluency there is no such panel.
+    measurements[PLAIN] = replace(measurements[PLAIN], fluency=None)
+    found = diagnose(questions, measurements, wanted)
+    figure = scope_figure(found, wanted, {"vision": 3, "language": 4}, "tiny")
+    assert len(figure.axes) == 2

@@ -310,6 +310,7 @@ def test_a_configuration_is_written_and_says_its_verdict(folder, run, tmp_path, 
     assert "which the center takes away" in told()
     assert "causalmm diagnose --center" in told("--center", "none")
     assert "constant" not in told("--center", "none", "--language-layers", "all")
+    file.unlink()
     assert "constant" not in told("--mode", "plain")
 
 

@@ -396,25 +396,54 @@ def test_a_ratio_is_what_is_given_over_what_an_even_map_gives():
                 assert found[row, column].item() == pytest.approx(given / even, rel=1e-5)
 
 
-def test_matrices_hold_every_map(pair, inputs, call):
+@pytest.mark.parametrize(
+    ("scope", "methods"),
+    [
+        ("all", ["uniform", "reverse", "reverse_and_normalize", "random"]),
+        ("image", list(LANGUAGE_METHODS)),
+    ],
+)
+def test_matrices_hold_every_map(pair, inputs, call, scope, methods):
     ids = inputs["input_ids"][0].tolist()
     tokenizer = words_of({token: f"t{token}" for token in range(64)})
-    config = CausalMMConfig(seed=SEED)
+    # The configuration's own method has no say in which are shown.
+    config = CausalMMConfig(seed=SEED, language_scope=scope)
     found = language.matrices(call, ids, tokenizer, {IMAGE: "image"}, config, None)
-    assert list(found.ratios) == ["factual", *LANGUAGE_METHODS]
+    assert list(found.ratios) == ["factual", *methods]
     assert [place.stop - place.start for place in found.places if place.picture] == [
         ids.count(IMAGE)
     ]
     seen = torch.ones(len(found.places), len(found.places)).tril().bool()
     for name, ratios in found.ratios.items():
-        if name == "factual":
-            weights = maps.factual(call, causal=True)
-        else:
-            weights = edited(call, name, True, "visible")
+        weights = maps.factual(call, causal=True)
+        if name != "factual":
+            settings = {"normalization": "visible", "seed": SEED, "scope": scope}
+            image = inputs["input_ids"][0] == IMAGE
+            weights = maps.counterfactual(call, name, causal=True, image=image, **settings)
         expected = language.ratio(weights.mean(0), found.places)
         torch.testing.assert_close(ratios, expected, equal_nan=True)
         assert torch.equal(~ratios.isnan(), seen)
-    torch.testing.assert_close(found.ratios["uniform"][seen], torch.ones(int(seen.sum())))
+    if scope == "all":
+        torch.testing.assert_close(found.ratios["uniform"][seen], torch.ones(int(seen.sum())))
+    else:
+        place = next(number for number, each in enumerate(found.places) if each.picture)
+        text = [number for number in range(place + 1, len(found.places))]
+        assert found.ratios["blind"][text, place].eq(0).all()
+        assert found.ratios["factual"][text, place].gt(0).all()
+        # The image's share of the attention stays what it is.
+        for name in ("uniform", "reverse_and_normalize", "random"):
+            torch.testing.assert_close(
+                found.ratios[name][:, place], found.ratios["factual"][:, place], equal_nan=True
+            )
+
+
+def test_without_pictures_maps_of_scope_image_are_the_factual_one(call):
+    ids = [8] * call.key.shape[2]
+    config = CausalMMConfig(seed=SEED, language_scope="image")
+    found = language.matrices(call, ids, words_of({8: "word"}), {IMAGE: "image"}, config, 1)
+    assert len(found.ratios) == 1 + len(LANGUAGE_METHODS)
+    for ratios in found.ratios.values():
+        torch.testing.assert_close(ratios, found.ratios["factual"], equal_nan=True)
 
 
 def test_a_prompt_too_long_to_be_shown_is_refused(call):

@@ -125,6 +125,23 @@ def test_layers_as_lmms_eval_hands_them_over(folder, value, layers):
     assert find_request(args, "llava").config.language_layers == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "heads"),
+    [
+        (1, "1"),
+        ("[0,1]", "0,1"),
+        ("'0,1'", "0,1"),
+        ((1, 0), "0,1"),
+        ("image:4", "image:4"),
+        ("'10=0,3;11=5'", "10=0,3;11=5"),
+        ("[11=5;10=0,3]", "10=0,3;11=5"),
+    ],
+)
+def test_heads_as_lmms_eval_hands_them_over(folder, value, heads):
+    args = read_arguments({"pretrained": str(folder / "llava"), "language_heads": value})
+    assert find_request(args, "llava").config.language_heads == heads
+
+
 def test_arguments_come_before_a_file_and_a_file_before_the_checkpoint(folder, tmp_path):
     beside = tmp_path / "llava"
     save_checkpoint("llava", beside)

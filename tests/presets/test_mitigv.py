@@ -20,11 +20,14 @@ from causalmm.toyworld.scenes import scene
 
 pytest.importorskip("mitigv")
 
+from mitigv.algorithms.m3id import M3ID
 from mitigv.algorithms.vcd import VCD
 from mitigv.perturbations import build_perturbation
 from mitigv_runs import NOISE, answer
 
 TOKENS = 12
+M3ID_SETTINGS = {"forgetting": 0.2, "confident": 0.8}
+"""Stronger and more often than published, so that few tokens show it."""
 SAMPLED = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 
@@ -86,6 +89,17 @@ def test_vcd(models, sampled):
     check(
         models, config, VCD, sampled,
         alpha=config.gamma, beta=config.epsilon, distortion=NOISE, distortion_kwargs=noise,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_m3id(models, sampled):
+    """Its model without a picture is given the prompt with the picture's tokens hidden, in place:
+    by itself, mitigv leaves them out, which moves the text behind them."""
+    config = CausalMMConfig.preset("m3id", **M3ID_SETTINGS)
+    check(
+        models, config, M3ID, sampled,
+        alpha=config.confident, forgetting_rate=config.forgetting,
     )  # fmt: skip
 
 

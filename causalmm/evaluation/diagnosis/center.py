@@ -85,6 +85,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
     group.add_argument("--limit", type=flags.at_least(1), metavar="N",
                        help="ask about the first N images only")  # fmt: skip
     flags.add_settings(parser, without=CENTERING)
+    parser.set_defaults(**dict.fromkeys(CENTERING))  # a checkpoint's are not what is looked at
     parser.add_argument("--max-new-tokens", type=flags.at_least(1), default=64, metavar="N",
                         help="of a plain answer (default: %(default)s)")  # fmt: skip
     flags.add_running(parser)

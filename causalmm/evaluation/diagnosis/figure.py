@@ -1,4 +1,4 @@
-"""The figure of `diagnose`: layers along, a lane for each method and kind of window.
+"""The heat map of `diagnose`: layers along, a lane for each method and kind of window.
 
 Numbers are those of the held-out half, see report.py. Windows that overlap
 are drawn around their middles, next to each other. Tests: tests/evaluation/test_diagnose.py.
@@ -18,8 +18,8 @@ from causalmm.evaluation.diagnosis.report import Diagnosis
 from causalmm.figures import colours
 from causalmm.figures.canvas import NORMAL, SMALL, WIDTH, new_axes, new_figure
 
-_LANE, _BETWEEN = 0.2, 0.08  # inches
-_NARROWEST = 0.24
+LANE, _BETWEEN = 0.2, 0.08  # inches
+NARROWEST = 0.24
 """Inches of a cell that is wide enough for its number."""
 
 
@@ -32,9 +32,9 @@ class Cell(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """The windows of one kind under one method."""
+    """The windows of one kind under one method, scope and choice of heads."""
 
-    method: str
+    name: str
     kind: str
     cells: list[Cell]
     top: float
@@ -46,14 +46,14 @@ def lanes(wanted: Sequence[Candidate], tower: str) -> list[Lane]:
     found: dict[tuple[str, str], list[Configuration]] = {}
     for each in wanted:
         if each.configuration.tower == tower:
-            key = each.configuration.method, each.kind
+            key = each.configuration.name, each.kind
             found.setdefault(key, []).append(each.configuration)
     drawn: list[Lane] = []
-    for (method, kind), windows in found.items():
-        top = drawn[-1].top + _LANE if drawn else 0.0
-        if drawn and method != drawn[-1].method:
+    for (name, kind), windows in found.items():
+        top = drawn[-1].top + LANE if drawn else 0.0
+        if drawn and name != drawn[-1].name:
             top += _BETWEEN
-        drawn.append(Lane(method, kind, _cells(windows), top))
+        drawn.append(Lane(name, kind, _cells(windows), top))
     return drawn
 
 
@@ -71,15 +71,17 @@ def diagnosis_figure(
     """What each branch says alone and what the adjusted model gains, a panel each."""
     title = f"{model}: what branches say alone, and what is gained"
     alone = [name for name in found.ranked[0].held_out if name.startswith("alone")]
-    panels = {name: f"branch {name}\n% right" for name in alone}
+    panels = {name: f"branch alone\n% right{name.removeprefix('alone')}" for name in alone}
     panels |= {"unreadable": "branch alone\n% unreadable", "gain": "adjusted\npoints gained"}
+    panels["AUC gain"] = "adjusted\nAUC gained"
     by_tower = {tower: each for tower in layers if (each := lanes(wanted, tower))}
-    heights = {tower: each[-1].top + _LANE for tower, each in by_tower.items()}
-    left, gap, head, foot, below = 1.75, 0.12, 0.62, 0.4, 0.5
+    heights = {tower: each[-1].top + LANE for tower, each in by_tower.items()}
+    left, gap, head, foot, below = 0.55, 0.12, 0.62, 0.4, 0.5
+    left += label_width(
+        [f"{lane.name}  {lane.kind}" for each in by_tower.values() for lane in each]
+    )
     figure = new_figure(head + sum(heights.values()) + below * (len(heights) - 1) + foot, title)
     wide = (WIDTH - left - 0.1 - gap * (len(panels) - 1)) / len(panels)
-    # The largest gain or loss has the full colour.
-    most = max((abs(each.held_out["gain"].value) for each in found.ranked), default=0) or 1.0
     top = figure.get_figheight() - head
     for tower, each in by_tower.items():
         for column, (name, heading) in enumerate(panels.items()):
@@ -90,9 +92,10 @@ def diagnosis_figure(
             if tower == next(iter(by_tower)):
                 axes.set_title(heading, fontsize=NORMAL, pad=4)
             values = {each.configuration: each.held_out[name].value for each in found.ranked}
-            scale = most if name == "gain" else 100.0
-            narrowest = _NARROWEST * layers[tower] / wide
-            _draw_lanes(axes, each, values, scale, name == "gain", narrowest)
+            gains = name.endswith("gain")
+            scale = largest(found, name) if gains else 100.0
+            narrowest = NARROWEST * layers[tower] / wide
+            _draw_lanes(axes, each, values, scale, gains, narrowest)
             ticks = list(range(0, layers[tower] + 1, max(1, math.ceil(layers[tower] / 8))))
             axes.set_xticks(ticks, map(str, ticks), fontsize=SMALL - 1, color=colours.FAINT)
             axes.tick_params(length=2, pad=1)
@@ -114,24 +117,50 @@ def _draw_lanes(
     for lane in each:
         for start, end, configuration in lane.cells:
             value = values[configuration]
-            colour = shade(value / scale, diverging)
-            corner, size = (start, lane.top + 0.01), (end - start, _LANE - 0.02)
-            axes.add_patch(
-                Rectangle(corner, *size, facecolor=colour, edgecolor="white", linewidth=0.6)
-            )
-            if end - start >= narrowest:
-                # The eye sees green most and blue least.
-                light = float(np.dot(colour, (0.299, 0.587, 0.114)))
-                # Adding 0 turns -0.0 into 0.0.
-                axes.text(
-                    (start + end) / 2,
-                    lane.top + _LANE / 2,
-                    f"{round(value) + 0.0:{'+' if diverging else ''}.0f}",
-                    fontsize=SMALL - 1,
-                    color="black" if light > 0.55 else "white",
-                    ha="center",
-                    va="center_baseline",
-                )
+            text = rounded(value, diverging) if end - start >= narrowest else ""
+            where = (start, lane.top + 0.01, end - start, LANE - 0.02)
+            draw_cell(axes, where, shade(value / scale, diverging), text)
+
+
+def draw_cell(
+    axes: Any, where: tuple[float, float, float, float], colour: np.ndarray, text: str
+) -> None:
+    """A cell at x, y, width and height, and a number on it."""
+    x, y, width, height = where
+    axes.add_patch(
+        Rectangle((x, y), width, height, facecolor=colour, edgecolor="white", linewidth=0.6)
+    )
+    if text:
+        # The eye sees green most and blue least.
+        light = float(np.dot(colour, (0.299, 0.587, 0.114)))
+        axes.text(
+            x + width / 2,
+            y + height / 2,
+            text,
+            fontsize=SMALL - 1,
+            color="black" if light > 0.55 else "white",
+            ha="center",
+            va="center_baseline",
+        )
+
+
+def rounded(value: float, signed: bool, digits: int = 0) -> str:
+    """A number for a cell; nothing for NaN."""
+    if math.isnan(value):
+        return ""
+    # Adding 0 turns -0.0 into 0.0.
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
+
+
+def largest(found: Diagnosis, name: str) -> float:
+    """The largest gain or loss, which has the full colour; 1 where there is none."""
+    values = (abs(each.held_out[name].value) for each in found.ranked)
+    return max((value for value in values if not math.isnan(value)), default=0) or 1.0
+
+
+def label_width(labels: Sequence[str]) -> float:
+    """Inches that the longest of some labels takes."""
+    return 0.052 * max(map(len, labels))
 
 
 def shade(share: float, diverging: bool = False) -> np.ndarray:
@@ -150,7 +179,7 @@ def _label_lanes(axes: Any, each: Sequence[Lane], tower: str) -> None:
     axes.set_ylabel(tower, fontsize=NORMAL + 1)
     names, before = [], None
     for lane in each:
-        names.append(f"{lane.method}  {lane.kind}" if lane.method != before else lane.kind)
-        before = lane.method
-    axes.set_yticks([lane.top + _LANE / 2 for lane in each], names, fontsize=SMALL)
+        names.append(f"{lane.name}  {lane.kind}" if lane.name != before else lane.kind)
+        before = lane.name
+    axes.set_yticks([lane.top + LANE / 2 for lane in each], names, fontsize=SMALL)
     axes.tick_params(axis="y", length=0, pad=3)

@@ -1,4 +1,8 @@
-"""Measure what counterfactual branches say alone: one tower, method and layer window at a time.
+"""Measure what counterfactual branches say alone, one configuration at a time.
+
+A configuration is a tower, a method and a window of its layers, and in the decoder a scope and
+heads. What has no formula is left out: `blind` with scope "all", released normalization with scope
+"image".
 
 Windows of layers are of these kinds:
 
@@ -17,16 +21,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from causalmm.cli.session import Session
 from causalmm.config import CENTERING, CausalMMConfig
-from causalmm.counterfactual.methods import TOWERS, names
+from causalmm.counterfactual.methods import SCOPES, TOWERS, find, names
 from causalmm.errors import RequestError
+from causalmm.evaluation.diagnosis.fluency import Fluency
 from causalmm.evaluation.records import Question, ViewChoice
 from causalmm.evaluation.runner import ask_unit, units
+from causalmm.heads import ALL, image_heads
 from causalmm.inputs.json_lines import to_line, to_object, whole_lines
 from causalmm.layers import check_layers, resolve_layers
+
+if TYPE_CHECKING:  # it loads torch
+    from causalmm.evaluation.diagnosis.teacher_forcing import FluencyProbe
 
 MEASUREMENTS = "measurements.jsonl"
 METHODS = {tower: names(tower) for tower in TOWERS}
@@ -42,11 +51,16 @@ class Configuration(NamedTuple):
     tower: str
     method: str
     layers: tuple[int, ...]
+    scope: str = SCOPES[0]
+    """Of the decoder, as are the heads."""
+    heads: str = ALL
 
     def over(self, base: CausalMMConfig) -> CausalMMConfig:
         """As a configuration of one branch, with the strength and other settings of `base`."""
+        decoder = {"language_scope": self.scope, "language_heads": self.heads}
         return replace(
             base,
+            **decoder if self.tower == "language" else {},
             mode=self.tower,
             site="attention",
             gamma_vision=None,
@@ -55,6 +69,11 @@ class Configuration(NamedTuple):
             **{f"{self.tower}_method": self.method},
             **{f"{self.tower}_layers": self.spec},
         )
+
+    @property
+    def name(self) -> str:
+        """The method, and its scope and heads where they are not all."""
+        return " ".join([self.method, *(each for each in self[3:] if each != ALL)])
 
     @property
     def spec(self) -> str:
@@ -90,6 +109,8 @@ class Measurement:
     errors: Mapping[str, str]
     """By question id."""
     seconds: float
+    fluency: Fluency | None = None
+    """None where it was not asked for."""
 
 
 def read_kinds(text: str) -> list[str]:
@@ -107,6 +128,17 @@ def read_kinds(text: str) -> list[str]:
                     'and a slice such as "half:" or "10:20"'
                 ) from None
     return list(dict.fromkeys(kinds))
+
+
+def read_heads(text: str) -> list[str]:
+    """The heads in a list with commas, "all" or "image:K". Raises RequestError for others."""
+    found = [each.strip() for each in text.split(",") if each.strip()]
+    if not found:
+        raise RequestError("--heads is empty")
+    for each in found:
+        if each != ALL and not image_heads(each):
+            raise RequestError(f"--heads: {each!r} is neither all nor image:K with K > 0")
+    return list(dict.fromkeys(found))
 
 
 def windows(kind: str, tower: str, count: int) -> list[tuple[int, ...]]:
@@ -132,9 +164,16 @@ def windows(kind: str, tower: str, count: int) -> list[tuple[int, ...]]:
 
 
 def candidates(
-    layers: Mapping[str, int], towers: Sequence[str], methods: Sequence[str], kinds: Sequence[str]
+    layers: Mapping[str, int],
+    towers: Sequence[str],
+    methods: Sequence[str],
+    kinds: Sequence[str],
+    scopes: Sequence[str] = SCOPES[:1],
+    heads: Sequence[str] = (ALL,),
+    normalization: str = "visible",
 ) -> list[Candidate]:
-    """All windows of the kinds, by method and tower, given how many layers each tower has.
+    """All windows of the kinds, by method, scope, heads and tower, given how many layers each tower
+    has. Scopes and heads are the decoder's: a vision method comes once.
 
     Raises RequestError where a tower has no such window or method.
     """
@@ -145,14 +184,41 @@ def candidates(
             raise RequestError(
                 f"--methods {','.join(methods)}: the {tower} tower has {', '.join(METHODS[tower])}"
             )
+        edits = _edits(tower, known, scopes, heads, normalization)
+        if not edits:
+            raise RequestError(
+                f"no {tower} method is left: {', '.join(known)} has no formula for scope "
+                f"{', '.join(scopes)} and normalization {normalization}"
+            )
         if not layers[tower]:
             raise RequestError(f"the model has no {tower} layer to edit: leave it out of --towers")
         found += [
-            Candidate(Configuration(tower, method, window), kind)
-            for method in known
+            Candidate(Configuration(tower, method, window, *edit), kind)
+            for method, *edit in edits
             for kind in kinds
             for window in windows(kind, tower, layers[tower])
         ]
+    return found
+
+
+def _edits(
+    tower: str,
+    known: Sequence[str],
+    scopes: Sequence[str],
+    heads: Sequence[str],
+    normalization: str,
+) -> list[tuple[str, str, str]]:
+    """Method, scope and heads of each combination that has a formula."""
+    if tower == "vision":
+        scopes, heads = SCOPES[:1], (ALL,)
+    found = []
+    for scope in scopes:
+        for name in known:
+            try:
+                find(tower, name).formula(normalization, scope)
+            except ValueError:
+                continue
+            found += [(name, scope, each) for each in heads]
     return found
 
 
@@ -165,8 +231,12 @@ def measure(
     *,
     batch_size: int,
     tick: Callable[[int], Any],
+    probe: "FluencyProbe | None" = None,
 ) -> Measurement:
-    """Ask all questions under a configuration; `tick` is told of so many after every batch."""
+    """Ask all questions under a configuration; `tick` is told of so many after every batch.
+
+    `probe` is what the branch is given to read, if its fluency is wanted.
+    """
     from causalmm.evaluation.diagnosis.first_token import FirstTokens  # loads torch
 
     begun = time.perf_counter()
@@ -192,6 +262,7 @@ def measure(
         alone=tuple(said.get(each.id, {}).get(view) for each in questions),
         adjusted=tuple(said.get(each.id, {}).get("adjusted") for each in questions),
         errors=errors,
+        fluency=None if probe is None else probe.read(session, config),
         seconds=round(time.perf_counter() - begun, 3),
     )
 
@@ -200,24 +271,30 @@ def measurement_line(measurement: Measurement) -> bytes:
     """As it stands in the file, the line's end included."""
     record = measurement.configuration._asdict()
     record |= {each.name: getattr(measurement, each.name) for each in fields(measurement)[1:]}
+    record["fluency"] = measurement.fluency and measurement.fluency.to_dict()
     return to_line(record)
 
 
 def read_measurements(file: Path, questions: int) -> dict[Configuration, Measurement]:
     """What is measured already; nothing where there is no file.
 
-    A line cut short does not count. Raises RequestError for a line that is no measurement of so
+    A line cut short does not count; one of before there were scopes, heads and fluency has all,
+    all and none. Raises RequestError for a line that is no measurement of so
     many questions.
     """
     found: dict[Configuration, Measurement] = {}
     for number, line in enumerate(whole_lines(file), 1):
         try:
             record = to_object(line)
-            tower, method, layers = (record.pop(name) for name in Configuration._fields)
+            where = {name: record.pop(name) for name in ("tower", "method", "layers")}
+            where |= {name: record.pop(name, ALL) for name in ("scope", "heads")}
+            where["layers"] = tuple(where["layers"])
+            if (fluency := record.pop("fluency", None)) is not None:
+                record["fluency"] = Fluency.from_dict(fluency)
             for view in ("alone", "adjusted"):
                 record[view] = tuple(each and ViewChoice(*each) for each in record[view])
-            each = Measurement(configuration=Configuration(tower, method, tuple(layers)), **record)
-        except (KeyError, TypeError):
+            each = Measurement(configuration=Configuration(**where), **record)
+        except (KeyError, TypeError, AttributeError):
             each = None
         if each is None or {len(each.alone), len(each.adjusted)} != {questions}:
             raise RequestError(f"{file} line {number} is no measurement of {questions} questions")

@@ -1,20 +1,26 @@
 """From measurements to an answer: which layers to edit, ranked on one half, reported on the other.
 
-Images are split in two. On the development half configurations are ranked by what the adjusted
-answer gains over the plain one, the mean over the sets of questions; on the held-out half the same
-numbers come with their intervals, and beside them the gain of one constant bias toward the first
-choice, fitted on the development half: a contrast that gains less than that has only leaned.
-An answer that cannot be read is wrong. Tests: tests/evaluation/test_diagnose.py.
+Images are split in two. On the development half configurations are ranked by the AUC that the
+adjusted model gains over the plain one, which no lean toward one answer can change, or by the
+accuracy gained, the mean over the sets of questions; the other of the two decides between equally
+good ones. On the held-out half the same numbers come with their intervals, and beside them the gain
+of one constant bias toward the first choice, fitted on the development half: a contrast that gains
+less accuracy than that has only leaned. An answer that cannot be read is wrong. What the branch
+alone makes of descriptions and texts (fluency.py) is of both halves.
+Tests: tests/evaluation/test_diagnose.py.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from causalmm.errors import FailureError, RequestError
+from causalmm.evaluation.diagnosis.fluency import COLUMNS as _FLUENCY
+from causalmm.evaluation.diagnosis.fluency import Fluency
 from causalmm.evaluation.diagnosis.measurement import (
     PLAIN,
     Candidate,
@@ -40,6 +46,8 @@ SETS = ("consistent", "contradicting")
 """Of questions whose right answer the prior gives, and whose right answer contradicts it."""
 ALL = "all"
 """The one set where nothing says which is which."""
+RANKS = {"auc": "AUC gain", "gain": "gain"}
+"""What configurations are ranked by, and the name of that number."""
 HALVES = ("development", "held out")
 BIAS = Configuration("bias", "", ())
 """Stands for the plain model with a constant added to the log-odds."""
@@ -54,17 +62,26 @@ class Finding:
     """Kinds of windows that it is one of."""
     development: Mapping[str, float]
     held_out: Mapping[str, Estimate]
+    fluency: Mapping[str, float] = field(default_factory=dict)
+    """Perplexities and masses, see fluency.py; empty where they were not asked for."""
+    image_mass_by_layer: tuple[float, ...] = ()
+    """Of the plain model, in per cent, from the first decoder layer on."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
+        by_layer = to_json(self.image_mass_by_layer)
         return {
             "tower": self.configuration.tower,
             "method": self.configuration.method or None,
+            "scope": self.configuration.scope,
+            "heads": self.configuration.heads,
             "layers": list(self.configuration.layers),
             "setting": self.configuration.spec or None,
             "windows": list(self.kinds),
             "development": to_json(self.development),
             "held_out": to_json(self.held_out),
+            "fluency": to_json(self.fluency),
+            **({"image_mass_by_layer": by_layer} if by_layer else {}),
         }
 
 
@@ -85,12 +102,14 @@ class Diagnosis:
     failed: Mapping[str, str]
     """The error by question id."""
     seed: int
+    rank: str
+    """One of `RANKS`."""
 
     @property
     def best(self) -> Finding | None:
         """The configuration to choose; None where none gains on the development half."""
         first = self.ranked[0]
-        return first if first.development["gain"] > 0 else None
+        return first if first.development[RANKS[self.rank]] > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -104,31 +123,44 @@ class Diagnosis:
             f"{number} {name}".removesuffix(f" {ALL}")
             for name, number in self.questions["held out"].items()
         )
+        any_fluency = any(each.fluency for each in (self.plain, *self.ranked))
         head = (
-            f"ranked by the gain on {self.images['development']} images, shown on "
+            f"ranked by the {RANKS[self.rank]} on {self.images['development']} images, shown on "
             f"{self.images['held out']} others with {questions} questions; per cent and points, "
             f"entropy and divergence in nats [{LEVEL} % bootstrap intervals over images]"
+            + "; perplexity of plain answers and of texts without image, and the attention on "
+            "image tokens in the edited layers, of the branch alone" * any_fluency
         )
         columns = [f"alone{_of(name)}" for name in self.sets]
         columns += ["unreadable", "entropy", "divergence"]
+        columns += [*_FLUENCY] * any_fluency
         columns += [f"adjusted{_of(name)}" for name in self.sets]
         ranked = enumerate(self.ranked[:shown], 1)
-        rows = [_row("", each, columns) for each in (self.plain, self.bias)]
-        rows += [_row(str(place), each, columns) for place, each in ranked]
-        header = ["", "tower", "method", "layers", *columns, "gain", "AUC gain", "ranked by"]
-        blocks = [head, text_table(header, rows, left=4), "\n".join(self._notes(shown))]
+        ranked_by = RANKS[self.rank]
+        rows = [_row("", each, columns, ranked_by) for each in (self.plain, self.bias)]
+        rows += [_row(str(place), each, columns, ranked_by) for place, each in ranked]
+        edited = ["tower", "method", "scope", "heads", "layers"]
+        header = ["", *edited, *columns, "AUC gain", "gain", "ranked by"]
+        blocks = [head, text_table(header, rows, left=6), "\n".join(self._notes(shown))]
         return "\n\n".join(block for block in blocks if block)
 
     def _notes(self, shown: int) -> list[str]:
         notes = []
         if len(self.ranked) > shown:
             notes.append(f"{len(self.ranked) - shown} more configurations are in table.json")
-        if self.best is None:
-            notes.append("no configuration gains over the plain model on the development half")
-        elif self.best.held_out["gain"].low <= 0:
-            notes.append("the first one's gain on the held-out half may be none: see its interval")
+        name = RANKS[self.rank]
+        if all(math.isnan(each.development[name]) for each in self.ranked):
+            notes.append("there is no AUC where one choice is always right: --rank gain")
+        elif self.best is None:
+            notes.append(
+                f"no configuration has an {name} over the plain model on the development half"
+            )
+        elif not self.best.held_out[name].low > 0:
+            notes.append(
+                f"the first one's {name} on the held-out half may be none: see its interval"
+            )
         if self.best and self.bias.held_out["gain"].value >= self.best.held_out["gain"].value:
-            notes.append("a constant bias gains as much as the first one or more")
+            notes.append("a constant bias gains as much accuracy as the first one or more")
         if self.failed:
             name, error = next(iter(self.failed.items()))
             notes.append(f"{len(self.failed)} questions failed (first: {name}, {error!r})")
@@ -140,8 +172,9 @@ def diagnose(
     measured: Mapping[Configuration, Measurement],
     wanted: Sequence[Candidate],
     seed: int = 0,
+    rank: str = "auc",
 ) -> Diagnosis:
-    """Rank and report the wanted configurations.
+    """Rank and report the wanted configurations, by one of `RANKS`.
 
     `facts["set"]` of a question is its set. Raises FailureError where no question could be asked,
     RequestError where a set has too few images to be split.
@@ -171,13 +204,15 @@ def diagnose(
             [each.alone[place] for place in kept],
             [each.adjusted[place] for place in kept],
             tuple(dict.fromkeys(kinds[each.configuration])),
+            fluency=each.fluency,
         )
         for each in used[1:]
     ]
+    by = sorted(RANKS, key=lambda name: name != rank)
     # Of equally good ones that whose branch can be read, and that edits less.
     findings.sort(
         key=lambda each: (
-            -round(each.development["gain"], 9),
+            *(_descending(each.development[RANKS[name]]) for name in by),
             each.development["unreadable"],
             len(each.configuration.layers),
         )
@@ -192,12 +227,19 @@ def diagnose(
             for half, names in sets_asked.items()
         },
         images={half: len(images) for half, images in given.halves.items()},
-        plain=given.finding(PLAIN, plain, plain, shown=("adjusted", "unreadable", "entropy")),
+        plain=given.finding(
+            PLAIN,
+            plain,
+            plain,
+            shown=("adjusted", "unreadable", "entropy"),
+            fluency=used[0].fluency,
+        ),
         bias=given.finding(BIAS, plain, leaning, shown=("adjusted", "gain")),
         biases={"/".join(choices): bias for choices, bias in biases.items()},
         ranked=tuple(findings),
         failed=failed,
         seed=seed,
+        rank=rank,
     )
 
 
@@ -225,6 +267,7 @@ class _Given:
         adjusted: Sequence[ViewChoice],
         kinds: tuple[str, ...] = (),
         shown: tuple[str, ...] = ("",),
+        fluency: Fluency | None = None,
     ) -> Finding:
         """Of one configuration; `shown` are beginnings of the metrics that say something of it."""
         rows = self._rows(alone, adjusted)
@@ -234,16 +277,26 @@ class _Given:
         }
         totals = tables["development"].totals()
         found = estimates(tables["held out"], metrics, seed=self.seed)
+        development = {name: float(each.of(totals)) for name, each in metrics.items()}
         if configuration not in (PLAIN, BIAS):
-            pairs = [self.of("held out", self._pairs(view)) for view in (adjusted, self.plain)]
-            if (gain := auc_difference(*pairs, self.seed)) is not None:
-                found["AUC gain"] = gain
+            gains = {half: self._auc_gain(half, adjusted) for half in HALVES}
+            development["AUC gain"] = gains["development"].value
+            found["AUC gain"] = gains["held out"]
+        by_layer = fluency.image_mass if fluency and configuration == PLAIN else ()
         return Finding(
             configuration=configuration,
             kinds=kinds,
-            development={name: float(each.of(totals)) for name, each in metrics.items()},
+            development=development,
             held_out=found,
+            fluency=fluency.numbers() if fluency else {},
+            image_mass_by_layer=tuple(100 * each for each in by_layer),
         )
+
+    def _auc_gain(self, half: str, adjusted: Sequence[ViewChoice]) -> Estimate:
+        """NaN where no question has probabilities, or one choice is always right."""
+        pairs = [self.of(half, self._pairs(view)) for view in (adjusted, self.plain)]
+        gain = auc_difference(*pairs, self.seed)
+        return Estimate(math.nan, math.nan, math.nan) if gain is None else gain
 
     def biases(self) -> dict[tuple[str, str], float]:
         """The bias that makes most plain answers of the development half right, for each pair of
@@ -336,6 +389,11 @@ def _set(question: Question) -> str:
     return question.facts["set"]
 
 
+def _descending(value: float) -> float:
+    """A key by which the largest comes first, and NaN last."""
+    return math.inf if math.isnan(value) else -round(value, 9)
+
+
 def _of(name: str) -> str:
     return "" if name == ALL else f" {name}"
 
@@ -365,12 +423,17 @@ def _metrics(sets: Sequence[str]) -> dict[str, Metric]:
     }
 
 
-def _row(place: str, each: Finding, columns: Sequence[str]) -> list[str]:
+def _row(place: str, each: Finding, columns: Sequence[str], ranked_by: str) -> list[str]:
     """Of the table."""
     configuration, found = each.configuration, each.held_out
-    digits = {name: 2 if name in ("entropy", "divergence") else 1 for name in columns}
-    cells = [f"{found[name].value:.{digits[name]}f}" if name in found else "" for name in columns]
-    gains = [found[name].text("+") if name in found else "" for name in ("gain", "AUC gain")]
-    ranked_by = f"{each.development['gain']:+.1f}" if "gain" in each.development else ""
-    edited = [configuration.tower, configuration.method, configuration.spec]
-    return [place, *edited, *cells, *gains, ranked_by]
+    values = {name: value.value for name, value in found.items()} | each.fluency
+    forms = dict.fromkeys(("entropy", "divergence"), ".2f")
+    forms |= dict.fromkeys(("perplexity", "text perplexity"), ".3g")
+    shown = {name: f"{values[name]:{forms.get(name, '.1f')}}" for name in columns if name in values}
+    cells = [shown.get(name, "") for name in columns]
+    gains = [found[name].text("+") if name in found else "" for name in ("AUC gain", "gain")]
+    edited = [configuration.tower, configuration.method, "", "", configuration.spec]
+    if configuration.tower == "language":
+        edited[2:4] = configuration.scope, configuration.heads
+    by = f"{each.development[ranked_by]:+.1f}" if ranked_by in each.development else ""
+    return [place, *edited, *cells, *gains, by]

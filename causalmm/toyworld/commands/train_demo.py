@@ -55,7 +55,7 @@ def _run(argv: list[str] | None) -> int:
         if args.only in (None, "evaluate"):
             evaluate(args.family, out, args.images)
         if args.only in (None, "choose"):
-            choose(args.family, out, args.images // 2)
+            choose(args.family, out, args.runs, args.images)
     except (ValueError, FailureError) as error:
         complain(str(error))
         return 1
@@ -97,13 +97,14 @@ def evaluate(family: str, out: Path, images: int) -> None:
     print(f"evaluated in {time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 
-def choose(family: str, out: Path, images: int) -> None:
+def choose(family: str, out: Path, runs: Path, images: int) -> None:
     from causalmm.toyworld import choosing
 
+    config, choice = choosing.choose(out, family, runs / f"{find(family).demo}-choice")
     model, processor = load(family, out)
-    config, choice = choosing.choose(model, processor, family, images=images)
+    test = choosing.on_test(model, processor, family, config, images=images)
     config.save_pretrained(out)
-    record(out, choice=choice)
+    record(out, choice=choice | {"test": {"images_a_set": images, **test}})
 
 
 def load(family: str, folder: Path) -> tuple[Any, Any]:

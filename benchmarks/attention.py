@@ -7,7 +7,9 @@ python benchmarks/attention.py --device cuda --dtype bfloat16 --heads 32 --kv-he
 Prefill (as many queries as keys) in both towers, and one decoding step in the language model. The
 contenders of benchmarks/contenders.py take turns in one process; then the peak extra memory of one
 call of each is read, its output included, on a CPU in a fresh process each (benchmarks/memory.py).
-A contender that builds maps stops where they would take more than `--map-memory`. Writes a JSON
+A contender that builds maps stops where they would take more than `--map-memory`. Scope "image"
+edits an image of 576 tokens after five of text; its base is SDPA and one more over the image keys
+alone ("sdpa, image"). Writes a JSON
 file and beside it a figure.
 Tests: tests/measuring/test_benchmarks.py.
 """
@@ -15,25 +17,26 @@ Tests: tests/measuring/test_benchmarks.py.
 import argparse
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import measure
 import table
-from contenders import SDPA, Case, Inputs, call, cases, map_bytes
+from contenders import DENSE, IMAGE, SDPA, Case, Inputs, call, cases, map_bytes
 from measure import Bar
 from memory import fresh_processes, peak_memory, settle_heap
 from tqdm import tqdm
 
 from causalmm.cli.flags import at_least
-from causalmm.counterfactual.methods import METHODS
 
 KINDS = (("language", "prefill"), ("language", "decode"), ("vision", "prefill"))
 LEAST_BYTES = 2**20
 """Less is not looked at: memory on a CPU is read to some pages."""
 MEMORY_LENGTH, TIME_LENGTH = 8192, 4096
 """Keys at which the bars look."""
+SHORT_LENGTH = 700
+"""The same for the time of scope "image": a prompt of LLaVA-1.5, most of it the image."""
 
 
 def run(argv: list[str]) -> None:
@@ -76,6 +79,8 @@ def times_of(
     for way, samples in times.items():
         rows[way]["time_s"] = measure.spread(samples)
         rows[way]["time_ratio"] = measure.ratios(samples, times[SDPA])
+        if way.endswith(IMAGE):
+            rows[way]["image_ratio"] = measure.ratios(samples, times[SDPA + IMAGE])
     return list(rows.values())
 
 
@@ -105,28 +110,52 @@ def extra_bytes(case: Case, inputs: Inputs) -> int:
 
 
 def bars_of(rows: Sequence[dict[str, Any]]) -> list[Bar]:
-    """The bars of the methods that never build a map, as far as their lengths were measured."""
+    """The bars of the methods that never build a map, as far as their lengths were measured; and of
+    scope "image" those of time."""
     bars = []
-    for method in METHODS:
-        if method.visible.builds_a_map:
-            continue
-        wanted = (method.tower, "prefill", method.name)
+    ways = dict.fromkeys(
+        (row["tower"], row["way"])
+        for row in rows
+        if not row["way"].startswith((SDPA, DENSE)) and row["step"] == "prefill"
+    )
+    for tower, way in ways:
+        wanted = (tower, "prefill", way)
         mine = {
-            row["keys"]: row for row in rows if (row["tower"], row["step"], row["way"]) == wanted
+            row["keys"]: row
+            for row in rows
+            if (row["tower"], row["step"], row["way"]) == wanted and "left_out" not in row
         }
-        name = f"{method.tower} {method.name}"
-        sizes = {keys: row["extra_bytes"] for keys, row in mine.items()}
-        sizes = {keys: size for keys, size in sizes.items() if size >= LEAST_BYTES}
-        if len(sizes) > 2:
-            growth = exponent(list(sizes), list(sizes.values()))
-            bars.append(Bar(f"{name}: exponent of memory's growth", growth, 1.1))
-        if MEMORY_LENGTH in mine:
-            ratio = mine[MEMORY_LENGTH]["extra_ratio"]
-            bars.append(Bar(f"{name}: memory at {MEMORY_LENGTH}, to SDPA", ratio, 1.5))
-        if TIME_LENGTH in mine:
+        formula = Case(tower, 1, 1, way).formula
+        name = f"{tower} {way}"
+        if not formula.builds_a_map:
+            bars += _memory_bars(name, mine)
+        if way.endswith(IMAGE):
+            bars += [
+                Bar(
+                    f"{name}: time at {keys}, to SDPA and one over the image keys",
+                    mine[keys]["image_ratio"]["median"],
+                    1.5,
+                )
+                for keys in (SHORT_LENGTH, TIME_LENGTH)
+                if keys in mine
+            ]
+        elif TIME_LENGTH in mine and not formula.builds_a_map:
             ratio = mine[TIME_LENGTH]["time_ratio"]["median"]
-            limit = 2.5 if method.visible.softmax_stats else 1.3
+            limit = 2.5 if formula.softmax_stats else 1.3
             bars.append(Bar(f"{name}: time at {TIME_LENGTH}, to SDPA", ratio, limit))
+    return bars
+
+
+def _memory_bars(name: str, mine: Mapping[int, dict[str, Any]]) -> list[Bar]:
+    bars = []
+    sizes = {keys: row["extra_bytes"] for keys, row in mine.items()}
+    sizes = {keys: size for keys, size in sizes.items() if size >= LEAST_BYTES}
+    if len(sizes) > 2:
+        growth = exponent(list(sizes), list(sizes.values()))
+        bars.append(Bar(f"{name}: exponent of memory's growth", growth, 1.1))
+    if MEMORY_LENGTH in mine:
+        ratio = mine[MEMORY_LENGTH]["extra_ratio"]
+        bars.append(Bar(f"{name}: memory at {MEMORY_LENGTH}, to SDPA", ratio, 1.5))
     return bars
 
 
@@ -139,7 +168,7 @@ def exponent(lengths: Sequence[int], sizes: Sequence[float]) -> float:
 def parse_args(argv: list[str]) -> argparse.Namespace:
     sizes = {"batch": 1, "heads": 8, "kv_heads": 8, "head_size": 64}
     parser = measure.make_parser(__doc__, rounds=9, **sizes)
-    lengths = [2**n for n in range(10, 16)]
+    lengths = [SHORT_LENGTH, *(2**n for n in range(10, 16))]
     add = parser.add_argument
     add("--lengths", type=at_least(1), nargs="+", default=lengths, metavar="N")
     add("--seconds", type=float, default=60, help="at a length: begin no further round after that")

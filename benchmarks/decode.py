@@ -2,6 +2,7 @@
 
 python benchmarks/decode.py --preset cpu-small
 python benchmarks/decode.py --preset llava-1.5-7b --device cuda --batch 1 8
+python benchmarks/decode.py --preset cpu-small --presets
 
 All run in one process and take turns: upstream's model (plain), ours in each of `--modes`, each
 mode's branches in sequence (benchmarks/sequential.py), and the two branches of `mitigv` where that
@@ -9,6 +10,7 @@ is installed. Greedy, random weights, no end token. The time of a step runs from
 token to its last. A prefill, from the call of `generate` to the first token, is short and once in
 an answer, so each takes turns with plain's alone: on a shared machine the speed changes within a
 round of all. Beside them stand the ratios of FLOPs and bytes by benchmarks/work.py.
+`--presets`: published methods (causalmm/presets) in the place of modes, also as ratios to `mitigv`.
 `--compile`: a static cache, which transformers compiles the forward for, for plain and ours alike.
 Tests: tests/measuring/test_benchmarks.py.
 """
@@ -36,11 +38,13 @@ from causalmm.cli.flags import at_least
 from causalmm.counterfactual.methods import LANGUAGE_METHODS, VISION_METHODS
 from causalmm.decoding.plan import BranchPlan
 from causalmm.errors import RequestError
+from causalmm.presets.registry import PRESETS
 
 MODES = {
     "vision": {"mode": "vision"},
     "language-third": {"mode": "language", "language_layers": "-third:"},
     "language": {"mode": "language"},
+    "language-image": {"mode": "language", "language_scope": "image"},
     "multimodal": {"mode": "multimodal"},
     "joint": {"mode": "joint"},
 }
@@ -103,15 +107,13 @@ class Contenders:
 
     def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
         self.static = {"cache_implementation": "static"} if args.compile else {}
-        self.with_sequential = args.sequential
+        self.with_sequential = args.sequential and args.presets is None
         self.ours, self.upstream = models.build_pair(
             args.preset, measure.DTYPES[args.dtype], device, args.image_tokens
         )
         self.sequential = SequentialBranches(models.twin(self.upstream))
-        methods = {"language_method": args.language_method, "vision_method": args.vision_method}
         self.plans: dict[str, BranchPlan] = {
-            mode: self.ours.causalmm_plan(CausalMMConfig(**MODES[mode], **methods))
-            for mode in args.modes
+            name: self.ours.causalmm_plan(config) for name, config in configurations(args).items()
         }
 
     def calls(self, inputs: dict[str, Tensor], new: int) -> dict[str, Callable[[], Timing]]:
@@ -139,13 +141,24 @@ class Contenders:
         return {name: partial(timing, run) for name, run in runs.items()}
 
 
+def configurations(args: argparse.Namespace) -> dict[str, CausalMMConfig]:
+    """By name: those of the modes, or of the presets."""
+    if args.presets is not None:
+        return {name: CausalMMConfig.preset(name) for name in args.presets or PRESETS}
+    methods = {"language_method": args.language_method, "vision_method": args.vision_method}
+    return {mode: CausalMMConfig(**MODES[mode], **methods) for mode in args.modes}
+
+
 def run(argv: list[str]) -> None:
     """Measure, write and print. Raises RequestError for what cannot be measured."""
     args = parse_args(argv)
     device = measure.pick_device(args.device)
     if args.compile and device.type != "cuda":
         raise RequestError("--compile needs --device cuda: elsewhere transformers compiles nothing")
-    contenders = Contenders(args, device)
+    try:
+        contenders = Contenders(args, device)
+    except ValueError as error:  # a preset on a model that lacks what it needs
+        raise RequestError(str(error)) from error
     ours = contenders.ours
     prompts = {
         batch: models.prompt(
@@ -188,7 +201,8 @@ def take_timings(
 def row_of(
     name: str, batch: int, timings: dict[str, Timings], peaks: dict[str, Peak]
 ) -> dict[str, Any]:
-    """What was measured of a contender, and its ratios to plain and to the same in sequence."""
+    """What was measured of a contender, and its ratios to plain, to mitigv and to the same in
+    sequence."""
     mine = timings[name]
     step = measure.spread(mine.steps)
     row = {
@@ -201,6 +215,8 @@ def row_of(
         "step_ratio": measure.ratios(mine.steps, timings[PLAIN].steps),
         "peak_ratio": peaks[name].total / peaks[PLAIN].total,
     }
+    if (vcd := timings.get(VCD)) is not None and name != VCD:
+        row["step_to_vcd"] = measure.ratios(mine.steps, vcd.steps)
     if (other := timings.get(SEQUENTIAL + name)) is not None:
         row["step_to_sequential"] = measure.ratios(mine.steps, other.steps)
         same = mine.answers[0].tokens == other.answers[0].tokens
@@ -252,7 +268,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = measure.make_parser(__doc__, **counts)
     add = parser.add_argument
     add("--preset", choices=models.PRESETS, default="cpu-small")
-    add("--modes", nargs="+", choices=MODES, default=list(MODES))
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    which.add_argument("--presets", nargs="*", choices=PRESETS, help="without names: all")
     add("--language-method", choices=LANGUAGE_METHODS, default=defaults.language_method)
     add("--vision-method", choices=VISION_METHODS, default=defaults.vision_method)
     add("--batch", type=at_least(1), nargs="+", default=[1], metavar="N")

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from contenders import DENSE
+from contenders import DENSE, IMAGE
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 # Told apart by the colour-blind too. SDPA, then the methods in the order of the record; a method
-# on dense maps has its colour, dashed.
+# on dense maps has its colour, dashed, and under scope "image" dotted.
 COLOURS = ("#1a1a1a", "#0072b2", "#e69f00", "#d55e00", "#009e73", "#56b4e9", "#cc79a7", "#999999")
 
 
@@ -17,7 +17,7 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
     """Write the figure of a record as PNG."""
     results, settings = record["results"], record["settings"]
     panels = list(dict.fromkeys((row["tower"], row["step"]) for row in results))
-    methods = list(dict.fromkeys(row["way"].removeprefix(DENSE) for row in results))
+    methods = list(dict.fromkeys(_method(row["way"]) for row in results))
     figure = Figure(figsize=(10, 9), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
@@ -30,9 +30,9 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
         rows = [row for row in results if (row["tower"], row["step"]) == (tower, step)]
         for way in dict.fromkeys(row["way"] for row in rows if "time_s" in row):
             mine = [row for row in rows if row["way"] == way and "time_s" in row]
-            base = way.removeprefix(DENSE)
-            colour = COLOURS[min(methods.index(base), len(COLOURS) - 1)]
-            line, width = ("-", 1.6) if way == base else ("--", 1)
+            colour = COLOURS[min(methods.index(_method(way)), len(COLOURS) - 1)]
+            line, width = ("--", 1) if way.startswith(DENSE) else ("-", 1.6)
+            line = ":" if way.endswith(IMAGE) else line
             style = {"color": colour, "linestyle": line, "linewidth": width, "label": way}
             style |= {"marker": "o", "markersize": 2.5}
             keys = [row["keys"] for row in mine]
@@ -57,3 +57,7 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
         panel.set_xlabel("keys", fontsize=8)
         panel.set_xticks(lengths, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in lengths])
     figure.savefig(path)
+
+
+def _method(way: str) -> str:
+    return way.removeprefix(DENSE).removesuffix(IMAGE)

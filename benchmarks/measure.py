@@ -170,6 +170,7 @@ def finish(
     }
     words = [benchmark, vars(args).get("preset"), torch.device(args.device).type]
     words.append("compiled" if vars(args).get("compile") else None)
+    words.append("presets" if vars(args).get("presets") is not None else None)
     out = args.out or table.RESULTS / f"{'-'.join(filter(None, words))}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -12,14 +12,16 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from causalmm.counterfactual.attention import language_attention, vision_attention
-from causalmm.counterfactual.attention_mask import AttentionMask
+from causalmm.counterfactual.attention_mask import AttentionMask, ImageTokens
+from causalmm.counterfactual.intervention import Intervention, PixelNoise
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits
-from causalmm.decoding.plan import BranchPlan, Intervention
+from causalmm.decoding.plan import BranchPlan
 from causalmm.decoding.strength import TokenStrength
 from causalmm.figures.recording import attention_modules
 
@@ -43,6 +45,8 @@ class SequentialBranches:
         model.set_attn_implementation(NAME)
         self.model = model
         self.running = Branch()
+        self.image: Tensor | None = None
+        """Which tokens of the prompt are image tokens, bool [B, L]."""
         towers = {"vision": model.get_encoder("image"), "language": model.get_decoder()}
         for tower, modules in towers.items():
             for layer, module in enumerate(attention_modules(modules)):
@@ -54,12 +58,23 @@ class SequentialBranches:
     ) -> Tensor:
         """New tokens int64 [B, T]. `streamer.put` gets each step's, as in transformers.
 
-        Raises ValueError for site "features", a strength by token and padding.
+        Raises ValueError for what it does not know: padding, site "features", noised pixels, a
+        strength by token, a center and chosen heads.
         """
-        if plan.site != "attention" or not bool(inputs["attention_mask"].all()):
-            raise ValueError("sequential branches know neither site='features' nor padding")
-        if plan.strength != TokenStrength():
-            raise ValueError("sequential branches know no strength by token")
+        language = plan.language
+        if (
+            not bool(inputs["attention_mask"].all())
+            or plan.site != "attention"
+            or isinstance(plan.vision, PixelNoise)
+            or plan.strength != TokenStrength()
+            or plan.center
+            or (language is not None and language.heads != "all")
+        ):
+            raise ValueError(
+                "sequential branches know neither padding nor site='features', noised pixels, a "
+                "strength by token, a center or chosen heads"
+            )
+        self.image = inputs["input_ids"] == self.model.config.image_token_id
         # (strength, branches whose logits are averaged); the factual one first.
         edits = [] if plan.vision is None else [(plan.gamma_vision, plan.vision, None)]
         edits += [] if plan.language is None else [(plan.gamma_language, None, plan.language)]
@@ -116,6 +131,10 @@ def _attend(
     if tower == "vision":
         output = vision_attention(edit.method, query, key, value, **settings)
     else:
-        visible = AttentionMask(query_start=key.shape[2] - query.shape[2])  # no padding
+        start, keys = key.shape[2] - query.shape[2], key.shape[2]  # no padding
+        image = pad(host.image, (0, keys - host.image.shape[1]))
+        tokens = ImageTokens(keys=image, queries=image[:, start:])
+        visible = AttentionMask(query_start=start, image=tokens)
+        settings["scope"] = edit.scope
         output = language_attention(edit.method, query, key, value, visible=visible, **settings)
     return output.transpose(1, 2).contiguous(), None

@@ -85,6 +85,7 @@ _DECODE: tuple[Column, ...] = (
     ("to plain", "step_ratio", _spread),
     ("bytes to plain", "step_bytes_ratio", _times),
     ("tokens/s", "tokens_per_s", "{:.1f}".format),
+    ("to mitigv", "step_to_vcd", _spread),
     ("to sequential", "step_to_sequential", _times),
     ("peak memory", "peak_bytes", _size),
     ("to plain", "peak_ratio", _times),
@@ -103,6 +104,7 @@ def _cell(row: Record, field: str, show: Callable[[Any], str]) -> str:
 
 
 def _contenders(heading: str, columns: Sequence[Column], rows: Sequence[Record]) -> str:
+    columns = [each for each in columns if any(row.get(each[1]) is not None for row in rows)]
     cells = [[row["way"], *(_cell(row, *column[1:]) for column in columns)] for row in rows]
     return grid([heading, *(column[0] for column in columns)], cells)
 

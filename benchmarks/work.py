@@ -1,7 +1,8 @@
 """What a prefill or a decoding step cannot do without: FLOPs of matrix products, bytes read.
 
 Linear layers count by the rows that pass them in a plain forward and by a plan's branches,
-attention by the pairs of a query and a key that it may see. Hashing, softmax, norms and copies of
+attention by the pairs of a query and a key that it may see; heads that are chosen count as all.
+Hashing, softmax, norms and copies of
 caches are not counted.
 Tests: tests/measuring/test_benchmarks.py.
 """
@@ -11,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from causalmm.counterfactual.intervention import Intervention
-from causalmm.counterfactual.methods import Formula, find
+from causalmm.counterfactual.intervention import PixelNoise
+from causalmm.counterfactual.methods import Formula
 from causalmm.decoding.plan import BranchPlan
 from causalmm.figures.recording import attention_modules
 
@@ -34,6 +35,10 @@ class Prompt(NamedTuple):
     """Tokens, those of the image included."""
     rows: dict[nn.Module, int]
     """Rows that pass each linear layer and convolution in a plain prefill."""
+    image: int = 0
+    """Image tokens of a row."""
+    image_pairs: int = 0
+    """Of a row, pairs of a text token and an image token before it."""
 
     @classmethod
     @torch.no_grad()
@@ -50,7 +55,9 @@ class Prompt(NamedTuple):
         finally:
             for hook in hooks:
                 hook.remove()
-        return cls(*inputs["input_ids"].shape, rows)
+        image = inputs["input_ids"][0] == model.config.image_token_id
+        pairs = image.cumsum(dim=0)[~image].sum()
+        return cls(*inputs["input_ids"].shape, rows, int(image.sum()), int(pairs))
 
 
 def prefill(model: Any, plan: BranchPlan | None, prompt: Prompt) -> Work:
@@ -60,7 +67,8 @@ def prefill(model: Any, plan: BranchPlan | None, prompt: Prompt) -> Work:
     for number, layer in enumerate(model.get_decoder().layers):
         for branches, formula in _language_branches(plan, number):
             flops += branches * _linear_flops(layer, prompt)
-            flops += branches * prompt.batch * _attention_flops(layer.self_attn, formula, pairs)
+            each = _attention_flops(layer.self_attn, formula, pairs, prompt.image_pairs)
+            flops += branches * prompt.batch * each
     flops += _head_branches(plan) * _linear_flops(model.lm_head, prompt)
     return Work(flops, sum(_bytes(part) for part in (model.model, model.lm_head)))
 
@@ -75,11 +83,14 @@ def decode(model: Any, plan: BranchPlan | None, prompt: Prompt, keys: int) -> Wo
         read += _bytes(layer)
         for branches, formula in _language_branches(plan, number):
             flops += branches * _linear_flops(layer, one)
-            flops += branches * prompt.batch * _attention_flops(attention, formula, keys)
+            each = _attention_flops(attention, formula, keys, prompt.image)
+            flops += branches * prompt.batch * each
             width = attention.v_proj.out_features
             if _looks_at_scores(formula):
                 width += attention.k_proj.out_features
-            read += branches * prompt.batch * keys * width * model.dtype.itemsize
+            blind = formula is not None and formula.part == "outside"
+            looked_at = keys - prompt.image if blind else keys
+            read += branches * prompt.batch * looked_at * width * model.dtype.itemsize
     return Work(flops, read)
 
 
@@ -91,12 +102,15 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
     flops = 0.0
     for module in prompt.rows:
         if module not in within:  # patches are embedded once, and projected for every copy
-            branches = 1 + copies if isinstance(module, nn.Linear) else 1
+            every = isinstance(module, nn.Linear) or isinstance(plan and plan.vision, PixelNoise)
+            branches = 1 + copies if every else 1
             flops += branches * _linear_flops(module, prompt)
     for number, (layer, attention) in enumerate(zip(layers, attention_modules(tower), strict=True)):
-        joined = copies if copies and number >= plan.vision_entry else 0
-        edited = joined and plan.site == "attention" and plan.vision.edits(number)
-        formula = _formula("vision", plan.vision) if edited else None
+        # Site "features" weighs features and runs no further rows.
+        inside = copies and plan.site == "attention" and number >= plan.vision_entry
+        joined = copies if inside else 0
+        edited = joined and plan.vision.edits(number)
+        formula = plan.vision.formula if edited else None
         patches = prompt.rows[_products(layer)[0]] // prompt.batch
         flops += (1 + joined) * _linear_flops(layer, prompt)
         for branches, edit in ((1, None), (joined, formula)):
@@ -109,7 +123,7 @@ def _language_branches(plan: BranchPlan | None, layer: int) -> list[tuple[int, F
     if plan is None:
         return [(1, None)]
     edit = plan.language
-    formula = _formula("language", edit) if edit is not None and edit.edits(layer) else None
+    formula = edit.formula if edit is not None and edit.edits(layer) else None
     plain = 1 if plan.joint else 1 + plan.image_branches
     return [(plain, None), (plan.branches_in_layer(layer) - plain, formula)]
 
@@ -118,21 +132,27 @@ def _head_branches(plan: BranchPlan | None) -> int:
     return 1 if plan is None else plan.branches
 
 
-def _formula(tower: str, edit: Intervention) -> Formula:
-    return find(tower, edit.method).formula(edit.normalization)
-
-
 def _looks_at_scores(formula: Formula | None) -> bool:
     """Whether attention needs the keys: other formulas need values alone."""
-    return formula is None or formula.softmax_stats or formula.whole_map
+    return formula is None or formula.takes_stats or formula.whole_map
 
 
-def _attention_flops(module: Any, formula: Formula | None, pairs: float) -> float:
-    """Of so many pairs of a query and a key in each head: products with keys and with values."""
+def _attention_flops(
+    module: Any, formula: Formula | None, pairs: float, image_pairs: int = 0
+) -> float:
+    """Of so many pairs of a query and a key in each head: products with keys and with values.
+
+    `image_pairs` of them are of a text token and an image token: those that scope "image" edits.
+    """
     heads = getattr(module, "num_heads", None) or module.config.num_attention_heads
     scores = _looks_at_scores(formula)
-    products = scores + (scores or formula.random_weights)  # sums take none
-    return products * 2.0 * heads * module.head_dim * pairs
+    products = (scores + (scores or formula.random_weights)) * pairs  # sums take none
+    if formula is not None and formula.part == "outside":
+        products -= 2 * image_pairs
+    elif formula is not None and formula.part == "inside":
+        # Their scores say how much of the attention is theirs; even weights need no more.
+        products -= (not (formula.softmax_stats or formula.random_weights)) * image_pairs
+    return products * 2.0 * heads * module.head_dim
 
 
 def _products(module: nn.Module) -> list[nn.Module]:

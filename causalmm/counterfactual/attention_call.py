@@ -94,7 +94,9 @@ class AttentionCall:
         if part == "inside":
             keys = call._image_span()
             call = call.block(queries, keys)
-        return call.without_part() if call.mask.only_part(queries, range(len(keys))) == part else call
+        return (
+            call.without_part() if call.mask.only_part(queries, range(len(keys))) == part else call
+        )
 
     def _image_span(self) -> range:
         """Keys among which are all image tokens, and all from the first query to the last unless

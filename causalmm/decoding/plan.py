@@ -19,7 +19,7 @@ from causalmm.config import CausalMMConfig
 from causalmm.counterfactual import methods
 from causalmm.counterfactual.intervention import Intervention, PixelNoise
 from causalmm.decoding.branch_state import answer_place
-from causalmm.decoding.contrast import Contrast, adjust, expected_logits
+from causalmm.decoding.contrast import Contrast, adjust, expected_logits, mask_implausible
 from causalmm.decoding.strength import TokenStrength
 from causalmm.decoding.trace import BranchTrace, StepLogits
 from causalmm.heads import image_heads, resolve_heads
@@ -120,10 +120,13 @@ class BranchPlan:
             Contrast(self.strength.of(gammas[name], factual, place), part, self.center.get(name))
             for name, part in counterfactual.items()
         ]
-        adjusted = adjust(factual, contrasts, self.epsilon)
+        unmasked = adjust(factual, contrasts, 0)
+        adjusted = mask_implausible(unmasked, factual, self.epsilon)
         if self.trace is not None:
             shown = slice(None) if self.trace.every_position else -1
             parts = {"factual": factual, "adjusted": adjusted, **counterfactual}
+            if contrasts and self.epsilon > 0:
+                parts["unmasked"] = unmasked
             self.trace.record(StepLogits(**{name: part[:, shown] for name, part in parts.items()}))
         return adjusted, self._factual_outputs(outputs)
 

@@ -13,7 +13,8 @@ class StepLogits(NamedTuple):
     """Logits of one decoding step at the last position, [batch, vocab], float32.
 
     For a trace of `every_position`, at all that the forward keeps: [batch, positions, vocab]. A
-    branch the plan does not have is None.
+    branch the plan does not have is None; so is `unmasked`, the adjusted logits before the
+    plausibility mask, where there is no mask or no branch.
     """
 
     factual: Tensor
@@ -21,6 +22,7 @@ class StepLogits(NamedTuple):
     vision: Tensor | None = None
     language: Tensor | None = None
     joint: Tensor | None = None
+    unmasked: Tensor | None = None
 
 
 @dataclass

@@ -50,7 +50,8 @@ class Answer:
     """Wall time of this question: its share where several were decoded together."""
     scores: Mapping[str, tuple[float, float]] | None = None
     """Probability of either choice at the deciding token, under "factual", "adjusted" and the name
-    of each counterfactual branch ("vision", "language", "joint")."""
+    of each counterfactual branch ("vision", "language", "joint"), and where a mask follows the
+    contrast "unmasked" for the adjusted ones before it."""
 
 
 class ViewChoice(NamedTuple):

@@ -37,6 +37,8 @@ from causalmm.evaluation.tally import Pair
 
 DECIDING = ("adjusted", "factual")
 """The view that a run decides by is the first of these that it has."""
+UNMASKED = "unmasked"
+"""The adjusted view before the plausibility mask, which is no view to decide by."""
 _DECISIONS = {"accuracy": ratio("right", "questions"), "yes ratio": ratio("yes", "questions")}
 _CERTAIN = 1000.0
 """Log-odds, before the factual ones are added, where the other choice has no probability at all:
@@ -104,8 +106,9 @@ class TwoWay:
     biases: tuple[float, float]
     """Added to the log-odds of yes: fitted on one half of the images, and on the other."""
     shift: Estimate
-    """Mean of the log-odds of yes less the factual ones: how far the view leans; NaN where there is
-    nothing to compare with. Of questions of which both choices have a probability in both views."""
+    """Mean of the log-odds of yes less the factual ones: how far the view leans, the adjusted one
+    before the mask, where that is known; NaN where there is nothing to compare with. Of questions
+    of which both choices have a probability in both views."""
     spread: float
     """Standard deviation of the same over questions."""
 
@@ -113,7 +116,9 @@ class TwoWay:
 def two_way(name: str, pairs: Sequence[Pair]) -> list[TwoWay]:
     """One row for each view that the answers have probabilities under."""
     rows = []
-    for view in dict.fromkeys(view for _, answer in pairs for view in answer.scores or ()):
+    views = dict.fromkeys(view for _, answer in pairs for view in answer.scores or ())
+    views.pop(UNMASKED, None)
+    for view in views:
         signal = Signal.of(pairs, view)
         if signal is None:
             continue
@@ -138,7 +143,9 @@ def lean(pairs: Sequence[Pair], view: str) -> dict[str, Any]:
     """`shift` and `spread` of a view, as in `TwoWay`."""
     rows = []
     for question, answer in pairs if view != "factual" else ():
-        odds = [log_odds(answer.scores or {}, each) for each in (view, "factual")]
+        scores = answer.scores or {}
+        shown = UNMASKED if view == "adjusted" and UNMASKED in scores else view
+        odds = [log_odds(scores, each) for each in (shown, "factual")]
         if question.choices and None not in odds and max(map(abs, odds)) < _CERTAIN / 2:
             counts = {"shift": odds[0] - odds[1], "questions": 1}
             rows.append(ImageCounts(question.image, counts))

@@ -40,7 +40,7 @@ from causalmm.counterfactual.attention import (
     language_attention,
     vision_attention,
 )
-from causalmm.counterfactual.attention_mask import AttentionMask
+from causalmm.counterfactual.attention_mask import AttentionMask, ImageTokens
 from causalmm.counterfactual.methods import (
     LANGUAGE_METHODS,
     METHODS,
@@ -524,6 +524,44 @@ def test_image_tokens_stay_factual_and_keep_their_share_of_the_attention(method,
     factual = weights @ value.repeat_interleave(2, dim=1)
     tokens = image[:, None, :, None].expand_as(result)
     assert_close(result[tokens], factual[tokens])
+
+
+def pictures(kind, length):
+    """Image tokens of two samples: bool [2 or 1, length]."""
+    place = torch.arange(length)
+    if kind == "one":
+        return ((place >= 5) & (place < 581))[None]
+    if kind == "none and all but the last":
+        return torch.stack([place < 0, place < length - 1])
+    if kind == "several":  # of other places in each sample
+        first = (place % 200 > 40) & (place < 600)
+        return torch.stack([first, first.roll(17)])
+    return (place % 20 > 3)[None]  # more than blocks follow
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["read", "not read"])
+@pytest.mark.parametrize("padded", [False, True], ids=["plain", "padded"])
+@pytest.mark.parametrize("kind", ["one", "none and all but the last", "several", "many"])
+@pytest.mark.parametrize("method", [name for name, each in FORMULAS["language"] if each == "image"])
+def test_pictures_of_many_blocks_equal_the_definition(method, kind, padded, readable):
+    """Blocks end where pictures do; elsewhere, and on other devices, masks say what is seen."""
+    length, heads, past = 640, 2, 30
+    inputs = tensors("normal", 8, 2, heads, 1, length - past, length, 4)
+    keys = torch.arange(length) >= torch.tensor([[0], [9]]) if padded else None
+    visible = AttentionMask(keys=keys, query_start=past)
+    visible = with_image(visible, pictures(kind, length), length - past)
+    with mock.patch.object(ImageTokens, "readable", readable):
+        result = language_attention(method, *inputs, scale=0.7, visible=visible, scope="image")
+    place = torch.arange(length)
+    sees = visible.to_dense(length - past, length)[:, 0].expand(2, -1, -1)
+    positions = place.expand(2, -1) if keys is None else keys.cumsum(1) - 1
+    numbers = torch.cat(
+        [uniform(0, (0,), 0, heads, each[past:], each) for each in positions.unbind()]
+    )
+    expected = expected_output(
+        "language", method, "image", inputs, 0.7, sees, numbers, start=past, image=visible.image
+    )
+    assert_close(result, expected, atol=1e-7, rtol=1e-7)
 
 
 def test_blind_is_exact_where_nearly_all_attention_is_on_the_image():

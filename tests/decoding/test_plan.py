@@ -83,7 +83,21 @@ def test_contrast_reads_its_branches_in_row_order():
     torch.testing.assert_close(step.vision, vision[:, -1])
     torch.testing.assert_close(step.language, language[:, -1])
     assert step.joint is None
+    assert step.unmasked is None
     assert torch.equal(step.factual, factual[:, -1])
+
+
+def test_a_trace_has_the_logits_before_the_mask_too():
+    torch.manual_seed(0)
+    trace = BranchTrace()
+    outputs = BaseModelOutputWithPast(last_hidden_state=torch.randn(6, 1, 2))
+    logits = torch.randn(6, 1, 40)
+    masked = build_plan(CausalMMConfig(mode="vision", epsilon=0.5), TOWERS, trace)
+    plain = build_plan(CausalMMConfig(mode="vision", epsilon=0), TOWERS)
+    adjusted = masked.contrast(logits, outputs)[0]
+    wanted = plain.contrast(logits, outputs)[0]
+    assert not torch.equal(adjusted, wanted)
+    assert torch.equal(trace.steps[0].unmasked, wanted[:, -1])
 
 
 def test_folded_features_split_into_their_branches():

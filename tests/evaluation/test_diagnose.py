@@ -1017,7 +1017,8 @@ def test_the_heat_map_shows_the_held_out_numbers(world):
         sign = "+" if name.endswith("gain") else ""
         # Lanes: uniform over all, its halves, its sliding windows, random on one half.
         order = (WIDE, BAD, GOOD, GOOD, BROKEN)
-        assert shown == [f"{values[each][name].value:{sign}.0f}" for each in order]
+        digits = 1 if name == "AUC gain" else 0
+        assert shown == [f"{values[each][name].value:{sign}.{digits}f}" for each in order]
         assert len(axes.patches) == len(order)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["uniform  all", "halves", "sliding:2", "random  halves"]

@@ -98,8 +98,8 @@ def test_kept_are_the_probabilities_of_whole_logits(family, mode):
         model.generate(**sample(family, seed=1), causalmm=config, causalmm_trace=trace, **GREEDY)
     assert kept.steps == []
     branches = {"factual", "adjusted"} | {
-        None: set(), "multimodal": {"vision", "language"}
-    }.get(mode, {mode})  # fmt: skip
+        None: set(), "multimodal": {"vision", "language", "unmasked"}
+    }.get(mode, {mode, "unmasked"})  # fmt: skip
     for number, step in enumerate(whole.steps):
         scores = kept.scores(0, number, ("no", "yes"))
         assert scores.keys() == branches

@@ -83,7 +83,7 @@ def test_the_files_of_a_run(evaluate, folder, tmp_path):
         assert (line["image"], line["prompt"]) == (question["image"], question["text"])
         assert 1 <= len(line["answer"].split()) <= 4
         assert line["error"] is None
-        assert list(line["scores"]) == ["factual", "adjusted", "language"]
+        assert list(line["scores"]) == ["factual", "adjusted", "language", "unmasked"]
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == [
         *("answers.jsonl", "run.json")
     ]
@@ -164,6 +164,7 @@ def test_scores_are_those_of_separate_forwards(folder, evaluate, tmp_path, model
         wanted = {"factual": factual, "adjusted": factual}
         if mode != "plain":
             wanted["adjusted"] = logits(inputs, mode=mode)
+            wanted["unmasked"] = logits(inputs, mode=mode, epsilon=0)
             # Of one branch at strength 1: 2 l - l'.
             for name in ("vision", "language") if mode == "multimodal" else (mode,):
                 wanted[name] = 2 * factual - logits(inputs, mode=name, epsilon=0)

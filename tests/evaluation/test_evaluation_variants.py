@@ -61,6 +61,20 @@ def test_controls_differ_in_what_their_names_say():
     assert dict(sampling) == {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 
+def test_a_grid_with_a_center_and_without_one(table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.safetensors").write_bytes(b"something")
+    digest = CausalMMConfig(center="c.safetensors").center_digest()
+    own = CausalMMConfig(center="another.safetensors", center_sha256="0" * 64)
+    found = grid(request(own), table("center: [none, c.safetensors]\n"))
+    assert {name: each.config for name, each in found.items()} == {
+        "center=none": CausalMMConfig(),
+        "center=c.safetensors": CausalMMConfig(center="c.safetensors", center_sha256=digest),
+    }
+    with pytest.raises(RequestError, match=r"grid.yaml: center='nowhere.safetensors': the file"):
+        grid(request(), table("center: nowhere.safetensors\n"))
+
+
 def test_a_grid_is_every_combination_over_what_was_chosen(table):
     base = request(CausalMMConfig(gamma_vision=3, draws=2))
     file = table("gamma: [0.5, 1]\nlanguage_layers: ['half:', '10:20', [1, 2]]\nmode: language\n")

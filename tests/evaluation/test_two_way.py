@@ -136,6 +136,15 @@ def test_a_lean_is_the_mean_shift_of_what_stays_open():
     assert math.isnan(factual.spread)
 
 
+def test_a_lean_is_told_before_the_mask():
+    questions = ask(["yes", "no"])
+    scores = {"factual": (0.9, 0.1), "adjusted": (1.0, 0.0), "unmasked": (0.6, 0.4)}
+    scores = {str(at): scores for at in range(2)}
+    rows = two_way("set", join(questions, answered(questions, lambda each: "yes", scores)))
+    assert [row.view for row in rows] == ["factual", "adjusted"]
+    assert rows[1].shift.value == pytest.approx(math.log(1.5) - math.log(9))
+
+
 def test_an_added_constant_is_a_lean_without_spread():
     lean = 1.25
     pairs = leaning(0.0)

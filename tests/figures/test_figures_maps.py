@@ -427,7 +427,7 @@ def test_matrices_hold_every_map(pair, inputs, call, scope, methods):
         torch.testing.assert_close(found.ratios["uniform"][seen], torch.ones(int(seen.sum())))
     else:
         place = next(number for number, each in enumerate(found.places) if each.picture)
-        text = [number for number in range(place + 1, len(found.places))]
+        text = list(range(place + 1, len(found.places)))
         assert found.ratios["blind"][text, place].eq(0).all()
         assert found.ratios["factual"][text, place].gt(0).all()
         # The image's share of the attention stays what it is.

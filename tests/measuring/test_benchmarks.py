@@ -22,7 +22,7 @@ import questions
 import table
 import torch
 import work
-from contenders import Case, Inputs, call, cases, map_bytes
+from contenders import Case, Inputs, call, cases, image_of, map_bytes
 from family_rows import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +35,7 @@ from transformers import DynamicCache
 
 from causalmm import CausalMMConfig
 from causalmm.config import MODES
+from causalmm.presets.registry import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "examples" / "llava_300029_helped.png"
@@ -156,12 +157,13 @@ def test_questions_about_one_image(preset, pair):
 # -- the same in sequence ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("scope", ["all", "image"])
 @pytest.mark.parametrize("draws", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_branches_in_sequence_say_our_tokens(family, mode, draws):
+def test_branches_in_sequence_say_our_tokens(family, mode, draws, scope):
     ours, upstream = model_pair(family, "sdpa")
-    config = CausalMMConfig(mode=mode, draws=draws, epsilon=0, seed=3)
+    config = CausalMMConfig(mode=mode, draws=draws, epsilon=0, seed=3, language_scope=scope)
     plan = ours.causalmm_plan(config)
     inputs = pad_together([sample(family, seed=seed) for seed in (1, 2)])
     length = inputs["input_ids"].shape[1]
@@ -176,9 +178,16 @@ def test_branches_in_sequence_say_our_tokens(family, mode, draws):
 def test_branches_in_sequence_refuse_what_they_do_not_know(preset, pair):
     sequential = SequentialBranches(models.twin(pair.ours))
     inputs = models.prompt(pair.ours, **SMALL)
-    inputs["attention_mask"][0, 0] = 0
-    with pytest.raises(ValueError, match="padding"):
-        sequential.generate(inputs, pair.ours.causalmm_plan(CausalMMConfig()), 2)
+    padded = inputs | {"attention_mask": inputs["attention_mask"].clone()}
+    padded["attention_mask"][0, 0] = 0
+    unknown = (
+        {"vision_method": "noise"},
+        {"schedule": "growing"},
+        {"language_heads": "image:1"},
+    )
+    for asked, settings in ((padded, {}), *((inputs, each) for each in unknown)):
+        with pytest.raises(ValueError, match="know neither padding nor site='features', noised"):
+            sequential.generate(asked, pair.ours.causalmm_plan(CausalMMConfig(**settings)), 2)
 
 
 def test_contrast_of_another_package(preset, pair):
@@ -237,6 +246,38 @@ def test_flops_of_branches(preset, eager, mode, layers):
     assert work.prefill(eager.ours, plan, prompt).flops + hidden == expected
 
 
+@pytest.mark.parametrize("method", ["reverse", "blind"])
+def test_flops_of_scope_image(preset, eager, method):
+    """Pairs of text and image are left out, or counted once: no block of ours has both."""
+    plan = eager.ours.causalmm_plan(
+        CausalMMConfig(
+            mode="language",
+            language_method=method,
+            language_scope="image",
+            language_layers="all",
+        )
+    )
+    inputs = models.prompt(eager.ours, batch=2, **SMALL)
+    prompt = work.Prompt.of(eager.ours, inputs)
+    image = inputs["input_ids"][0] == eager.ours.config.image_token_id
+    runs = image.unique_consecutive(return_counts=True)[1].tolist()
+    text = eager.ours.config.text_config
+    hidden = sum(length * (length - 1) / 2 for length in runs)  # in the blocks on the diagonal
+    hidden = 2 * text.num_hidden_layers * 4 * text.hidden_size * hidden
+    hidden += hidden_pairs(eager.ours, prompt, rows=2)
+    expected = counted_flops(eager.ours, inputs, causalmm=plan)
+    assert work.prefill(eager.ours, plan, prompt).flops + hidden == expected
+
+
+def test_flops_of_noised_pictures(preset, eager):
+    plan = eager.ours.causalmm_plan(CausalMMConfig.preset("vcd"))
+    inputs = models.prompt(eager.ours, batch=2, **SMALL)
+    prompt = work.Prompt.of(eager.ours, inputs)
+    expected = counted_flops(eager.ours, inputs, causalmm=plan)
+    found = work.prefill(eager.ours, plan, prompt).flops
+    assert found + hidden_pairs(eager.ours, prompt, rows=4) == expected
+
+
 @pytest.mark.parametrize("mode", [None, *MODES])
 def test_bytes_of_a_step_are_weights_and_cache(preset, pair, mode):
     """`reverse` looks at keys and values, so a step reads all of a cache."""
@@ -269,6 +310,23 @@ def test_methods_that_look_at_no_scores_read_values_only(pair):
     assert read["reverse"] - plain == 2 * (read["random"] - plain) > 0
 
 
+def test_a_blind_step_reads_no_image(pair):
+    prompt = work.Prompt.of(pair.ours, models.prompt(pair.ours, **SMALL))
+    read = {}
+    for method in ("reverse", "uniform", "blind"):
+        config = CausalMMConfig(
+            mode="language",
+            language_method=method,
+            language_scope="image",
+            language_layers="all",
+        )
+        read[method] = work.decode(pair.ours, pair.ours.causalmm_plan(config), prompt, 40)
+    plain = work.decode(pair.ours, None, prompt, 40)
+    assert read["reverse"].read == read["uniform"].read
+    assert (read["blind"].read - plain.read) * 40 == (read["reverse"].read - plain.read) * 24
+    assert read["blind"].flops < read["uniform"].flops < read["reverse"].flops
+
+
 def test_flops_of_a_step(preset, eager):
     inputs = models.prompt(eager.ours, batch=2, **SMALL)
     cache = DynamicCache(config=eager.ours.config.get_text_config())
@@ -293,6 +351,19 @@ def test_dense_ways_and_ours_are_about_the_same_call(queries):
     # Released `uniform` divides by all keys, and so by too many for every query but the last.
     assert_close(found["dense uniform"][:, :, -1], found["uniform"][:, :, -1])
     assert not torch.allclose(found["sdpa"], found["uniform"])
+    assert torch.equal(found["sdpa, image"], found["sdpa"])
+    if queries > 1:  # the image and what comes before it sees no image
+        assert_close(found["blind, image"][:, :, :-1], found["sdpa"][:, :, :-1])
+    assert not torch.allclose(found["blind, image"][:, :, -1], found["sdpa"][:, :, -1])
+
+
+@pytest.mark.parametrize("keys", [1, 2, 7, 700, 4096])
+def test_the_image_of_a_call(keys):
+    image = image_of(keys)
+    assert 1 <= len(image) <= 576
+    assert image.start <= 5
+    assert image.stop <= max(1, keys - 1)
+    assert len(image) == 576 or image.stop == max(1, keys - 1)
 
 
 def test_dense_vision_ways_and_ours_are_about_the_same_call():
@@ -367,23 +438,27 @@ def test_a_figure_of_memory_too_little_to_be_seen(tmp_path):
 def test_the_bars_of_attention():
     def row(tower, way, keys):
         extra = 2**20 * (keys // 1024) ** (2 if way == "reverse" else 1)
-        ratio = {"median": 1.4}
+        known = {"extra_bytes": extra, "extra_ratio": 1.2, "time_ratio": {"median": 1.4}}
+        known["image_ratio"] = {"median": 1.4 if keys > 1000 else 1.6}
         case = Case(tower, keys, keys, way)
-        known = {"step": case.step, "extra_bytes": extra, "extra_ratio": 1.2, "time_ratio": ratio}
-        return case._asdict() | known
+        return case._asdict() | known | {"step": case.step}
 
-    ways = {"language": ("uniform", "reverse"), "vision": ("reversed",)}
+    ways = {
+        "language": ("sdpa", "uniform", "reverse", "random", "sdpa, image", "random, image"),
+        "vision": ("reversed", "dense uniform"),
+    }
     rows = [
         row(tower, way, keys)
         for tower, names in ways.items()
         for way in names
-        for keys in (512, 1024, 4096, 8192)
+        for keys in (512, 700, 1024, 4096, 8192)
     ]
     met = {bar.what: bar.met for bar in attention.bars_of(rows)}
-    assert len(met) == 9
+    assert len(met) == 11
     assert {what for what, good in met.items() if not good} == {
         "language uniform: time at 4096, to SDPA",
         "language reverse: exponent of memory's growth",
+        "language random, image: time at 700, to SDPA and one over the image keys",
     }
 
 
@@ -405,6 +480,31 @@ def test_decode(preset, out, capsys):
         if row["way"] != "plain":
             assert row["first_tokens_as_sequential"] == 3
     assert {row["way"] for row in rows} >= {"sequential language-third", "sequential multimodal"}
+
+
+def test_decode_of_presets(preset, out, capsys):
+    """All that the model has what they need for, beside plain and mitigv's loop."""
+    argv = ["--preset", preset, "--image-tokens", "16", "--text-tokens", "24"]
+    argv += ["--new-tokens", "2", "--rounds", "1", "--prefills", "1", "--dtype", "float32"]
+    family = models.configuration(preset).model_type
+    names = [name for name, each in PRESETS.items() if family == "llava" or not each.features_site]
+    asked = [] if family == "llava" else names
+    if family != "llava":
+        assert decode.main([*argv, "--presets"]) == 2
+        assert "needs a model with one vision feature layer" in capsys.readouterr().err
+    assert decode.main([*argv, "--out", str(out), "--presets", *asked]) == 0
+    rows = finish(out, capsys)["results"]["rows"]
+    with_vcd = mitigv_vcd.available(family)
+    assert [row["way"] for row in rows] == ["plain", *names] + ["mitigv vcd"] * with_vcd
+    for row in rows:
+        assert row["step_ratio"]["rounds"] == 1
+        assert ("step_to_vcd" in row) == (with_vcd and row["way"] != "mitigv vcd")
+        assert row["way"] == "mitigv vcd" or row["step_bytes_ratio"] >= 1
+
+
+def test_presets_stand_in_the_place_of_modes(capsys):
+    assert decode.main(["--presets", "vcd", "--modes", "vision"]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_a_prefill_is_compared_with_plains_beside_it():

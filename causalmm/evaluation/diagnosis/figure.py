@@ -92,10 +92,10 @@ def diagnosis_figure(
             if tower == next(iter(by_tower)):
                 axes.set_title(heading, fontsize=NORMAL, pad=4)
             values = {each.configuration: each.held_out[name].value for each in found.ranked}
-            gains = name.endswith("gain")
+            gains, digits = name.endswith("gain"), int(name == "AUC gain")
             scale = largest(found, name) if gains else 100.0
             narrowest = NARROWEST * layers[tower] / wide
-            _draw_lanes(axes, each, values, scale, gains, narrowest)
+            _draw_lanes(axes, each, values, scale, gains, digits, narrowest)
             ticks = list(range(0, layers[tower] + 1, max(1, math.ceil(layers[tower] / 8))))
             axes.set_xticks(ticks, map(str, ticks), fontsize=SMALL - 1, color=colours.FAINT)
             axes.tick_params(length=2, pad=1)
@@ -111,13 +111,14 @@ def _draw_lanes(
     values: Mapping[Configuration, float],
     scale: float,
     diverging: bool,
+    digits: int,
     narrowest: float,
 ) -> None:
     """`scale` is the value of the full colour; cells below `narrowest` layers have no number."""
     for lane in each:
         for start, end, configuration in lane.cells:
             value = values[configuration]
-            text = rounded(value, diverging) if end - start >= narrowest else ""
+            text = rounded(value, diverging, digits) if end - start >= narrowest else ""
             where = (start, lane.top + 0.01, end - start, LANE - 0.02)
             draw_cell(axes, where, shade(value / scale, diverging), text)
 

@@ -31,7 +31,7 @@ class FirstTokens(BranchTrace):
         factual = step.factual.float().log_softmax(dim=-1)
         weights = factual.exp()
         for name, logits in step._asdict().items():
-            if logits is None:
+            if logits is None or name == "unmasked":
                 continue
             own = logits.float().log_softmax(dim=-1).masked_fill(ruled_out(logits), -torch.inf)
             probabilities = own.exp()

@@ -9,8 +9,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-IMAGE ?= examples/llava_300029_helped.png
-PROMPT ?= What color is the banana?
+IMAGE ?= examples/llava_300041_helped.png
+PROMPT ?= What color is the mushroom?
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.causalmm-installed

@@ -290,8 +290,8 @@ def test_the_wheel_answers_in_a_fresh_environment(wheel, tmp_path):
     assert run("python", "-c", code).count(str(site)) == 2
     version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
     assert run("causalmm", "--version") == f"causalmm {version}\n"
-    image = ROOT / "examples" / "llava_300029_helped.png"
-    asked = ("--image", image, "--prompt", "What color is the banana?")
+    image = ROOT / "examples" / "llava_300041_helped.png"
+    asked = ("--image", image, "--prompt", "What color is the mushroom?")
     assert run("causalmm", "generate", *asked) == "Purple\n"
     assert run("causalmm", "generate", *asked, "--model", "demo-qwen2vl").strip()
 

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 BLOCKS = PYTHON.findall((ROOT / "README.md").read_text("utf-8"))
 TOLD = {
-    "photo.jpg": str(ROOT / "examples" / "llava_300029_helped.png"),
-    "Is there a dog in the image?": "What color is the banana?",
+    "photo.jpg": str(ROOT / "examples" / "llava_300041_helped.png"),
+    "Is there a dog in the image?": "What color is the mushroom?",
 }
 QWEN2VL = {
     "from llava_causalmm import Llava": "from qwen2vl_causalmm import Qwen2VL",
@@ -51,7 +51,7 @@ def test_the_example_runs():
     )
     assert done.returncode == 0, done.stderr
     llava, qwen2_vl = done.stdout.split()
-    assert llava == "Purple"  # as the banana in the picture is
+    assert llava == "Purple"  # as the mushroom in the picture is
     assert qwen2_vl.lower() in COLOURS
 
 

@@ -293,7 +293,7 @@ def test_the_command_refuses_a_checkpoint_larger_than_the_machine(tmp_path):
         pytest.skip("the file system has no files of this size")
     command = [
         sys.executable, str(ROOT / "scripts" / "generate.py"), "--model", str(folder),
-        "--image", str(ROOT / "examples" / "llava_300029_helped.png"), "--prompt", "what?",
+        "--image", str(ROOT / "examples" / "llava_300041_helped.png"), "--prompt", "what?",
         "--device", "cpu",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -38,7 +38,7 @@ from causalmm.config import MODES
 from causalmm.presets.registry import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURE = ROOT / "examples" / "llava_300029_helped.png"
+PICTURE = ROOT / "examples" / "llava_300041_helped.png"
 CPU = torch.device("cpu")
 TINY = ("tiny", "tiny-qwen2-vl")
 SMALL = {"image_tokens": 16, "text_tokens": 24}

@@ -2,23 +2,37 @@
 
 Every metric's difference has a bootstrap interval from resamples of images that both runs share.
 McNemar's exact test asks whether, where only one run is right, it is as often the one as the other;
-unlike the intervals, it takes the questions about one image for independent.
+unlike the intervals, it takes the questions about one image for independent. Its p is corrected by
+Holm's procedure. The family of hypotheses is one set of questions and one base: that no run differs
+from the base there. Sets of questions, and bases, are families of their own.
+A benchmark may also make the answers of two runs comparable (its `matchings`); their metrics are
+then estimated again on these answers, which the resampling leaves as they are.
 Tests: tests/evaluation/test_compare.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report, text_table
-from causalmm.evaluation.statistics import LEVEL, Estimate, estimates, mcnemar
-from causalmm.evaluation.tally import Pair, Tally, join
+from causalmm.evaluation.statistics import LEVEL, Estimate, estimates, holm, mcnemar
+from causalmm.evaluation.tally import Matching, Pair, Tally, join
 from causalmm.evaluation.two_way import DECIDING, auc_difference
 
 _SIGNALS = ("yes ratio", "AUC", "bias gain")
 _COUNTS = ("unreadable", "failed")
 _Tally = Callable[[Sequence[Pair]], list[Tally]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """A run and a base on answers made comparable."""
+
+    run: Mapping[str, Estimate]
+    base: Mapping[str, Estimate]
+    difference: Mapping[str, Estimate]
+    """Paired."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +51,10 @@ class Difference:
     only_base_right: int
     mcnemar_p: float
     """Exact and two-sided."""
+    holm_p: float
+    """The same corrected for all runs that are compared with this base on these questions."""
+    matched: Mapping[str, Matched]
+    """By the name of the benchmark's matching."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +76,11 @@ class Comparison:
         ]
         for base in self.bases:
             blocks += [f"differences to {base} (paired):", self._differences(base)]
+            for name in self.differences[0].matched:
+                blocks.append(f"differences to {base} at {name} (paired):")
+                blocks.append(self._matched(base, name))
+        family = "Holm p is McNemar's p corrected for all runs compared with a base on one set of "
+        blocks.append(family + "questions.")
         return "\n\n".join(blocks)
 
     def _levels(self, first: Report) -> str:
@@ -91,10 +114,26 @@ class Comparison:
         for each in found:
             known = each.metrics
             gains = [known[name].text("+") if name in known else "-" for name in metrics]
-            counts = [each.only_run_right, each.only_base_right, f"{each.mcnemar_p:.3g}"]
-            rows.append([each.name, each.run, *gains, *counts, each.questions])
-        header = ["", "run", *metrics, "only run", f"only {base}", "McNemar p", "questions"]
+            counts = [each.only_run_right, each.only_base_right]
+            tests = [f"{p:.3g}" for p in (each.mcnemar_p, each.holm_p)]
+            rows.append([each.name, each.run, *gains, *counts, *tests, each.questions])
+        tests = ("McNemar p", "Holm p")
+        header = ["", "run", *metrics, "only run", f"only {base}", *tests, "questions"]
         return text_table(header, rows, left=2)
+
+    def _matched(self, base: str, name: str) -> str:
+        rows, metrics = [], {}
+        for each in self.differences:
+            if each.base == base:
+                found = each.matched[name]
+                metrics = found.difference
+                cells = [
+                    f"{found.run[metric].value:.1f} against {found.base[metric].value:.1f}: "
+                    f"{gain.text('+')}"
+                    for metric, gain in metrics.items()
+                ]
+                rows.append([each.name, each.run, *cells])
+        return text_table(["", "run", *metrics], rows, left=2)
 
 
 def compare(
@@ -104,11 +143,13 @@ def compare(
     runs: Mapping[str, Mapping[str, Answer]],
     *,
     bases: Sequence[str] = (),
+    matchings: Mapping[str, Matching] | None = None,
 ) -> Comparison:
     """Every run against each of the bases, or against the first run.
 
-    `runs` are answers by question id, by the name of the run. Raises RequestError for less than two
-    runs, a base that is none of them, or runs over different questions.
+    `runs` are answers by question id, by the name of the run; `matchings` are the benchmark's.
+    Raises RequestError for less than two runs, a base that is none of them, or runs over different
+    questions.
     """
     if len(runs) < 2:
         raise RequestError("a comparison needs two runs or more")
@@ -127,12 +168,14 @@ def compare(
     found = []
     for base in bases:
         rows = [
-            _differences(name, base, tally, pairs[name], pairs[base])
+            _differences(name, base, tally, pairs[name], pairs[base], matchings or {})
             for name in runs
             if name != base
         ]
         # By questions first, so that a table has its runs together.
-        found += [each for same in zip(*rows, strict=True) for each in same]
+        for same in zip(*rows, strict=True):
+            corrected = holm([each.mcnemar_p for each in same])
+            found += [replace(each, holm_p=p) for each, p in zip(same, corrected, strict=True)]
     return Comparison(
         benchmark=benchmark,
         bases=bases,
@@ -145,9 +188,14 @@ def compare(
 
 
 def _differences(
-    run: str, base: str, tally: _Tally, pairs: Sequence[Pair], base_pairs: Sequence[Pair]
+    run: str,
+    base: str,
+    tally: _Tally,
+    pairs: Sequence[Pair],
+    base_pairs: Sequence[Pair],
+    matchings: Mapping[str, Matching],
 ) -> list[Difference]:
-    """A run less a base, on all sets of questions."""
+    """A run less a base on each set of questions; p as if no other run were compared."""
     ours, theirs = ({pair.question.id: pair for pair in part} for part in (pairs, base_pairs))
     # A caption that failed is left out of its run's measures: leave it out of both.
     both = set.intersection(
@@ -156,12 +204,13 @@ def _differences(
             for part in (pairs, base_pairs)
         )
     )
+    mine_there, theirs_there = ([part[id] for id in ours if id in both] for part in (ours, theirs))
+    matched = {
+        name: _both(tally, *matching(mine_there, theirs_there))
+        for name, matching in matchings.items()
+    }
     found = []
-    for mine, other in zip(
-        _headlines(tally, [ours[id] for id in ours if id in both]),
-        _headlines(tally, [theirs[id] for id in theirs if id in both]),
-        strict=True,
-    ):
+    for at, (mine, other) in enumerate(_both(tally, mine_there, theirs_there)):
         asked = list(other.right)
         metrics = estimates(mine.table, other.metrics, base=other.table)
         auc = auc_difference([ours[id] for id in asked], [theirs[id] for id in asked])
@@ -176,10 +225,24 @@ def _differences(
                 metrics=metrics if auc is None else metrics | {"AUC": auc},
                 only_run_right=only_run,
                 only_base_right=only_base,
-                mcnemar_p=mcnemar(only_run, only_base),
+                mcnemar_p=(p := mcnemar(only_run, only_base)),
+                holm_p=p,
+                matched={name: _matched(*tallies[at]) for name, tallies in matched.items()},
             )
         )
     return found
+
+
+def _matched(run: Tally, base: Tally) -> Matched:
+    return Matched(
+        run=estimates(run.table, run.metrics),
+        base=estimates(base.table, base.metrics),
+        difference=estimates(run.table, base.metrics, base=base.table),
+    )
+
+
+def _both(tally: _Tally, run: Sequence[Pair], base: Sequence[Pair]) -> list[tuple[Tally, Tally]]:
+    return list(zip(_headlines(tally, run), _headlines(tally, base), strict=True))
 
 
 def _headlines(tally: _Tally, pairs: Sequence[Pair]) -> list[Tally]:

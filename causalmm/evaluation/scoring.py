@@ -47,7 +47,14 @@ def compare_command(args: argparse.Namespace) -> None:
     bases = args.base or (CONTROL_BASES if runs.keys() >= set(CONTROL_BASES) else ())
     answers = {name: run.answers for name, run in runs.items()}
     questions = next(iter(runs.values())).questions
-    found = compare(benchmark.name, benchmark.tally, questions, answers, bases=bases)
+    found = compare(
+        benchmark.name,
+        benchmark.tally,
+        questions,
+        answers,
+        bases=bases,
+        matchings=benchmark.matchings,
+    )
     _publish(args.out, to_json(found), runs, found.table())
 
 

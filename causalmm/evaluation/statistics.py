@@ -1,4 +1,4 @@
-"""Intervals by bootstrap over images, paired differences, McNemar's exact test, AUC.
+"""Intervals by bootstrap over images, paired differences, McNemar's test, Holm's correction, AUC.
 
 What is resampled is an image with all questions about it, since answers about one picture are not
 independent. A table holds counts an image, and every metric is a sum of ratios of sums of counts,
@@ -6,7 +6,7 @@ so that 1,000 resamples are one matrix product. Tests: tests/evaluation/test_sta
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -179,6 +179,20 @@ def mcnemar(only_first: int, only_second: int) -> float:
         ways = ways * (changed - k) // (k + 1)
         tail += ways
     return min(1.0, 2 * tail / 2**changed)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of a family of hypotheses, adjusted by Holm's step-down procedure (1979).
+
+    With m of them in ascending order, the i-th becomes the largest (m - j + 1)·p_j of j up to i, at
+    most 1. To reject what is below a level leaves no more than that chance of rejecting any true
+    hypothesis of the family, however the tests depend on one another.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
 def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

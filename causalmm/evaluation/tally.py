@@ -61,6 +61,11 @@ class Tally:
     notes: tuple[str, ...] = ()
 
 
+Matching = Callable[[Sequence[Pair], Sequence[Pair]], tuple[Sequence[Pair], Sequence[Pair]]]
+"""Makes the answers of a run and of a base comparable: takes both and returns both, the questions
+the same and in the same order. None of the answers has failed."""
+
+
 def has_failed(answer: Answer) -> bool:
     """Whether nothing was generated."""
     return answer.answer is None or answer.error is not None

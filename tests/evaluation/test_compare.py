@@ -13,7 +13,7 @@ from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.compare import compare
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.report import to_json
-from causalmm.evaluation.statistics import resampling_weights
+from causalmm.evaluation.statistics import holm, resampling_weights
 
 POPE = BENCHMARKS["pope"]
 
@@ -36,7 +36,8 @@ def ask(images: int, name: str = "toy/odd") -> list[Question]:
 
 
 def compared(questions, runs, benchmark="pope"):
-    return compare(benchmark, BENCHMARKS[benchmark].tally, questions, runs)
+    known = BENCHMARKS[benchmark]
+    return compare(benchmark, known.tally, questions, runs, matchings=known.matchings)
 
 
 def random_run(questions, accuracy: float, seed: int):
@@ -105,17 +106,37 @@ def test_several_runs_and_sets_against_the_first():
     assert [(each.name, each.base, each.run) for each in found.differences] == [
         (name, "a", run) for name in sets for run in ("b", "c")
     ]
-    title, levels, to_a, differences = found.table().split("\n\n")
+    title, levels, to_a, differences, note = found.table().split("\n\n")
     assert title.startswith("pope: 16 questions about 4 images, read by the rule: strict;")
     assert to_a == "differences to a (paired):"
     assert first_cells(levels) == [(name, run) for name in sets for run in "abc"]
     assert first_cells(differences) == [(name, run) for name in sets for run in "bc"]
+    assert note.startswith("Holm p is McNemar's p corrected for all runs")
     json.dumps(to_json(found), allow_nan=False)
 
 
 def first_cells(table):
     rows = [line.split("|") for line in table.splitlines()[2:]]
     return [(row[1].strip(), row[2].strip()) for row in rows]
+
+
+def test_a_family_of_tests_is_the_runs_on_one_set_against_one_base():
+    odd, even = ask(20, "toy/odd"), ask(20, "toy/even")
+    runs = {"base": random_run(odd + even, 0.5, 0)}
+    runs |= {f"run {seed}": random_run(odd + even, 0.9, seed) for seed in range(1, 4)}
+    found = compare("pope", POPE.tally, odd + even, runs, bases=["base", "run 1"]).differences
+    for base in ("base", "run 1"):
+        for name in ("toy/odd", "toy/even", "all"):
+            same = [each for each in found if (each.base, each.name) == (base, name)]
+            assert len(same) == 3
+            assert [each.holm_p for each in same] == holm([each.mcnemar_p for each in same])
+    alone = compared(
+        odd, {each: {i.id: runs[each][i.id] for i in odd} for each in ("base", "run 1")}
+    )
+    (only,) = alone.differences
+    assert only.holm_p == only.mcnemar_p
+    (together,) = (e for e in found if (e.base, e.name, e.run) == ("base", "toy/odd", "run 1"))
+    assert together.mcnemar_p == only.mcnemar_p < together.holm_p
 
 
 def test_several_bases():
@@ -224,3 +245,46 @@ def test_captions_are_compared_where_both_runs_have_one(tmp_path):
         run = failed(run, id)
     (found,) = compared(questions, {"base": base, "run": run}, "chair").differences
     assert (found.questions, found.metrics["CHAIR_i"].value, found.mcnemar_p) == (0, 0, 1)
+
+
+def test_captions_are_compared_at_equal_length_and_recall(tmp_path):
+    annotations, vocabulary = tmp_path / "a.json", tmp_path / "v.json"
+    annotations.write_text(json.dumps({"a": ["dog", "cup"], "b": ["dog"], "c": []}))
+    vocabulary.write_text(json.dumps({"dog": [], "cat": [], "cup": []}))
+    questions = BENCHMARKS["chair"].read(annotations, vocabulary=vocabulary)
+    # Recall 1 and 2 of 3; the third caption of the run failed and is left out of both.
+    base = answered(questions, ["dog", "a cat", "a cat"])
+    run = failed(answered(questions, ["a cat and dog", "dog and cat", "a cat"]), "c")
+    comparison = compared(questions, {"base": base, "run": run}, "chair")
+    (found,) = comparison.differences
+    length, recall = found.matched["equal length"], found.matched["equal recall"]
+    # "a" and "dog and" against the base's "dog" and "a cat".
+    assert (length.run["CHAIR_i"].value, length.base["CHAIR_i"].value) == (0, 50)
+    assert (length.run["words"].value, length.base["words"].value) == (1.5, 1.5)
+    assert length.difference["CHAIR_i"].value == -50
+    # Behind three words the run finds one object: "a cat and" and "dog and cat".
+    assert (recall.run["recall"].value, recall.base["recall"].value) == pytest.approx(
+        (100 / 3,) * 2
+    )
+    assert recall.run["words"].value == 3
+    assert recall.difference["CHAIR_i"].value == pytest.approx(200 / 3 - 50)
+    # The captions as they are: two cats of four objects, one cat of two.
+    assert found.metrics["CHAIR_i"].value == 0
+    blocks = comparison.table().split("\n\n")
+    assert "differences to base at equal recall (paired):" in blocks
+    assert "66.7 against 50.0: +16.7 [" in blocks[blocks.index(blocks[-2])]
+    json.dumps(to_json(comparison), allow_nan=False)
+
+
+def test_a_caption_run_against_itself_differs_by_nothing_at_equal_length_and_recall(tmp_path):
+    annotations, vocabulary = tmp_path / "a.json", tmp_path / "v.json"
+    annotations.write_text(json.dumps({name: ["dog"] for name in "abcd"}))
+    vocabulary.write_text(json.dumps({"dog": [], "cat": []}))
+    questions = BENCHMARKS["chair"].read(annotations, vocabulary=vocabulary)
+    run = answered(questions, ["a dog", "a cat and a dog", "nothing", ""])
+    (found,) = compared(questions, {"one": run, "again": dict(run)}, "chair").differences
+    plain = found.matched["equal length"].run
+    assert set(found.matched) == {"equal length", "equal recall"}
+    for each in found.matched.values():
+        assert each.run == each.base == plain
+        assert {(e.value, e.low, e.high) for e in each.difference.values()} == {(0, 0, 0)}

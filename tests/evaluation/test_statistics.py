@@ -19,6 +19,7 @@ from causalmm.evaluation.statistics import (
     around,
     auc,
     estimates,
+    holm,
     mcnemar,
     ratio,
     resampling_weights,
@@ -161,6 +162,46 @@ def test_mcnemar_of_known_and_of_large_counts():
     z = (200 - 1) / math.sqrt(9000)
     assert mcnemar(4400, 4600) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=1e-2)
     assert mcnemar(0, 5000) == 0
+
+
+def test_holm_by_hand():
+    # Sorted: 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.5 x 1; the second and third are both 0.06.
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    # A p after a larger product takes that one, and none is more than 1.
+    assert holm([0.02, 0.021, 0.9]) == pytest.approx([0.06, 0.06, 0.9])
+    assert holm([0.4, 0.5, 0.6]) == pytest.approx([1, 1, 1])
+    assert holm([0.04]) == [0.04]
+    assert holm([]) == []
+
+
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+
+
+@settings(deadline=None)
+@given(P_VALUES, st.floats(0, 1))
+def test_holm_rejects_step_by_step(p_values, level):
+    """The procedure as it is described: the smallest p is compared with level / m, the next with
+    level / (m - 1), and so on up to the first that is larger."""
+    rejected = set()
+    ascending = sorted(range(len(p_values)), key=lambda at: p_values[at])
+    for rank, at in enumerate(ascending):
+        if (len(p_values) - rank) * p_values[at] > level:
+            break
+        rejected.add(at)
+    adjusted = holm(p_values)
+    if level < 1:
+        assert {at for at, p in enumerate(adjusted) if p <= level} == rejected
+
+
+@settings(deadline=None)
+@given(P_VALUES, st.randoms())
+def test_holm_is_between_the_values_themselves_and_bonferroni(p_values, rng):
+    adjusted = holm(p_values)
+    for p, found in zip(p_values, adjusted, strict=True):
+        assert p <= found <= min(1, len(p_values) * p)
+    order = list(range(len(p_values)))
+    rng.shuffle(order)
+    assert holm([p_values[at] for at in order]) == [adjusted[at] for at in order]
 
 
 def slow_auc(scores, positive, weights):

@@ -6,13 +6,13 @@ Tests: tests/evaluation/test_scoring.py.
 import argparse
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report
-from causalmm.evaluation.tally import Pair, Tally, join
+from causalmm.evaluation.tally import Matching, Pair, Tally, join
 
 
 class Flag(NamedTuple):
@@ -45,6 +45,10 @@ class Benchmark:
     """The answers of a run counted, set by set."""
     max_new_tokens: int = 64
     """Enough for an answer, where the user does not say."""
+
+    matchings: Mapping[str, Matching] = field(default_factory=dict)
+    """By name: how the answers of two runs are made comparable, for differences beside those of the
+    answers as they are."""
 
     @property
     def flags(self) -> dict[str, dict[str, Any]]:

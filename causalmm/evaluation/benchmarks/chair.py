@@ -4,17 +4,20 @@ The annotations are a JSON file {image: [objects that are in it]}, the vocabular
 forms of vocabulary.py, which says what counts as a mention. `CHAIR_i published` is the CHAIR_i of
 the published evaluator and of papers: of all mentions, those of objects that are not there.
 `CHAIR_i` counts an object once a caption, however often it is named. CHAIR_s and recall are the
-same either way. In papers an image's objects are those of COCO's labels and those that its human
+same either way. Runs are also compared at equal length and at equal recall (caption_cuts.py). In
+papers an image's objects are those of COCO's labels and those that its human
 captions name. A caption that failed says nothing: it is left out and counted.
 Tests: tests/evaluation/test_chair.py.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag, Images
+from causalmm.evaluation.benchmarks.caption_cuts import equal_length, equal_recall
 from causalmm.evaluation.benchmarks.vocabulary import Vocabulary, read_vocabulary
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.statistics import ImageCounts, Metric, Table, ratio
@@ -106,6 +109,12 @@ _COLUMNS = (
 _NOTE = "CHAIR_i counts an object once a caption, CHAIR_i published every time, as papers do"
 
 
+def _recall(pairs: Sequence[Pair]) -> float:
+    """In per cent, over all images."""
+    [captions] = tally(pairs)
+    return float(METRICS["recall"].of(captions.table.totals()))
+
+
 def _counts(caption: str, question: Question) -> dict[str, float]:
     vocabulary: Vocabulary = question.facts["vocabulary"]
     mentions, there = vocabulary.mentions(caption), question.facts["objects"]
@@ -142,4 +151,8 @@ BENCHMARK = Benchmark(
     files=lambda annotations, vocabulary, **_: [annotations, vocabulary],
     tally=tally,
     max_new_tokens=512,
+    matchings={
+        "equal length": equal_length,
+        "equal recall": partial(equal_recall, recall=_recall),
+    },
 )

@@ -31,6 +31,8 @@ class FamilyRow:
     """Keywords of `sample` for two images."""
     processor: Callable[[], Any]
     """For the pictures and tokens of `config`."""
+    video: Callable[..., dict[str, Tensor]] | None = None
+    """The same as `sample` with an image and a video, where the family reads videos."""
     class_token: bool = False
     """Whether the vision tower has a token in front of its patches."""
     shown: str = ""

@@ -94,6 +94,23 @@ def qwen2vl_sample(
     }
 
 
+def qwen2vl_video_sample(seed: int, before: int = 2, after: int = 3) -> dict[str, Tensor]:
+    """One prompt: words, an image of 4 tokens, a video of two steps of 4 tokens each, words."""
+    sample = qwen2vl_sample(seed, before, after, grids=((4, 4),))
+    cut = sample["input_ids"].shape[1] - after
+    video = torch.tensor([[VISION_START, *[VIDEO] * 8, VISION_END]])
+    kinds = torch.tensor([[0, *[2] * 8, 0]], dtype=torch.int)
+    for name, part in {"input_ids": video, "mm_token_type_ids": kinds}.items():
+        whole = sample[name]
+        sample[name] = torch.cat([whole[:, :cut], part, whole[:, cut:]], dim=1)
+    generator = torch.Generator().manual_seed(seed + 50)
+    return sample | {
+        "attention_mask": torch.ones_like(sample["input_ids"]),
+        "pixel_values_videos": torch.randn(2 * 4 * 4, 3 * 2 * 7 * 7, generator=generator),
+        "video_grid_thw": torch.tensor([[2, 4, 4]]),
+    }
+
+
 def qwen2vl_processor(**limits: int) -> Qwen2VLProcessor:
     limits = {"min_pixels": 28 * 28, "max_pixels": 56 * 56, "patch_size": 7} | limits
     return Qwen2VLProcessor(
@@ -110,6 +127,7 @@ ROW = FamilyRow(
     config=qwen2vl_config,
     sample=qwen2vl_sample,
     two_images={"grids": ((4, 4), (2, 6))},
+    video=qwen2vl_video_sample,
     processor=qwen2vl_processor,
     shown="<|im_start|> user <|vision_start|> "
     + "<|image_pad|> " * 4

@@ -85,6 +85,24 @@ def test_separate_strengths_layers_and_draws(models, family):
     check(models, [sample(family, seed=4)], config)
 
 
+VIDEO_CONFIGS = (
+    {"mode": "multimodal"},
+    {"mode": "joint", "language_scope": "image", "language_method": "uniform"},
+    {"mode": "language", "language_scope": "image", "language_method": "blind"},
+    {"mode": "language", "language_method": "reverse", "language_heads": "image:2"},
+    {"mode": "vision", "vision_method": "noise"},
+)
+
+
+@pytest.mark.parametrize("settings", VIDEO_CONFIGS, ids=lambda each: "-".join(each.values()))
+def test_an_image_and_a_video(models, family, settings):
+    row = row_of(family)
+    assert (row.video is not None) == ("video" in row.family.media)
+    if row.video is None:
+        pytest.skip("reads no videos")
+    check(models, [row.video(seed=8)], CausalMMConfig(epsilon=0, **settings))
+
+
 def test_sampled_tokens_are_contrasted_at_every_step_too(models, family):
     torch.manual_seed(0)
     config = CausalMMConfig(epsilon=0)

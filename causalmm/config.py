@@ -346,20 +346,21 @@ class CausalMMConfig:
             values["center"] = os.path.join(path.parent, file)
         return cls.from_dict(values)
 
-    def center_digest(self) -> str:
-        """SHA-256 of the file of `center`.
+    def read_center(self) -> tuple[bytes, str]:
+        """The file of `center`, and its SHA-256.
 
         Raises ValueError where it cannot be read or has another one than `center_sha256`.
         """
         try:
-            digest = hashlib.sha256(Path(self.center).read_bytes()).hexdigest()
+            data = Path(self.center).read_bytes()
         except OSError as error:
             raise ValueError(
                 f"center={self.center!r}: the file cannot be read ({error.strerror})"
             ) from error
+        digest = hashlib.sha256(data).hexdigest()
         if self.center_sha256 not in (None, digest):
             raise ValueError(
                 f"center={self.center!r}: its SHA-256 is {digest}, expected center_sha256="
                 f"{self.center_sha256}: another file, or one that was made again"
             )
-        return digest
+        return data, digest

@@ -37,6 +37,20 @@ def stack(trace):
     }
 
 
+def check_beams(generate, members, inputs, **settings):
+    """Beam search of a batch gives each member what it gets alone: `generate` takes inputs."""
+    settings = {"num_beams": 3, "num_return_sequences": 2, "output_scores": True} | settings
+    together = generate(inputs, **settings)
+    for row, alone in enumerate(members):
+        single = generate(alone, **settings)
+        rows = slice(2 * row, 2 * row + 2)
+        new = single.sequences.shape[1] - alone["input_ids"].shape[1]
+        assert torch.equal(together.sequences[rows, -new:], single.sequences[:, -new:])
+        torch.testing.assert_close(
+            together.sequences_scores[rows], single.sequences_scores, **TOLERANCE
+        )
+
+
 def expected(models, inputs, answer, config, towers):
     """Factual, branch and adjusted logits of one sample by the independent implementation."""
     _, upstream, host = models

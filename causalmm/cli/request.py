@@ -187,7 +187,8 @@ def override(base: CausalMMConfig, given: Mapping[str, Any]) -> CausalMMConfig:
         config = replace(base, **reset | dict(given))
         if config.center is None:
             return config
-        return replace(config, center_sha256=config.center_digest())
+        _, digest = config.read_center()
+        return replace(config, center_sha256=digest)
     except ValueError as error:
         raise RequestError(str(error)) from error
 

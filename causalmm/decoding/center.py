@@ -11,7 +11,6 @@ made. Tests: tests/decoding/test_center.py.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,12 +51,20 @@ def center_bytes(means: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes
     return save(tensors, metadata={_ABOUT: json.dumps(about)})
 
 
+def read_metadata(data: bytes, key: str) -> Any:
+    """What JSON a file of the safetensors format has in its metadata under a key.
+
+    Raises ValueError, KeyError or TypeError where it is no such file.
+    """
+    # The format: eight bytes for the length of a JSON header, in which metadata are.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(header["__metadata__"][key])
+
+
 def read_about(data: bytes) -> dict[str, Any]:
     """How a center was made, `about` of its file. Raises ValueError where it is none."""
     try:
-        # The format: eight bytes for the length of a JSON header, in which metadata are.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        about = json.loads(header["__metadata__"][_ABOUT])
+        about = read_metadata(data, _ABOUT)
         if isinstance(about["settings"], dict):
             return about
     except (ValueError, KeyError, TypeError):
@@ -71,9 +78,8 @@ def read_center(config: CausalMMConfig, plan: BranchPlan, vocabulary: int) -> di
     Raises ValueError for a file that cannot be read, is another one than the configuration says,
     or was made with other branches or for another vocabulary.
     """
-    config.center_digest()
+    data, _ = config.read_center()
     named = f"center={config.center!r}"
-    data = Path(config.center).read_bytes()
     try:
         made, means = read_about(data)["settings"], load(data)
     except (ValueError, SafetensorError) as error:

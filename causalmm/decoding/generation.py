@@ -202,22 +202,28 @@ def _check_settings(plan: BranchPlan, settings: GenerationConfig) -> None:
             f"guidance_scale={settings.guidance_scale}, whose unconditional logits come from the "
             "plain model: expected None or 1"
         )
-    if plan.strength.forgetting is not None and not settings.use_cache:
-        _refuse(
-            "schedule='growing' with use_cache=False, where every step looks like the first: "
-            "expected use_cache=True"
-        )
-    if settings.use_cache is False and plan.language and plan.language.image_heads:
-        _refuse(
-            f"use_cache=False with language_heads={plan.language.heads!r}, which are found in the "
-            "prompt and kept with its keys: expected use_cache=True"
-        )
+    if not settings.use_cache:
+        _check_without_cache(plan)
     cache = settings.cache_implementation
     if cache not in _CACHES:
         allowed = ", ".join(name for name in _CACHES if name)
         _refuse(f"cache_implementation={cache!r}: expected one of {allowed}")
     if cache in ("static", "offloaded_static"):
         check_static(plan)
+
+
+def _check_without_cache(plan: BranchPlan) -> None:
+    """Raise ValueError for what is kept with the keys of a prompt."""
+    if plan.strength.forgetting is not None:
+        _refuse(
+            "schedule='growing' with use_cache=False, where every step looks like the first: "
+            "expected use_cache=True"
+        )
+    if plan.language and plan.language.image_heads:
+        _refuse(
+            f"use_cache=False with language_heads={plan.language.heads!r}, which are found in the "
+            "prompt and kept with its keys: expected use_cache=True"
+        )
 
 
 def patched(module: Any, expected: type) -> None:

@@ -177,51 +177,61 @@ class LanguagePass:
         visible = visible_keys(leading_rows(attention_mask, len(inputs_embeds), batch), past, keys)
         if self.plan.branches == 1:
             return replace(self, visible=visible)
-        masks, edit = [mask.any(dim=-1) for mask in self.masks], self.plan.language
+        masks = [mask.any(dim=-1) for mask in self.masks]
         image = torch.stack(masks).any(dim=0) if masks else None
         state = state_of(past_key_values)
         prefill = self.plan.prefill or state is None
         state = state or BranchState(filled_by=self.plan.key_settings())
         state = state.extended(visible, image, past, length, keys, prefill)
-        tokens = heads = None
-        edits, finds_heads_by = edit is not None, None
-        by_image = edit is not None and bool(edit.scope == "image" or edit.image_heads)
-        if by_image or (edit is not None and self._watches_images):
+        found = replace(self, visible=visible)
+        if self.plan.language is not None:
+            found, state = found._read_language_edit(config, state, inputs_embeds, past, keys)
+        if first is not None:
+            first.state = state
+        return found
+
+    def _read_language_edit(
+        self,
+        config: PreTrainedConfig,
+        state: BranchState,
+        inputs_embeds: Tensor,
+        past: int | Tensor,
+        keys: int,
+    ) -> "tuple[LanguagePass, BranchState]":
+        """The pass that knows the image tokens, heads and random weights that the language edit
+        asks for, and the state with the heads that are to be found in this prompt."""
+        edit, length, device = self.plan.language, inputs_embeds.shape[1], inputs_embeds.device
+        batch = inputs_embeds.shape[0] // (1 + self.plan.image_branches)
+        by_image = bool(edit.scope == "image" or edit.image_heads)
+        tokens = heads = finds_heads_by = None
+        if by_image or self._watches_images:
             tokens = state.image_tokens(past, length, keys)
-        if by_image:
-            edits = tokens is not None
-            if not edits and not torch.compiler.is_compiling():
+        if by_image and tokens is None:
+            if not torch.compiler.is_compiling():
                 logger.warning_once(_NO_IMAGE)
-        if edits and edit.edited_heads is not None:
-            heads = torch.tensor([edit.edited_heads], device=inputs_embeds.device)
-        elif edits and edit.image_heads:
+            return replace(self, edits=False), state
+        if edit.edited_heads is not None:
+            heads = torch.tensor([edit.edited_heads], device=device)
+        elif edit.image_heads:
             heads = state.heads
             if heads is None:
-                finds_heads_by = state.real_queries(past, length, keys, inputs_embeds.device)
+                finds_heads_by = state.real_queries(past, length, keys, device)
                 if state.packed is not None:
                     require(~state.packed.any(), _PACKED)
                 size = (batch, config.num_hidden_layers, config.num_attention_heads)
-                heads = torch.zeros(size, dtype=torch.bool, device=inputs_embeds.device)
+                heads = torch.zeros(size, dtype=torch.bool, device=device)
                 state = replace(state, heads=heads)
-        if first is not None:
-            first.state = state
-        visible, hashes = replace(visible, image=tokens), {}
-        if edits and edit.formula.random_weights:
-            visible = visible.to(inputs_embeds.device).numbered()
+        visible, hashes = replace(self.visible, image=tokens), {}
+        if edit.formula.random_weights:
+            visible = visible.to(device).numbered()
             # Once for all layers: in each they would take some 80 small operations.
             shape = (edit.draws * batch, config.num_attention_heads, length, keys)
-            found = random_hashes(
-                visible, shape, inputs_embeds.device, edit.seed, range(edit.draws), edit.layers
-            )
-            hashes = dict(zip(edit.layers, found, strict=True))
-        return replace(
-            self,
-            visible=visible,
-            hashes=hashes,
-            edits=edits,
-            heads=heads,
-            finds_heads_by=finds_heads_by,
+            each = random_hashes(visible, shape, device, edit.seed, range(edit.draws), edit.layers)
+            hashes = dict(zip(edit.layers, each, strict=True))
+        read = replace(
+            self, visible=visible, hashes=hashes, heads=heads, finds_heads_by=finds_heads_by
         )
+        return read, state
 
     def join_rows(
         self,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from causalmm.decoding.trace import BranchTrace, StepLogits
+from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks.yes_no import find_word
 from causalmm.evaluation.records import Question
 
@@ -67,6 +68,17 @@ def choice_tokens(tokenizer: Any, questions: Sequence[Question]) -> dict[str, li
     """The same of every choice of some questions, by the word; empty where there is no token."""
     choices = dict.fromkeys(word for question in questions for word in question.choices or ())
     return {word: word_tokens(tokenizer, word) for word in choices}
+
+
+def every_choice_token(tokenizer: Any, questions: Sequence[Question]) -> dict[str, list[int]]:
+    """The same, where an answer cannot be read without. Raises RequestError for a word that is no
+    token."""
+    words = choice_tokens(tokenizer, questions)
+    if missing := [word for word, tokens in words.items() if not tokens]:
+        raise RequestError(
+            f"the tokenizer has no token {missing[0]!r}, and an answer is read from its first one"
+        )
+    return words
 
 
 def deciding_step(tokenizer: Any, tokens: Sequence[int], choices: Sequence[str]) -> int:

@@ -131,7 +131,7 @@ def test_another_vocabulary_is_refused(model, tmp_path):
 
 def test_another_file_is_refused(model, tmp_path):
     config, _ = save_center(model, BASE, tmp_path / "c.safetensors")
-    digest = config.center_digest()
+    digest = config.read_center()[1]
     known = replace(config, center_sha256=digest)
     assert model.causalmm_plan(known).center
     save_center(model, BASE, tmp_path / "c.safetensors", questions=9)

@@ -1,12 +1,13 @@
 """A strength by token equals its formula, and counts the same tokens however they are decoded."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch._dynamo.testing
 from dense_branches import attach
-from equivalence import TOLERANCE, by_token, check, decode
+from equivalence import TOLERANCE, by_token, check, check_beams, decode
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import model_pair, pad_together, sample
@@ -193,16 +194,8 @@ def test_prompts_about_the_same_picture_that_differ_in_one_token(family, model, 
 
 
 def test_beams_of_a_batch_are_those_of_its_members(family, model, inputs, config):
-    settings = {"num_beams": 3, "num_return_sequences": 2, "output_scores": True}
-    together = generate(model, inputs, config, **settings)
-    for row, alone in enumerate((sample(family, seed=1, before=4), sample(family, seed=2))):
-        single = generate(model, alone, config, **settings)
-        rows = slice(2 * row, 2 * row + 2)
-        new = single.sequences.shape[1] - alone["input_ids"].shape[1]
-        assert torch.equal(together.sequences[rows, -new:], single.sequences[:, -new:])
-        torch.testing.assert_close(
-            together.sequences_scores[rows], single.sequences_scores, **TOLERANCE
-        )
+    members = (sample(family, seed=1, before=4), sample(family, seed=2))
+    check_beams(partial(generate, model, config=config), members, inputs)
 
 
 @pytest.mark.slow

@@ -6,10 +6,12 @@ continued caches, compiled forwards, other attention backends and modules that a
 about.
 """
 
+from functools import partial
+
 import pytest
 import torch
 import torch._dynamo.testing
-from equivalence import TOLERANCE
+from equivalence import TOLERANCE, check_beams
 from tiny_models import model_pair, pad_together, sample
 from torch.nn.functional import pad
 from transformers import AttentionInterface, BitsAndBytesConfig, StaticCache
@@ -77,16 +79,8 @@ def test_a_beams_score_is_what_its_tokens_score_alone(family, model, mode, epsil
 @pytest.mark.parametrize("mode", MODES)
 def test_beam_search_of_a_batch_is_that_of_its_members(family, model, inputs, mode):
     config = CausalMMConfig(mode=mode, draws=2)
-    settings = {"num_beams": 3, "num_return_sequences": 2, "output_scores": True}
-    together = generate(model, inputs, config, **settings)
-    for row, alone in enumerate((sample(family, seed=1, before=4), sample(family, seed=2))):
-        single = generate(model, alone, config, **settings)
-        rows = slice(2 * row, 2 * row + 2)
-        new = single.sequences.shape[1] - alone["input_ids"].shape[1]
-        assert torch.equal(together.sequences[rows, -new:], single.sequences[:, -new:])
-        torch.testing.assert_close(
-            together.sequences_scores[rows], single.sequences_scores, **TOLERANCE
-        )
+    members = (sample(family, seed=1, before=4), sample(family, seed=2))
+    check_beams(partial(generate, model, config=config), members, inputs)
 
 
 @pytest.mark.parametrize("mode", MODES)

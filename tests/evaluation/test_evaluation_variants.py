@@ -64,7 +64,7 @@ def test_controls_differ_in_what_their_names_say():
 def test_a_grid_with_a_center_and_without_one(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.safetensors").write_bytes(b"something")
-    digest = CausalMMConfig(center="c.safetensors").center_digest()
+    digest = CausalMMConfig(center="c.safetensors").read_center()[1]
     own = CausalMMConfig(center="another.safetensors", center_sha256="0" * 64)
     found = grid(request(own), table("center: [none, c.safetensors]\n"))
     assert {name: each.config for name, each in found.items()} == {

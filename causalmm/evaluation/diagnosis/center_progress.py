@@ -14,10 +14,11 @@ from safetensors.torch import load, save
 from tqdm import tqdm
 
 from causalmm.cli.session import Session
+from causalmm.decoding.center import read_metadata
 from causalmm.decoding.trace import BranchTrace
 from causalmm.errors import RequestError
 from causalmm.evaluation.diagnosis.lean import Contrasts
-from causalmm.evaluation.probabilities import choice_tokens, deciding_step
+from causalmm.evaluation.probabilities import deciding_step, every_choice_token
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.runner import ask_unit, units
 from causalmm.inputs.json_lines import difference, read_bytes, write_whole
@@ -47,10 +48,8 @@ class Progress:
             return progress
         data = read_bytes(path)
         try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            state = json.loads(header["__metadata__"]["state"])
-            tensors = load(data)
-        except (ValueError, KeyError, SafetensorError):
+            state, tensors = read_metadata(data, "state"), load(data)
+        except (ValueError, KeyError, TypeError, SafetensorError):
             raise RequestError(f"{path} is none of this command's files: remove it") from None
         if (what := difference(state["settings"], settings)) is not None:
             raise RequestError(
@@ -71,12 +70,7 @@ class Progress:
 
     def ask(self, session: Session, questions: Sequence[Question], batch_size: int) -> None:
         """Ask those that are not done. Raises RequestError where the tokenizer lacks a choice."""
-        words = choice_tokens(session.processor.tokenizer, questions)
-        if missing := [word for word, tokens in words.items() if not tokens]:
-            raise RequestError(
-                f"the tokenizer has no token {missing[0]!r}, and an answer is read from its "
-                "first one"
-            )
+        words = every_choice_token(session.processor.tokenizer, questions)
         # Units are done whole or not at all, and depend on all questions alone.
         left = [unit for unit in units(questions, batch_size) if unit[0].id not in self.done]
         saved = len(self.done)

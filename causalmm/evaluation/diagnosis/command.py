@@ -277,7 +277,7 @@ def _measure(
 
     `options` are those of `candidates`. Raises RequestError for heads that the model does not have.
     """
-    from causalmm.evaluation.probabilities import choice_tokens  # loads torch
+    from causalmm.evaluation.probabilities import every_choice_token  # loads torch
 
     session = Session.start(args, request)
     towers = session.model.causalmm_towers()
@@ -288,11 +288,7 @@ def _measure(
             resolve_heads("--heads", spec, (), towers.language_heads)
         except ValueError as error:
             raise RequestError(str(error)) from error
-    words = choice_tokens(session.processor.tokenizer, questions)
-    if missing := [word for word, tokens in words.items() if not tokens]:
-        raise RequestError(
-            f"the tokenizer has no token {missing[0]!r}, and an answer is read from its first one"
-        )
+    words = every_choice_token(session.processor.tokenizer, questions)
     sources = [*args.questions, *([] if args.contradicting is None else [args.contradicting])]
     files = [each / "data.json" if each.is_dir() else each for each in sources]
     run_record.write_record(

@@ -25,7 +25,7 @@ from causalmm.counterfactual.methods import (
 )
 from causalmm.heads import EXPECTED as HEADS_EXPECTED
 from causalmm.heads import check_heads
-from causalmm.layers import EXPECTED, LayerSpec, check_layers
+from causalmm.layers import EXPECTED, FULL, LayerSpec, check_layers
 from causalmm.presets.registry import find as find_preset
 
 CONFIG_NAME = "causalmm_config.json"
@@ -161,7 +161,11 @@ class CausalMMConfig:
         f"counterfactual of the vision encoder; {NOISE.name}: of its pixels, by noise_step",
     )
     language_method: str = choice("random", LANGUAGE_METHODS, "counterfactual of the decoder")
-    vision_layers: LayerSpec = layers("all", "vision layers, of those below the one that is read")
+    vision_layers: LayerSpec = layers(
+        FULL,
+        "vision layers, of those below the one that is read; full: those whose patches see their "
+        "whole picture, which are all but in Qwen2.5-VL",
+    )
     language_scope: str = choice(
         "all",
         SCOPES,
@@ -243,15 +247,15 @@ class CausalMMConfig:
 
     def _check_noise(self) -> None:
         """Raise ValueError for a setting that noise on the pixels cannot follow."""
-        for name, only in (
-            ("vision_layers", "all"),
-            ("site", "attention"),
-            ("normalization", "visible"),
+        for name, allowed in (
+            ("vision_layers", (FULL, "all")),
+            ("site", ("attention",)),
+            ("normalization", ("visible",)),
         ):
-            if (value := getattr(self, name)) != only:
+            if (value := getattr(self, name)) not in allowed:
                 raise ValueError(
                     f"{name}={value!r}: vision method {NOISE.name!r} changes the pixels and edits "
-                    f"no attention of the vision encoder; expected {only!r}"
+                    f"no attention of the vision encoder; expected {allowed[0]!r}"
                 )
 
     @property

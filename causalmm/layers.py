@@ -3,7 +3,8 @@
 A specification is "all", a slice such as ":", "-8:", "10:20" or "half:", or a list of numbers.
 "half" and "third" stand for L//2 and L//3 of a tower with L layers and may carry a minus sign
 ("-third:" is the last third). "10:+3" is three layers from layer 10 on, fewer where the tower ends
-before: "third:+3" fits a tower of any depth. Tests: tests/test_layers.py.
+before: "third:+3" fits a tower of any depth. "full" is the layers with full attention: all, but in
+a vision tower most of whose layers see windows only. Tests: tests/test_layers.py.
 """
 
 import re
@@ -14,8 +15,9 @@ LayerSpec = str | tuple[int, ...]
 _BOUND = r"-?(?:\d+|half|third)"
 _SLICE = re.compile(rf"({_BOUND})?:({_BOUND})?(?::(\d+))?")
 _WINDOW = re.compile(rf"({_BOUND}):\+([1-9]\d*)")
+FULL = "full"
 EXPECTED = (
-    '"all", a slice such as "-8:", "10:20" or "half:", a start and a number of layers such as '
+    '"all", "full", a slice such as "-8:", "10:20" or "half:", a start and a number of layers such as '
     '"third:+3", or layer numbers such as 3,5'
 )
 
@@ -27,7 +29,7 @@ def check_layers(name: str, spec: str | Sequence[int]) -> LayerSpec:
     """
     if isinstance(spec, str):
         text = spec.strip()
-        if text == "all" or _SLICE.fullmatch(text) or _WINDOW.fullmatch(text):
+        if text in ("all", FULL) or _SLICE.fullmatch(text) or _WINDOW.fullmatch(text):
             return text
         if re.fullmatch(r"-?\d+(\s*,\s*-?\d+)*", text):
             return tuple(int(part) for part in text.split(","))
@@ -39,9 +41,12 @@ def check_layers(name: str, spec: str | Sequence[int]) -> LayerSpec:
     return tuple(spec)
 
 
-def resolve_layers(name: str, spec: LayerSpec, count: int) -> tuple[int, ...]:
+def resolve_layers(
+    name: str, spec: LayerSpec, count: int, full: Sequence[int] | None = None
+) -> tuple[int, ...]:
     """Layer numbers that `spec` selects in a tower with `count` layers, ascending.
 
+    `full` are the numbers of those with full attention; None: all.
     Unlike Python's slices, a bound outside the tower is refused: it names layers that do not exist
     or, in a vision tower, layers above the one whose features the model reads.
 
@@ -52,7 +57,11 @@ def resolve_layers(name: str, spec: LayerSpec, count: int) -> tuple[int, ...]:
             if not -count <= layer < count:
                 raise ValueError(f"{name}={list(spec)}: layer {layer} is outside {_span(count)}")
         return tuple(sorted({layer % count for layer in spec}))
-    if spec == "all":
+    if spec == FULL and full is not None:
+        if not full:
+            raise ValueError(f"{name}={spec!r}: no layer of this tower has full attention")
+        return tuple(full)
+    if spec in ("all", FULL):
         return tuple(range(count))
     if match := _WINDOW.fullmatch(spec):
         start, stop, step = _bound(match[1], count), None, None

@@ -52,7 +52,7 @@ def vision_randomness(seed, draws, layer, images, heads, patches):
     numbers = uniform(seed, draws, layer, heads, place, place)
     orders = torch.stack(
         [
-            random_weights.permutation(seed, draw, layer, head, patches)
+            random_weights.permutation(seed, draw, layer, head, torch.arange(patches))
             for draw in draws
             for head in range(heads)
         ]

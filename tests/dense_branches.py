@@ -64,7 +64,7 @@ def _edit(
 
     def orders() -> Tensor:
         return torch.stack(
-            [random_weights.permutation(seed, draw, layer, head, keys) for head in range(heads)]
+            [random_weights.permutation(seed, draw, layer, head, places) for head in range(heads)]
         )
 
     seen = torch.ones_like(weights, dtype=torch.bool)

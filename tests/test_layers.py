@@ -55,7 +55,7 @@ def test_a_window_at_a_third_fits_every_depth(count):
     ["", "some", "1:2:3:4", "half", [], [1.5], [True], None, "1:x", "third:+0", ":+3", "1:+2:1"],
 )
 def test_refuses_what_no_model_has(spec):
-    with pytest.raises(ValueError, match=r"vision_layers=.*expected \"all\", a slice"):
+    with pytest.raises(ValueError, match=r"vision_layers=.*expected \"all\", \"full\""):
         check_layers("vision_layers", spec)
 
 

@@ -64,13 +64,17 @@ def vision_attention(
     seed: int = 0,
     draws: Sequence[int] = (0,),
     layer: int = 0,
+    positions: Tensor | None = None,
 ) -> Tensor:
     """Counterfactual attention of the vision encoder, where all N patches see each other.
 
-    As `language_attention`; a sample is an image.
+    As `language_attention`; a sample is an image, or a part of one whose patches see that part
+    only. `positions`, consecutive int64 [n or 1, N], are then those of the patches in the image, so
+    that parts get random weights of their own; None: from 0 on.
     """
     formula = find("vision", method).formula(normalization)
-    return _run(formula, query, key, value, scale, AttentionMask(causal=False), seed, draws, layer)
+    mask = AttentionMask(causal=False, positions=positions)
+    return _run(formula, query, key, value, scale, mask, seed, draws, layer)
 
 
 def image_mass(query: Tensor, key: Tensor, *, scale: float, visible: AttentionMask) -> Tensor:

@@ -56,7 +56,8 @@ class AttentionMask:
     mask: Tensor | None = None
     """Bool [n or 1, 1, Q, K], True = sees: decides instead of `keys` and `causal`."""
     positions: Tensor | None = None
-    """With `mask`: positions of the keys, int [n or 1, K]. Filled by `numbered`."""
+    """Positions of the keys, int [n or 1, K], where they are not what `keys` says: with `mask`,
+    filled by `numbered`; in a vision encoder, of patches that are a part of their picture."""
     image: ImageTokens | None = None
     """Where scope "image" asks for them."""
     part: str | None = None
@@ -152,7 +153,7 @@ class AttentionMask:
 
         Padding itself has some position or other: nothing sees it.
         """
-        if self.mask is not None:
+        if self.mask is not None or self.positions is not None:
             return self.numbered().positions
         if self.keys is None:
             return torch.arange(key_count, device=device)

@@ -145,18 +145,21 @@ def random_doubled(call: AttentionCall) -> Tensor:
 
 
 def shuffle(call: AttentionCall) -> Tensor:
-    """The N x N weights of one head in another order, the same for all images of a draw."""
+    """The N x N weights of one head in another order, which positions decide: the same for all
+    images of a draw."""
+    positions = call.mask.key_positions(call.key.shape[2], call.key.device)
+    positions = positions.view(-1, call.key.shape[2])  # [1 or rows, N]
+    positions = positions[: len(call.key) // len(call.draws)]  # [1 or n, N], of any draw
     outputs = []
     share = len(call.heads) // call.key.shape[1]
     for index, head in enumerate(call.heads):
         key, value = (precise(part[:, index // share]) for part in (call.key, call.value))
         weights = (precise(call.query[:, index]) * call.scale @ key.mT).softmax(dim=-1)
         orders = [
-            permutation(call.seed, draw, call.layer, head, key.shape[1], key.device)
-            for draw in call.draws
+            permutation(call.seed, draw, call.layer, head, positions) for draw in call.draws
         ]
         entries = weights.flatten(1).unflatten(0, (len(orders), -1))  # [S, n, N * N]
-        order = torch.stack(orders).unsqueeze(1).expand_as(entries)
+        order = torch.stack(orders).expand_as(entries)
         outputs.append(entries.gather(-1, order).view_as(weights) @ value)
     return torch.stack(outputs, dim=1)
 

@@ -141,13 +141,12 @@ def number(query: Tensor, key: Tensor) -> Tensor:
 
 
 def permutation(
-    seed: int, draw: int, layer: int, head: int, n: int, device: torch.device | None = None
+    seed: int, draw: int, layer: int, head: int, positions: Tensor
 ) -> Tensor:
-    """A shuffling of the n x n entries of one head's map, int64 [n * n]."""
-    state = fold(stream(seed, draw, layer), head)
-    position = torch.arange(n, device=device)
-    row = fold(state, position)
-    return fold(row.unsqueeze(-1), position).flatten().argsort(stable=True)
+    """A shuffling of the n x n entries of one head's map, of positions [..., n]: int64 [..., n * n]."""
+    row = fold(fold(stream(seed, draw, layer), head), positions)
+    words = fold(row.unsqueeze(-1), positions.unsqueeze(-2))
+    return words.flatten(-2).argsort(dim=-1, stable=True)
 
 
 def _signed(words: Tensor) -> Tensor:

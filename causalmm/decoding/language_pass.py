@@ -139,6 +139,37 @@ class LanguagePass:
             self,
         )
 
+    def expand_deepstack(
+        self, placeholders: Tensor | None, features: list[Tensor] | None
+    ) -> tuple[Tensor | None, list[Tensor] | None]:
+        """The features that are added to image tokens after the first decoder layers, a tensor a
+        layer, in the rows of `expand`.
+
+        Bool [B, L] and [tokens, branches x D] each -> [rows, L] and [branches x tokens, D]; None
+        where there are no pictures.
+        """
+        if placeholders is None:
+            return None, None
+        branches = 1 + self.plan.image_branches
+        features = [torch.cat(each.chunk(branches, dim=-1)) for each in features]
+        return placeholders.repeat(branches, 1), features
+
+    def join_deepstack(
+        self, layer: int, placeholders: Tensor | None, features: list[Tensor] | None
+    ) -> tuple[Tensor | None, list[Tensor] | None]:
+        """The same in the rows of `join_rows`: language branches get the factual features."""
+        joining = self.plan.language_branches
+        if placeholders is None or not joining or layer != self.plan.language.first_layer:
+            return placeholders, features
+        branches = 1 + self.plan.image_branches
+        tokens = [len(each) // branches for each in features]
+        return append_branches(
+            placeholders, len(placeholders), len(placeholders) // branches, joining
+        ), [
+            append_branches(each, len(each), count, joining)
+            for each, count in zip(features, tokens, strict=True)
+        ]
+
     def read_mask(
         self,
         config: PreTrainedConfig,

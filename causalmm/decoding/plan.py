@@ -23,7 +23,7 @@ from causalmm.decoding.contrast import Contrast, adjust, expected_logits, mask_i
 from causalmm.decoding.strength import TokenStrength
 from causalmm.decoding.trace import BranchTrace, StepLogits
 from causalmm.heads import image_heads, resolve_heads
-from causalmm.layers import resolve_layers
+from causalmm.layers import FULL, resolve_layers
 
 _DERIVED = {"tower", "edited_heads", "image_heads"}
 """Fields of an intervention that others of its fields decide."""
@@ -38,6 +38,8 @@ class Towers:
     language_layers: int
     language_heads: int
     """Query heads of a decoder layer."""
+    full_vision_layers: tuple[int, ...] | None = None
+    """Those of the vision layers whose patches see their whole picture; None: all."""
     vision_entry: int | None = None
     """Vision layer by which branches must have joined, where lower features are read too."""
     features_site: bool = False
@@ -193,17 +195,19 @@ def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention
         raise ValueError("the model reads its image features below every vision layer")
     count = towers.vision_layers
     if config.site == "attention":
-        layers = resolve_layers("vision_layers", config.vision_layers, count)
+        layers = resolve_layers(
+            "vision_layers", config.vision_layers, count, towers.full_vision_layers
+        )
         return _intervention("vision", config.vision_method, layers, count, config)
     if not towers.features_site:
         raise ValueError(
             "site='features' needs a model with one vision feature layer (LLaVA); "
             "expected 'attention'"
         )
-    if config.vision_layers != "all":
+    if config.vision_layers not in (FULL, "all"):
         raise ValueError(
             f"vision_layers={config.vision_layers!r}: site='features' edits the feature layer's "
-            "map only; leave vision_layers at 'all'"
+            f"map only; leave vision_layers at {FULL!r}"
         )
     return _intervention("vision", config.vision_method, (count - 1,), count, config)
 

@@ -2,13 +2,14 @@
 
 Rows: N images a branch, [ factual | draw 0 | draw 1 ... ]. The counterfactual branches equal the
 factual one below the first edited layer and so join only there, or before the encoder where
-their pixels differ. CLIP lays branches along the batch
-axis; Qwen2-VL packs all images along one patch axis, so there a branch is a copy of every image
-segment and an edit acts within one segment (image or frame) at a time.
+their pixels differ. CLIP lays branches along the batch axis, and the tiles into which LLaVA-NeXT
+cuts a picture are rows of it. The Qwen models pack all images along one patch axis, so there a
+branch is a copy of every segment, and an edit acts within one segment at a time: an image, a frame,
+or in most layers of Qwen2.5-VL a window of one.
 Tests: tests/decoding/test_equivalence.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ from causalmm.decoding.plan import BranchPlan
 
 
 class PackedInputs(NamedTuple):
-    """What a Qwen2-VL vision block takes: patches [P, C] and segment bounds [segments + 1]."""
+    """What a vision block of a Qwen model takes: patches [P, C] and the bounds of images and frames
+    [segments + 1]."""
 
     hidden_states: Tensor
     cu_seqlens: Tensor
@@ -39,6 +41,10 @@ class VisionPass:
         self.branches = 1 + plan.image_branches
         self.noisy = isinstance(plan.vision, PixelNoise)
         self.noise_added = False
+        # Of packed patches, the bounds of images and frames in all branches.
+        self.bounds: Tensor | None = None
+        # Of tiles, the number of each within its picture, [N].
+        self.tiles: Tensor | None = None
         # Weight of each patch under site "features", [branches - 1, N, T]: found by the feature
         # layer, used once the features are selected.
         self.patch_weights: Tensor | None = None
@@ -48,6 +54,10 @@ class VisionPass:
         """The pass of a plan; None where the plan has no counterfactual images."""
         return None if plan is None or plan.vision is None else cls(plan)
 
+    def number_tiles(self, counts: Sequence[int]) -> None:
+        """Take the rows for the tiles of pictures, so many of each in a row."""
+        self.tiles = torch.cat([torch.arange(count) for count in counts])
+
     def add_noise(self, pixels: Tensor, grid_thw: Tensor | None = None) -> Tensor:
         """Lay the noised pictures of every draw behind the factual ones, where the plan has such.
 
@@ -56,18 +66,26 @@ class VisionPass:
         """
         if not self.noisy:
             return pixels
-        if grid_thw is None:
-            shape = pixels.shape[1:]
-            places = torch.arange(shape[:-1].numel(), device=pixels.device)
-        else:
+        if grid_thw is not None:
             shape = pixels.shape
             places = _places_in_pictures(grid_thw.to(pixels.device), len(pixels))
+        else:
+            shape = pixels.shape[1:] if self.tiles is None else pixels.shape
+            lines = pixels.shape[1:-1].numel()
+            places = torch.arange(lines, device=pixels.device)
+            if self.tiles is not None:
+                places = places + lines * self.tiles.to(places).unsqueeze(1)
         self.noise_added = True
         edit, parts = self.edit, [pixels]
         for draw in range(edit.draws):
-            noise = gaussian(edit.seed, draw, places, shape[-1]).view(shape)
+            noise = gaussian(edit.seed, draw, places.flatten(), shape[-1]).view(shape)
             parts.append(noised(pixels, noise, edit.noise_step))
         return torch.cat(parts)
+
+    def repeat_grids(self, grid_thw: Tensor) -> Tensor:
+        """The grids of packed pictures [N, 3], of every branch where noised patches are there from
+        the start."""
+        return grid_thw.repeat(self.branches, 1) if self._is_noised() else grid_thw
 
     def join_rows(self, layer: int, hidden_states: Tensor) -> Tensor:
         """Let the counterfactual branches join: [N, T, C] -> [branches x N, T, C].
@@ -79,22 +97,31 @@ class VisionPass:
         return hidden_states.repeat(self.branches, 1, 1)
 
     def join_packed_rows(self, layer: int, inputs: PackedInputs) -> PackedInputs:
-        """The same for packed patches [P, C] -> [branches x P, C], their bounds and positions.
-
-        Noised patches are there from the start, and get only their bounds and positions.
-        """
-        if layer != self.plan.vision_entry:
+        """The same for packed patches [P, C] -> [branches x P, C], their bounds and positions."""
+        if layer != self.plan.vision_entry or self._is_noised():
             return inputs
         hidden_states, bounds, positions = inputs
-        patches = positions[0].shape[0]
-        if not self._is_noised():
-            hidden_states = hidden_states.repeat(self.branches, 1)
-        further = [bounds[1:] + branch * patches for branch in range(1, self.branches)]
+        self.bounds = self._every_branch(bounds, len(hidden_states))
         return PackedInputs(
-            hidden_states,
-            torch.cat([bounds, *further]),
+            hidden_states.repeat(self.branches, 1),
+            self.bounds,
             tuple(part.repeat(self.branches, 1) for part in positions),
         )
+
+    def join_windows(
+        self, layer: int, bounds: Tensor, window_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same for the bounds in patches of windows, [windows + 1], and for the number of the
+        token that comes first, second and so on where tokens are laid out by windows, [tokens]."""
+        if layer != self.plan.vision_entry or self._is_noised():
+            return bounds, window_index
+        tokens = [window_index + branch * len(window_index) for branch in range(self.branches)]
+        return self._every_branch(bounds, bounds[-1]), torch.cat(tokens)
+
+    def _every_branch(self, bounds: Tensor, patches: int | Tensor) -> Tensor:
+        """Bounds [segments + 1] of so many patches: [branches x segments + 1]."""
+        further = [bounds[1:] + branch * patches for branch in range(1, self.branches)]
+        return torch.cat([bounds, *further])
 
     def edits(self, layer: int) -> bool:
         """Whether attention in `layer` is edited in the counterfactual branches."""
@@ -113,30 +140,41 @@ class VisionPass:
         value: Tensor,
         cu_seqlens: Tensor,
     ) -> Tensor:
-        """Attention of an edited Qwen2-VL block: [1, H, branches x P, D] -> [branches x P, H x D].
+        """Attention of an edited block of packed patches: [1, H, branches x P, D] ->
+        [branches x P, H x D].
 
         Each segment sees itself only: the factual branch's through `interface`, the others' edited.
+        Segments of one length are rows of one call: windows are small, and there are hundreds.
         """
         lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).tolist()
-        segments = len(lengths) // self.branches
-        outputs = []
-        for index, parts in enumerate(
-            zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
-        ):
-            branch = index // segments
-            if branch == 0:
-                output, _ = interface(
-                    module,
-                    *parts,
-                    attention_mask=None,
-                    scaling=module.scaling,
-                    dropout=0.0,
-                    is_causal=False,
-                )
-            else:
-                output = self._edited(module, *parts, scaling=module.scaling, draws=(branch - 1,))
-            outputs.append(output)
-        return torch.cat(outputs, dim=1).flatten(2).squeeze(0)
+        starts = cu_seqlens[:-1].to(query.device).long()
+        picture = torch.searchsorted(self.bounds.to(starts), starts, right=True) - 1
+        offsets = starts - self.bounds.to(starts)[picture]
+        output = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
+        for length in sorted(set(lengths)):
+            # In the order of the branches, which have as many each.
+            chosen = [index for index, each in enumerate(lengths) if each == length]
+            chosen = torch.tensor(chosen, device=query.device)
+            inside = torch.arange(length, device=query.device)
+            places = starts[chosen].unsqueeze(1) + inside  # [segments, length]
+            parts = [part[0, :, places].transpose(0, 1) for part in (query, key, value)]
+            factual = len(chosen) // self.branches
+            plain, _ = interface(
+                module,
+                *(part[:factual] for part in parts),
+                attention_mask=None,
+                scaling=module.scaling,
+                dropout=0.0,
+                is_causal=False,
+            )
+            edited = self._edited(
+                module,
+                *(part[factual:] for part in parts),
+                scaling=module.scaling,
+                positions=offsets[chosen[:factual]].unsqueeze(1) + inside,
+            )
+            output[places] = torch.cat([plain, edited])
+        return output.flatten(1)
 
     def weigh(self, features: Tensor) -> Tensor:
         """Under site "features", [N, T, C] -> [branches x N, T, C]: counterfactual branches are the
@@ -152,6 +190,17 @@ class VisionPass:
         So a feature row keeps its counterfactual twins wherever transformers slices or repeats it.
         """
         return features.unflatten(0, (self.branches, -1)).movedim(0, -2).flatten(-2)
+
+    def fold_each(self, features: Sequence[Tensor], like: Tensor) -> list[Tensor]:
+        """The same for features read at several layers, [tokens or branches x tokens, D] each.
+
+        `like` has been folded: [tokens, branches x D]. Below the layer where branches join they
+        are all the factual one.
+        """
+        return [
+            self.fold(each.repeat(self.branches, 1) if len(each) == len(like) else each)
+            for each in features
+        ]
 
     def _is_noised(self) -> bool:
         """Whether the counterfactual rows are there from the start, as noised pixels are.
@@ -181,17 +230,25 @@ class VisionPass:
             self.patch_weights = self._patch_weights(query, key, scaling, module.layer_idx)
         if not self.edits(module.layer_idx):
             return interface(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        images = query.shape[0] // self.branches
+        images, length = query.shape[0] // self.branches, query.shape[2]
         parts = (query, key, value)
         factual, weights = interface(
             module, *(part[:images] for part in parts), attention_mask, scaling=scaling, **kwargs
         )
-        parts, draws = (part[images:] for part in parts), tuple(range(self.edit.draws))
-        edited = self._edited(module, *parts, scaling=scaling, draws=draws)
+        positions = None
+        if self.tiles is not None:
+            inside = torch.arange(length, device=query.device)
+            positions = inside + length * self.tiles.to(inside).unsqueeze(1)
+        parts = (part[images:] for part in parts)
+        edited = self._edited(module, *parts, scaling=scaling, positions=positions)
         return torch.cat([factual, edited]), weights
 
     def _edited(
-        self, module: torch.nn.Module, *parts: Tensor, scaling: float, draws: tuple[int, ...]
+        self,
+        module: torch.nn.Module,
+        *parts: Tensor,
+        scaling: float,
+        positions: Tensor | None,
     ) -> Tensor:
         """Counterfactual attention output [rows, T, H, D], rows a branch a draw."""
         output = vision_attention(
@@ -200,8 +257,9 @@ class VisionPass:
             scale=scaling,
             normalization=self.edit.normalization,
             seed=self.edit.seed,
-            draws=draws,
+            draws=tuple(range(self.edit.draws)),
             layer=module.layer_idx,
+            positions=positions,
         )
         return output.transpose(1, 2)
 

@@ -195,17 +195,17 @@ def test_streams_are_words_and_frozen():
 
 @pytest.mark.parametrize("n", [1, 2, 5, 40])
 def test_permutation_is_a_permutation(n):
-    order = permutation(0, 0, 0, 0, n)
+    order = permutation(0, 0, 0, 0, torch.arange(n))
     assert order.dtype == torch.int64
     assert torch.equal(order.sort().values, torch.arange(n * n))
 
 
 def test_permutations_differ_by_coordinate_and_look_random():
     orders = [
-        permutation(*place, n=40)
+        permutation(*place, positions=torch.arange(40))
         for place in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
     ]
-    assert torch.equal(orders[0], permutation(0, 0, 0, 0, 40))
+    assert torch.equal(orders[0], permutation(0, 0, 0, 0, torch.arange(40)))
     for left in range(5):
         for right in range(left):
             assert (orders[left] == orders[right]).sum() < 8  # 1 expected

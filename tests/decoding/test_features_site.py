@@ -25,7 +25,7 @@ def edited_map(method, maps, seed, layer):
         return released.vision_random(maps, drawn.reshape(1, heads, size, size))
     if method == "shuffle":
         permutations = torch.stack(
-            [random_weights.permutation(seed, 0, layer, head, size) for head in range(heads)]
+            [random_weights.permutation(seed, 0, layer, head, torch.arange(size)) for head in range(heads)]
         )
         return released.vision_shuffle(maps, permutations)
     return {"uniform": released.vision_uniform, "reversed": released.vision_reversed}[method](maps)
@@ -74,5 +74,5 @@ def test_needs_one_feature_layer_without_the_class_token():
 def test_names_no_layers():
     model = LlavaForConditionalGeneration(llava_config())
     config = CausalMMConfig(mode="vision", site="features", vision_layers="1:")
-    with pytest.raises(ValueError, match="leave vision_layers at 'all'"):
+    with pytest.raises(ValueError, match="leave vision_layers at 'full'"):
         model.causalmm_plan(config)

@@ -175,7 +175,7 @@ def test_released_vision_maps_are_those_of_the_reference(vision_call, method):
         "shuffle": (
             torch.stack(
                 [
-                    random_weights.permutation(SEED, 0, LAYER, head, size)
+                    random_weights.permutation(SEED, 0, LAYER, head, torch.arange(size))
                     for head in range(vision_call.heads)
                 ]
             ),

@@ -1,6 +1,6 @@
 """Make, check and maintain the vendored modeling files (see patches/README.md).
 
-python scripts/vendor.py build | check | diff | export | port DIR
+python scripts/vendor.py build | check | diff | export | port DIR | adopt FROM TO
 """
 
 try:

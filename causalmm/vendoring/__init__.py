@@ -1,1 +1,1 @@
-"""Patched modeling files: build, check, diff, export, port."""
+"""Patched modeling files: build, check, diff, export, port, adopt."""

@@ -1,6 +1,6 @@
 """The `vendor` command: make, check and maintain the vendored modeling files (patches/README.md).
 
-Tests: tests/vendoring/test_vendor.py and tests/vendoring/test_port.py.
+Tests: tests/vendoring/test_vendor.py, test_port.py and test_adopt.py.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from causalmm.cli import pager
 from causalmm.cli.flags import Parser
 from causalmm.cli.terminal import exit_code
-from causalmm.vendoring import headers, patching, porting, trial
+from causalmm.vendoring import adopting, headers, patching, porting, trial
 from causalmm.vendoring.patching import PatchError, Pin
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,8 +133,8 @@ def port(
         package = porting.find_package(directory, pin.upstream.partition("/")[0])
         version = porting.find_version(package, pin.distribution)
         ports.append(porting.port_file(root, pin, package, version, place))
-        print(*porting.report(ports[-1], pin.version), sep="\n")
-    release = f"{pin.distribution} {version}"
+        release = f"{pin.distribution} {version}"
+        print(*porting.report(ports[-1], release, pin.version, version), sep="\n")
     conflicts = sum(len(port.conflicts) + bool(port.note) for port in ports)
     placed = sum(len(port.placed) for port in ports)
     carried = sum(len(port.hunks) for port in ports) - placed
@@ -158,6 +158,37 @@ def port(
     return 1 if failed else 0
 
 
+def adopt(
+    root: Path,
+    source: Path,
+    target: Path,
+    upstream: Path | None = None,
+    place: bool = False,
+    write: bool = False,
+) -> int:
+    pin = adopting.find_source(root, source.as_posix())
+    new, theirs = adopting.new_pin(
+        root, pin, target.as_posix(), upstream.as_posix() if upstream else None
+    )
+    port, renaming = adopting.adopt_file(root, pin, new, theirs, place)
+    print(
+        *porting.report(port, new.upstream, Path(pin.upstream).name, Path(new.upstream).name),
+        sep="\n",
+    )
+    print(f"names replaced: {renaming}")
+    if write:
+        adopting.write(root, port, pin)
+        rest = f", place what is in {Path(new.patch).with_suffix('.rej').as_posix()} by hand"
+        print(
+            f"wrote {new.patch} and {patching.MANIFEST}. Next: name {new.vendored} where "
+            f"{pin.vendored} is named ({', '.join(IGNORE_FILES)}), run `python scripts/vendor.py "
+            f"build`{rest * bool(port.conflicts)}, and answer each {headers.TODO} of the header"
+        )
+    return 1 if port.conflicts or port.note else 0
+
+
+# Where else a vendored file is named, as generated.
+IGNORE_FILES = (".gitignore", "pyproject.toml")
 # Where else a pinned version is written down; tests/test_packaging.py holds them equal.
 PIN_FILES = ("pyproject.toml", "env/requirements.txt", "env/*.yml", "Makefile")
 
@@ -181,6 +212,19 @@ def parse_args(argv: list[str] | None, prog: str | None = None) -> argparse.Name
         help="build and test the result in a copy (pytest -k EXPRESSION narrows the tests down)",
     )  # fmt: skip
     porter.add_argument("--write", action="store_true", help="write the new patches and pins")
+    adopter = commands.add_parser("adopt", help="start a family's patch from its sibling's")
+    adopter.add_argument(
+        "source", metavar="FROM", type=Path, help="a patched file of upstream.toml"
+    )
+    adopter.add_argument(
+        "target", metavar="TO", type=Path, help="the file to make: PACKAGE/FILE.py"
+    )
+    adopter.add_argument(
+        "--upstream", type=Path, metavar="PATH",
+        help="the file that TO patches (models/NAME/modeling_NAME.py, if TO is modeling_NAME.py)",
+    )  # fmt: skip
+    adopter.add_argument("--place", action="store_true", help="take the places that it proposes")
+    adopter.add_argument("--write", action="store_true", help="write the new patch and its pin")
     for command in commands.choices.values():
         command.add_argument("--root", type=Path, default=ROOT, help="the repository (this one)")
     return parser.parse_args(argv)
@@ -193,7 +237,9 @@ def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
 
 def _run(argv: list[str] | None, prog: str | None) -> int:
     args = vars(parse_args(argv, prog))
-    commands = {"build": build, "check": check, "diff": diff, "export": export, "port": port}
+    commands = {
+        "build": build, "check": check, "diff": diff, "export": export, "port": port, "adopt": adopt
+    }  # fmt: skip
     try:
         return commands[args.pop("command")](**args)
     except PatchError as error:

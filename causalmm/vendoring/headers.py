@@ -15,6 +15,7 @@ Tests: tests/vendoring/test_vendor.py.
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from causalmm.vendoring.patching import Hunk, Pin
@@ -52,6 +53,21 @@ def with_upstream(prose: str, pin: Pin) -> str:
     return re.sub(
         r"^Upstream:.*$", lambda _: upstream_field(pin), prose, count=1, flags=re.MULTILINE
     )
+
+
+def adopted(prose: str, pin: Pin, sibling: Pin, rename: Callable[[str], str]) -> str:
+    """A sibling's header for the patch of `pin`; check refuses it until each TODO is answered.
+
+    What argues is kept as a draft: what is true of the sibling need not be true here.
+    """
+    blocks = re.split(r"^(?=[A-Z][A-Za-z ]*:)", with_upstream(prose, pin), flags=re.MULTILINE)
+    for at, block in enumerate(blocks):
+        name, _, value = block.partition(":")
+        if name in ("Why", "Why here", "Replaces"):
+            blocks[at] = f"{name}: {TODO} (check what {sibling.patch} says)\n {rename(value)}"
+        elif name == "Subject":
+            blocks[at] = rename(block)
+    return "".join(blocks)
 
 
 def parse(prose: str) -> dict[str, str]:

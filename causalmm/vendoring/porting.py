@@ -4,7 +4,8 @@ base is the pinned upstream file, ours the patched one, theirs the same file in 
 is carried where its neighbours in base, and whatever it replaces, are found together in theirs and
 in the function they were in. Anything else is a conflict, told with what became of its neighbours;
 where one neighbour of an insertion is left, the place beside it is proposed, and taken only on
-request. Tests: tests/vendoring/test_port.py, which compares with `git merge-file`.
+request. `adopting` carries a patch to a sibling's file in the same way.
+Tests: tests/vendoring/test_port.py, which compares with `git merge-file`.
 """
 
 import ast
@@ -43,40 +44,64 @@ class Port(NamedTuple):
     note: str = ""  # a conflict that is not about one hunk
 
 
-def carry_hunks(base: str, theirs: str, hunks: list[Hunk]) -> list[Hunk | Conflict]:
-    """Each hunk with theirs' line numbers where it fits, a conflict where it does not."""
+def carry_hunks(
+    base: str, theirs: str, hunks: list[Hunk], by_function: bool = False
+) -> list[Hunk | Conflict]:
+    """Each hunk with theirs' line numbers where it fits, a conflict where it does not.
+
+    With `by_function`, the lines of a function are looked for in theirs' function of that name
+    alone, wherever it stands; hunks may then come in another order.
+    """
     old, new = patching.split_lines(base), patching.split_lines(theirs)
     old_scopes, new_scopes = scopes(base), scopes(theirs)
-    # Where each line of base went; the file's two ends are lines that always match.
-    place = {-1: -1, len(old): len(new)}
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    for i, j, size in matcher.get_matching_blocks():
-        place.update(zip(range(i, i + size), range(j, j + size), strict=True))
+    place = _matched_lines(old, new, old_scopes, new_scopes, by_function)
 
     def stayed(line: int) -> bool:
         return line in place and old_scopes[line] == new_scopes[place[line]]
 
     results: list[Hunk | Conflict] = []
-    done = 0
     for number, hunk in enumerate(hunks, 1):
         above, below = hunk.at - 1, hunk.at + len(hunk.removed)
         found = [place.get(line) for line in range(above, below + 1)]
         together = None not in found and found == list(range(found[0], found[0] + len(found)))
         if together and stayed(above) and stayed(below):
-            done = found[0] + 1
-            results.append(hunk._replace(at=done))
+            results.append(hunk._replace(at=found[0] + 1))
             continue
-        proposal = None
+        scope = old_scopes[above]
         if not hunk.removed and (stayed(above) or stayed(below)):
-            at = found[0] + 1 if stayed(above) else found[-1]
-            # Two hunks keep their order.
-            proposal = hunk._replace(at=at) if at >= done else None
-        last_known = max(line for line in place if line < hunk.at)
-        near = proposal.at if proposal else place[last_known] + 1
+            near = found[0] + 1 if stayed(above) else found[-1]
+            proposal = hunk._replace(at=near)
+        else:
+            same = [line for line in place if line < hunk.at and old_scopes[line] == scope]
+            starts = [line for line, name in new_scopes.items() if name == scope]
+            if same or not starts:
+                near = place[max(same or (line for line in place if line < hunk.at))] + 1
+            else:
+                near = min(starts) + 1
+            proposal = None
         reason = _reason(hunk, found, new_scopes if together else None)
-        results.append(Conflict(hunk, number, old_scopes[above], reason, near, proposal))
-        done = max(done, near)
+        results.append(Conflict(hunk, number, scope, reason, near, proposal))
     return results
+
+
+def _matched_lines(
+    old: list[str],
+    new: list[str],
+    old_scopes: dict[int, str],
+    new_scopes: dict[int, str],
+    by_function: bool,
+) -> dict[int, int]:
+    """Where lines of `old` are in `new`; the file's two ends are lines that always match."""
+    place = {-1: -1, len(old): len(new)}
+    for scope in sorted(set(old_scopes.values())) if by_function else [None]:
+        ours = [line for line in range(len(old)) if scope in (None, old_scopes[line])]
+        others = [line for line in range(len(new)) if scope in (None, new_scopes[line])]
+        matcher = difflib.SequenceMatcher(
+            None, [old[line] for line in ours], [new[line] for line in others], autojunk=False
+        )
+        for i, j, size in matcher.get_matching_blocks():
+            place.update(zip(ours[i : i + size], others[j : j + size], strict=True))
+    return place
 
 
 def _reason(hunk: Hunk, found: list[int | None], moved: dict[int, str] | None) -> str:
@@ -120,8 +145,16 @@ def port_file(root: Path, pin: Pin, package: Path, version: str, place: bool = F
     data = path.read_bytes()
     new_pin = replace(pin, version=version, sha256=hashlib.sha256(data).hexdigest())
     theirs = patching.relocate(data.decode("utf-8"), pin.package)
+    results = carry_hunks(base, theirs, hunks)
+    return merge(new_pin, headers.with_upstream(prose, new_pin), theirs, results, place)
+
+
+def merge(
+    pin: Pin, prose: str, theirs: str, results: list[Hunk | Conflict], place: bool = False
+) -> Port:
+    """The new patch that `results` of `carry_hunks` make; with `place`, proposals are taken."""
     conflicts, placed, kept = [], [], []
-    for result in carry_hunks(base, theirs, hunks):
+    for result in results:
         if isinstance(result, Hunk):
             kept.append(result)
         elif place and result.proposal is not None:
@@ -129,29 +162,31 @@ def port_file(root: Path, pin: Pin, package: Path, version: str, place: bool = F
             kept.append(result.proposal)
         else:
             conflicts.append(result)
+    kept.sort(key=lambda hunk: hunk.at)
     note = ""
     try:
         ast.parse(patching.apply_hunks(theirs, kept))
     except SyntaxError as error:
         note = f"the merged file is not valid Python at line {error.lineno}: {error.msg}"
-    prose = headers.with_upstream(prose, new_pin)
-    return Port(new_pin, prose, kept, conflicts, placed, note)
+    return Port(pin, prose, kept, conflicts, placed, note)
 
 
-def report(port: Port, base_version: str) -> list[str]:
-    """What a maintainer has to know, a line each."""
+def report(port: Port, target: str, base: str, theirs: str) -> list[str]:
+    """What a maintainer has to know, a line each.
+
+    `target` is what the hunks are carried to; `base` and `theirs` are names of the two files.
+    """
     carried = len(port.hunks) - len(port.placed)
     total = len(port.hunks) + len(port.conflicts)
-    release = f"{port.pin.distribution} {port.pin.version}"
     lines = [
-        f"{port.pin.patch}: {carried} of {total} hunks carried to {release}"
+        f"{port.pin.patch}: {carried} of {total} hunks carried to {target}"
         + (f", {len(port.placed)} placed" if port.placed else "")
         + (", CONFLICT" if port.conflicts or port.note else "")
     ]
     if port.note:
         lines.append(f"  {port.note}")
     for conflict in sorted([*port.placed, *port.conflicts], key=lambda each: each.number):
-        where = f"line {conflict.near} of {port.pin.version}"
+        where = f"line {conflict.near} of {theirs}"
         if conflict in port.placed:
             advice = f"placed after {where}, check it"
         elif conflict.proposal is not None:
@@ -160,7 +195,7 @@ def report(port: Port, base_version: str) -> list[str]:
             advice = f"look near {where}"
         scope = f" in {conflict.scope}" if conflict.scope else ""
         lines.append(
-            f"  hunk {conflict.number}, after line {conflict.hunk.at} of {base_version}{scope}: "
+            f"  hunk {conflict.number}, after line {conflict.hunk.at} of {base}{scope}: "
             f"{conflict.reason}; {advice}"
         )
         lines += [f"    + {line.strip()}" for line in conflict.hunk.added]
@@ -192,15 +227,20 @@ def write_ports(root: Path, ports: list[Port]) -> None:
     manifest = root / patching.MANIFEST
     entries = manifest.read_bytes().decode("utf-8").split("[[file]]")
     for port in ports:
-        old, path = pins[port.pin.vendored], root / port.pin.patch
+        old = pins[port.pin.vendored]
         # Edited as text, entry by entry, to keep the file's comments.
         at = next(n for n, entry in enumerate(entries) if f'"{old.vendored}"' in entry)
         moved = entries[at].replace(f'"{old.version}"', f'"{port.pin.version}"')
         entries[at] = moved.replace(old.sha256, port.pin.sha256)
-        if port.hunks or port.conflicts:  # without hunks left, the file still keeps the prose
-            body = patching.render_hunks(port.pin, port.hunks)
-            patching.write_text(path, port.prose + body)
-        if port.conflicts:
-            body = patching.render_hunks(old, [conflict.hunk for conflict in port.conflicts])
-            patching.write_text(path.with_suffix(".rej"), port.prose + body)
+        write_patch(root, port, old)
     patching.write_text(manifest, "[[file]]".join(entries))
+
+
+def write_patch(root: Path, port: Port, old: Pin) -> None:
+    """The new patch, and beside it the hunks left over, with the line numbers of `old`'s file."""
+    path = root / port.pin.patch
+    if port.hunks or port.conflicts:  # without hunks left, the file still keeps the prose
+        patching.write_text(path, port.prose + patching.render_hunks(port.pin, port.hunks))
+    if port.conflicts:
+        body = patching.render_hunks(old, [conflict.hunk for conflict in port.conflicts])
+        patching.write_text(path.with_suffix(".rej"), port.prose + body)

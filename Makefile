@@ -72,6 +72,6 @@ demo-models: setup
 	$(PY) scripts/train_demo.py qwen2_vl
 
 clean:
-	rm -f llava_causalmm/modeling_*.py qwen2vl_causalmm/modeling_*.py $(VENDORED)
+	rm -f *_causalmm/modeling_*.py $(VENDORED)
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -17,8 +17,8 @@ _SLICE = re.compile(rf"({_BOUND})?:({_BOUND})?(?::(\d+))?")
 _WINDOW = re.compile(rf"({_BOUND}):\+([1-9]\d*)")
 FULL = "full"
 EXPECTED = (
-    '"all", "full", a slice such as "-8:", "10:20" or "half:", a start and a number of layers such as '
-    '"third:+3", or layer numbers such as 3,5'
+    '"all", "full", a slice such as "-8:", "10:20" or "half:", a start and a number of layers such '
+    'as "third:+3", or layer numbers such as 3,5'
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import dense_methods
 import torch
+from family_rows import FamilyRow, row_of
 from random_numbers import uniform
 from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
@@ -51,14 +52,15 @@ def _edit(
     weights: Tensor,
     attention_mask: Tensor | None,
     image: Tensor,
+    start: int,
 ) -> Tensor:
     """The counterfactual map [B, H, Q, K] of a layer, given its softmax weights; `image`: bool
-    [Q, K], image keys of text."""
+    [Q, K], image keys of text; `start`: the position of the first key."""
     heads, queries, keys = weights.shape[1:]
     seed, draw = falsified.seed, falsified.draw
+    places = start + torch.arange(keys)
 
     def numbers() -> Tensor:
-        places = torch.arange(keys)
         drawn = uniform(seed, (draw,), layer, heads, places[-queries:], places)
         return drawn.reshape(1, heads, queries, keys)
 
@@ -112,7 +114,14 @@ def dense_attention(
             "language": (falsified.language, falsified.language_layers),
         }[tower]
         if layer in layers:
-            edited = _edit(falsified, tower, method, layer, weights, attention_mask, image)
+            starts = host.next_starts(layer, len(weights)) if tower == "vision" else [0]
+            rows = weights.split(len(weights) // len(starts))
+            edited = torch.cat(
+                [
+                    _edit(falsified, tower, method, layer, row, attention_mask, image, start)
+                    for row, start in zip(rows, starts, strict=True)
+                ]
+            )
             if tower == "language":
                 heads = _edited_heads(falsified, host, layer, weights.shape[1])
                 edited = torch.where(heads[:, None, None], edited, weights)
@@ -130,18 +139,35 @@ class Host:
     image: Tensor
     """Which tokens of the sample are image tokens, those to come included."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Any, row: FamilyRow) -> None:
+        self.model, self.row = model, row
+        self.starts: dict[int, list[int]] = {}
+        """By vision layer, where the parts of pictures that are still to come begin."""
         self.mass: dict[int, Tensor] = {}
         """By layer, how much of its attention each head's text gave to the image in the last
         prompt that was run without a branch, [H]."""
 
+    def begin(self, inputs: dict[str, Tensor]) -> None:
+        """Take in a prompt that is about to be run."""
+        config = self.model.config
+        if (found := self.row.vision_starts) is not None:
+            layers = range(len(attention_modules(self.model.get_encoder("image"))))
+            self.starts = {layer: found(config, inputs, layer) for layer in layers}
 
-def attach(model: Any) -> Host:
+    def next_starts(self, layer: int, rows: int) -> list[int]:
+        """Where the pictures, or parts of such, in the next rows of a vision layer begin."""
+        if self.row.vision_starts is None:
+            return [0]
+        starts, self.starts[layer] = self.starts[layer][:rows], self.starts[layer][rows:]
+        return starts
+
+
+def attach(model: Any, family: str | FamilyRow) -> Host:
     """Route an upstream model's attention through `dense_attention`."""
     AttentionInterface.register(NAME, dense_attention)
     AttentionMaskInterface.register(NAME, eager_mask)
     model.set_attn_implementation(NAME)
-    host = Host()
+    host = Host(model, row_of(family))
     towers = {"vision": model.get_encoder("image"), "language": model.get_decoder()}
     for tower, modules in towers.items():
         for layer, module in enumerate(attention_modules(modules)):
@@ -168,6 +194,7 @@ def branch_logits(
     to_come = torch.zeros(len(answer), dtype=torch.bool)
     prompt = inputs["input_ids"][0]
     host.image = torch.cat([torch.isin(prompt, torch.tensor(tokens)), to_come])
+    host.begin(inputs)
     steps = []
     with running(host, falsified):
         output = model(**inputs, past_key_values=cache, use_cache=True)

@@ -54,7 +54,9 @@ def check_beams(generate, members, inputs, **settings):
 def expected(models, inputs, answer, config, towers):
     """Factual, branch and adjusted logits of one sample by the independent implementation."""
     _, upstream, host = models
-    vision_layers = resolve_layers("vision", config.vision_layers, towers.vision_layers)
+    vision_layers = resolve_layers(
+        "vision", config.vision_layers, towers.vision_layers, towers.full_vision_layers
+    )
     language_layers = resolve_layers(
         "language", config.edited_language_layers, towers.language_layers
     )

@@ -13,7 +13,11 @@ from torch import Tensor
 from causalmm.families.family import Family, load_reference
 from causalmm.families.registry import OWN
 
-_ROWS = {"llava": "tiny_llava:ROW", "qwen2_vl": "tiny_qwen2_vl:ROW"}
+_ROWS = {
+    "llava": "tiny_llava:ROW",
+    "qwen2_vl": "tiny_qwen2_vl:ROW",
+    "qwen2_5_vl": "tiny_qwen2_5_vl:ROW",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,9 @@ class FamilyRow:
     """For the pictures and tokens of `config`."""
     video: Callable[..., dict[str, Tensor]] | None = None
     """The same as `sample` with an image and a video, where the family reads videos."""
+    vision_starts: Callable[[Any, dict[str, Tensor], int], list[int]] | None = None
+    """Where the vision tower attends to parts of a picture: of a configuration, a sample and a
+    layer, the positions in their pictures at which these begin, in order. None: to whole ones."""
     class_token: bool = False
     """Whether the vision tower has a token in front of its patches."""
     shown: str = ""

@@ -155,9 +155,7 @@ def shuffle(call: AttentionCall) -> Tensor:
     for index, head in enumerate(call.heads):
         key, value = (precise(part[:, index // share]) for part in (call.key, call.value))
         weights = (precise(call.query[:, index]) * call.scale @ key.mT).softmax(dim=-1)
-        orders = [
-            permutation(call.seed, draw, call.layer, head, positions) for draw in call.draws
-        ]
+        orders = [permutation(call.seed, draw, call.layer, head, positions) for draw in call.draws]
         entries = weights.flatten(1).unflatten(0, (len(orders), -1))  # [S, n, N * N]
         order = torch.stack(orders).expand_as(entries)
         outputs.append(entries.gather(-1, order).view_as(weights) @ value)

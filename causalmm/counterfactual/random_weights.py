@@ -140,10 +140,8 @@ def number(query: Tensor, key: Tensor) -> Tensor:
     return word.float().mul_(2.0**-32).add_(0.5 + 2.0**-24)
 
 
-def permutation(
-    seed: int, draw: int, layer: int, head: int, positions: Tensor
-) -> Tensor:
-    """A shuffling of the n x n entries of one head's map, of positions [..., n]: int64 [..., n * n]."""
+def permutation(seed: int, draw: int, layer: int, head: int, positions: Tensor) -> Tensor:
+    """A shuffling of the n x n entries of one head's map, by positions [..., n]: [..., n * n]."""
     row = fold(fold(stream(seed, draw, layer), head), positions)
     words = fold(row.unsqueeze(-1), positions.unsqueeze(-2))
     return words.flatten(-2).argsort(dim=-1, stable=True)

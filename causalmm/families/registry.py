@@ -13,7 +13,11 @@ from causalmm.errors import FailureError, first_line
 from causalmm.families.family import Family, load_reference
 
 GROUP = "causalmm.families"
-OWN = ("llava_causalmm.family:FAMILY", "qwen2vl_causalmm.family:FAMILY")
+OWN = (
+    "llava_causalmm.family:FAMILY",
+    "qwen2vl_causalmm.family:FAMILY",
+    "qwen2_5vl_causalmm.family:FAMILY",
+)
 
 
 @cache

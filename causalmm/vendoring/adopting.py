@@ -131,7 +131,7 @@ def new_pin(root: Path, source: Pin, vendored: str, upstream: str | None) -> tup
     file = patching.installed_file(pin)
     if not file.is_file():
         raise PatchError(
-            f"{pin.distribution} {pin.version} has no {upstream}: name another file with --upstream."
+            f"{pin.distribution} {pin.version} has no {upstream}: name another by --upstream."
         )
     data = file.read_bytes()
     text = patching.relocate(data.decode("utf-8"), pin.package)

@@ -19,13 +19,17 @@ from causalmm import CausalMMConfig
 @pytest.fixture(scope="module", params=["eager", "sdpa"])
 def models(request, family):
     ours, upstream = model_pair(family, request.param)
-    return ours, upstream, attach(upstream)
+    return ours, upstream, attach(upstream, family)
 
 
 @pytest.mark.parametrize(("method", "normalization"), FORMULAS["vision"])
 def test_every_vision_method(models, family, method, normalization):
     config = CausalMMConfig(
-        mode="vision", vision_method=method, normalization=normalization, epsilon=0.05
+        mode="vision",
+        vision_method=method,
+        normalization=normalization,
+        vision_layers="all",
+        epsilon=0.05,
     )
     check(models, [sample(family, seed=2)], config)
 

@@ -25,7 +25,10 @@ def edited_map(method, maps, seed, layer):
         return released.vision_random(maps, drawn.reshape(1, heads, size, size))
     if method == "shuffle":
         permutations = torch.stack(
-            [random_weights.permutation(seed, 0, layer, head, torch.arange(size)) for head in range(heads)]
+            [
+                random_weights.permutation(seed, 0, layer, head, torch.arange(size))
+                for head in range(heads)
+            ]
         )
         return released.vision_shuffle(maps, permutations)
     return {"uniform": released.vision_uniform, "reversed": released.vision_reversed}[method](maps)

@@ -20,7 +20,7 @@ MODES = ("vision", "multimodal", "joint")
 @pytest.fixture(scope="module", params=["eager", "sdpa"])
 def models(request, family):
     ours, upstream = model_pair(family, request.param)
-    return ours, upstream, attach(upstream)
+    return ours, upstream, attach(upstream, family)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -44,7 +44,7 @@ def test_features_of_any_layer(read):
     """Where the model reads below the first layer, too: noise is there before all of them."""
     ours, upstream = model_pair("llava", "sdpa", vision_feature_layer=read)
     config = CausalMMConfig(mode="vision", vision_method="noise", epsilon=0)
-    check((ours, upstream, attach(upstream)), [sample("llava", seed=3)], config)
+    check((ours, upstream, attach(upstream, "llava")), [sample("llava", seed=3)], config)
 
 
 @pytest.mark.parametrize("mode", MODES)

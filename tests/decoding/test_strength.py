@@ -82,7 +82,7 @@ def test_equals_separate_runs_of_an_independent_implementation(family, mode):
     ours, upstream = model_pair(family, "sdpa")
     config = CausalMMConfig(mode=mode, epsilon=0.02, gamma=1.5, **GROWING)
     samples = [sample(family, seed=1, before=4), sample(family, seed=2)]
-    check((ours, upstream, attach(upstream)), samples, config)
+    check((ours, upstream, attach(upstream, family)), samples, config)
 
 
 @pytest.mark.parametrize("schedule", [{}, GROWING], ids=["constant", "growing"])
@@ -96,7 +96,7 @@ def test_the_gate_of_each_step_and_sample(family, schedule):
     _, said = decode(ours, pad_together(samples), config)
     closed = [(by_token(config, row) == 0).squeeze(-1) for row in said["factual"]]
     assert {bool(each) for row in closed for each in row} == {True, False}
-    check((ours, upstream, attach(upstream)), samples, config)
+    check((ours, upstream, attach(upstream, family)), samples, config)
     for row, gate in enumerate(closed):
         assert torch.equal(said["adjusted"][row][gate], said["factual"][row][gate])
 

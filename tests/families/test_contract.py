@@ -53,7 +53,7 @@ def pair(row, attention):
 def dense(row, attention):
     """Our model, and upstream's with the dense definition in the place of its attention."""
     ours, upstream = model_pair(row, attention)
-    return ours, upstream, attach(upstream)
+    return ours, upstream, attach(upstream, row)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def answered(model, inputs, config, **changes):
 @pytest.mark.parametrize("mode", ["vision", "language", "multimodal", "joint"])
 def test_probabilities_are_those_of_separate_runs(family, mode):
     ours, upstream = model_pair(family)
-    host = attach(upstream)
+    host = attach(upstream, family)
     inputs = sample(family, 2)
     config = CausalMMConfig(
         mode=mode,

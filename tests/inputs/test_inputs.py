@@ -355,7 +355,7 @@ def test_images_and_a_video_equal_separate_runs(mode, method):
     messages = [user(image(picture(1)), video(frames(4)), image(picture(2, (40, 60))), QUESTION)]
     inputs = qwen2vl_prompt.build_chat_inputs(qwen2vl_processor(), messages)
     config = CausalMMConfig(mode=mode, vision_method=method, epsilon=0, seed=3)
-    check((ours, other, attach(other)), [dict(inputs)], config)
+    check((ours, other, attach(other, "qwen2_vl")), [dict(inputs)], config)
 
 
 # Refusals

@@ -18,6 +18,7 @@ from causalmm.counterfactual.methods import NOISE, VISION_METHODS
 from causalmm.errors import FailureError, RequestError
 from causalmm.figures.flags import parse_args
 from causalmm.inputs.messages import parts_of
+from causalmm.inputs.prompts import to_model
 
 
 def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     with memory_guard():
         session = Session.start(args, request)
         inputs = session.inputs(request.messages)
-        _DRAWN[args.figure](args, session, inputs.to(session.model.device, session.model.dtype))
+        _DRAWN[args.figure](args, session, to_model(inputs, session.model))
 
 
 def _attention_vision(args: argparse.Namespace, session: Session, inputs: Any) -> None:

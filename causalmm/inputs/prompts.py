@@ -88,6 +88,18 @@ def join(processor: Any, prepared: Sequence[Prepared], **options: Any) -> Any:
     )
 
 
+def to_model(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Model inputs on the model's device, pixels in its dtype.
+
+    Nothing else: in bfloat16 the times of a video's frames (`second_per_grid_ts`) become other
+    positions, from the 257th on the same one for several.
+    """
+    return {
+        name: part.to(model.device, model.dtype if name.startswith("pixel_values") else None)
+        for name, part in inputs.items()
+    }
+
+
 def input_builders(
     prepare: Callable[..., Prepared], join: Callable[..., Any]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -29,6 +29,7 @@ from causalmm.errors import FailureError, RequestError
 from causalmm.families.registry import find
 from causalmm.inputs.images import open_image
 from causalmm.inputs.messages import MAX_FRAMES, open_messages, read_messages
+from causalmm.inputs.prompts import to_model
 from causalmm.inputs.video import decode
 from llava_causalmm import prompt as llava_prompt
 from qwen2vl_causalmm import prompt as qwen2vl_prompt
@@ -259,6 +260,19 @@ def test_the_times_of_frames_reach_the_processor(family, tmp_path, monkeypatch):
     if "second_per_grid_ts" in mine:
         # Two frames a step, at 2, 4, 0.5, 2 and 4 x 4/9 a second.
         assert mine["second_per_grid_ts"].tolist() == pytest.approx([1, 0.5, 4, 1, 1.125])
+
+
+@pytest.mark.parametrize("family", VIDEO)
+def test_only_pixels_take_the_dtype_of_the_model(family):
+    processor, model = PROCESSOR[family](), SimpleNamespace(device="cpu", dtype=torch.bfloat16)
+    messages = [user(image(picture(1)), video(frames(4), sample_fps=3), QUESTION)]
+    inputs = PROMPT[family].build_chat_inputs(processor, messages)
+    for name, part in to_model(inputs, model).items():
+        if name in ("pixel_values", "pixel_values_videos"):
+            assert part.dtype == torch.bfloat16
+        else:
+            assert part.dtype == inputs[name].dtype
+            assert torch.equal(part, inputs[name])
 
 
 @pytest.mark.parametrize("family", VIDEO)

@@ -55,7 +55,20 @@ def call(pair, inputs):
 
 @pytest.fixture(scope="module")
 def vision_call(pair, inputs):
-    return record_vision(pair[0], inputs, LAYER)[0]
+    [calls] = record_vision(pair[0], inputs, LAYER, sizes(inputs))
+    [whole] = calls
+    return whole
+
+
+def sizes(inputs):
+    """How many positions each picture has in the vision encoder."""
+    if "image_grid_thw" not in inputs:
+        return [1 + image.shape[1] * image.shape[2] // 49 for image in inputs["pixel_values"]]
+    grids = [each for name in GRIDS for each in inputs.get(name, torch.zeros(0, 3)).tolist()]
+    return [int(rows * columns) for times, rows, columns in grids for _ in range(int(times))]
+
+
+GRIDS = ("image_grid_thw", "video_grid_thw")
 
 
 def words_of(queries):
@@ -76,7 +89,7 @@ def words_of(queries):
 
 @torch.no_grad()
 def upstream_vision_maps(model, inputs, layer):
-    """Upstream's eager weights [H, N, N] of each picture."""
+    """Upstream's eager weights [H, N, N] of each picture, or of each window."""
     tower = model.get_encoder("image")
     watched = attention_modules(tower)[layer]
     # Noted where upstream's own eager function gives them: some of its towers drop them.
@@ -104,8 +117,9 @@ def test_factual_vision_maps_are_upstreams(pair, two_pictures, attention, layer)
     ours, upstream = pair
     expected = upstream_vision_maps(upstream, two_pictures, layer)
     ours.set_attn_implementation(attention)
-    calls = record_vision(ours, two_pictures, layer)
-    assert len(calls) == len(expected) == 2
+    found = record_vision(ours, two_pictures, layer, sizes(two_pictures))
+    assert len(found) == 2
+    calls = [call for each in found for call in each]
     for recorded, weights in zip(calls, expected, strict=True):
         torch.testing.assert_close(maps.factual(recorded, causal=False), weights)
 
@@ -127,7 +141,7 @@ def test_recording_changes_nothing_and_leaves_nothing_behind(pair, two_pictures)
     model.set_attn_implementation("eager")
     before = model(**two_pictures).logits
     attributes = [set(vars(module)) for module in model.modules()]
-    assert record_vision(model, two_pictures, LAYER)
+    assert record_vision(model, two_pictures, LAYER, sizes(two_pictures))
     record_language(model, two_pictures, LAYER)
     assert [set(vars(module)) for module in model.modules()] == attributes
     assert torch.equal(model(**two_pictures).logits, before)
@@ -246,6 +260,10 @@ def noise(width, height, seed):
     return generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def in_order(grids):
+    return torch.arange(int(grids.prod(dim=-1).sum()))
+
+
 def test_llava_sees_the_picture_itself():
     images = [noise(28, 28, 1), noise(28, 28, 2)]
     processor = llava_processor()
@@ -254,7 +272,7 @@ def test_llava_sees_the_picture_itself():
         text="<image> <image>",
         return_tensors="pt",
     )
-    found = pictures(processor, inputs, patch=7)
+    found = pictures(processor, inputs, 7, in_order)
     assert len(found) == 2
     for picture, pixels in zip(found, images, strict=True):
         assert np.array_equal(picture.pixels, pixels)
@@ -273,7 +291,7 @@ def test_qwen2vl_sees_pictures_and_frames():
         return_tensors="pt",
         do_sample_frames=False,
     )
-    found = pictures(processor, inputs, patch=7)
+    found = pictures(processor, inputs, 7, in_order)
     # Frames are encoded two by two.
     for picture, pixels in zip(found, [*images, *frames[::2]], strict=True):
         assert np.array_equal(picture.pixels, pixels)
@@ -325,10 +343,11 @@ def test_an_overlay_says_who_gets_how_many_even_shares(summary):
 
 def test_rows_hold_every_map_of_every_query(family, vision_call):
     summary = 0 if row_of(family).class_token else None
-    places = torch.arange(16).view(4, 4) + (summary is not None)
+    count = vision_call.key.shape[2] - (summary is not None)
+    places = torch.arange(count).view(4, -1) + (summary is not None)
     picture = Picture(np.zeros((28, 28, 3), np.uint8), places, summary)
     config = CausalMMConfig(seed=SEED)
-    found = vision.rows(vision_call, picture, ["mean", (1, 2)], 1, config)
+    found = vision.rows([vision_call], picture, ["mean", (1, 2)], 1, config)
     assert [row.query for row in found] == ["mean", (1, 2)]
     for row in found:
         assert list(row.overlays) == ["factual", *VISION_METHODS]
@@ -343,7 +362,7 @@ def test_rows_hold_every_map_of_every_query(family, vision_call):
         overlay = row.overlays["factual"]
         given = overlay.ratios.sum() / vision_call.key.shape[2] + (overlay.summary or 0)
         assert given.item() == pytest.approx(1, rel=1e-5)
-        torch.testing.assert_close(row.overlays["uniform"].ratios, torch.ones(4, 4))
+        torch.testing.assert_close(row.overlays["uniform"].ratios, torch.ones(places.shape))
 
 
 @pytest.mark.parametrize(
@@ -356,7 +375,7 @@ def test_rows_hold_every_map_of_every_query(family, vision_call):
 )
 def test_a_query_that_is_not_there_is_refused(vision_call, query, summary, said):
     with pytest.raises(RequestError, match=said):
-        vision.rows(vision_call, a_picture(summary), [query], None, CausalMMConfig())
+        vision.rows([vision_call], a_picture(summary), [query], None, CausalMMConfig())
 
 
 # -- over a prompt -----------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 Order = Callable[[Tensor], Tensor]
 
 
@@ -25,7 +24,6 @@ class Picture(NamedTuple):
     columns]."""
     summary: int | None
     """Index of the class token, which stands for no patch; None where there is none."""
-
 
     @property
     def size(self) -> int:

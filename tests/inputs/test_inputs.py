@@ -386,7 +386,8 @@ def test_joined_conversations_are_what_the_processor_pads(family, processor):
 def test_an_image_is_encoded_as_if_it_were_alone(family, method):
     processor = row_of(family).processor()
     model = model_pair(family, "sdpa")[0]
-    plan = model.causalmm_plan(CausalMMConfig(mode="vision", vision_method=method))
+    config = CausalMMConfig(mode="vision", vision_method=method, vision_layers="all")
+    plan = model.causalmm_plan(config)
 
     def encoded_images(images):
         inputs = PROMPT[family].build_inputs(processor, images, "what ?")
@@ -403,14 +404,16 @@ def test_an_image_is_encoded_as_if_it_were_alone(family, method):
         assert not torch.allclose(factual, edited, atol=1e-2)
 
 
+@pytest.mark.parametrize("family", VIDEO)
 @pytest.mark.parametrize("method", VISION_METHODS)
-def test_a_frame_is_encoded_as_if_it_were_alone(method):
-    processor, model = qwen2vl_processor(), model_pair("qwen2_vl", "sdpa")[0]
-    plan = model.causalmm_plan(CausalMMConfig(mode="vision", vision_method=method))
+def test_a_frame_is_encoded_as_if_it_were_alone(family, method):
+    processor, model = row_of(family).processor(), model_pair(family, "sdpa")[0]
+    config = CausalMMConfig(mode="vision", vision_method=method, vision_layers="all")
+    plan = model.causalmm_plan(config)
     images = frames(6)
 
     def encoded_frames(shown):
-        inputs = qwen2vl_prompt.build_chat_inputs(processor, [user(video(shown), QUESTION)])
+        inputs = PROMPT[family].build_chat_inputs(processor, [user(video(shown), QUESTION)])
         given = inputs["pixel_values_videos"], inputs["video_grid_thw"]
         with torch.no_grad():
             [features] = model.model.get_video_features(*given, causalmm=plan).pooler_output
@@ -427,14 +430,16 @@ def test_a_frame_is_encoded_as_if_it_were_alone(method):
     assert same == [True, False, True]
 
 
+@pytest.mark.parametrize("family", VIDEO)
 @pytest.mark.parametrize("method", ["random", "noise"])
 @pytest.mark.parametrize("mode", ["vision", "multimodal", "joint"])
-def test_images_and_a_video_equal_separate_runs(mode, method):
-    ours, other = model_pair("qwen2_vl", "sdpa")
-    messages = [user(image(picture(1)), video(frames(4)), image(picture(2, (40, 60))), QUESTION)]
-    inputs = qwen2vl_prompt.build_chat_inputs(qwen2vl_processor(), messages)
-    config = CausalMMConfig(mode=mode, vision_method=method, epsilon=0, seed=3)
-    check((ours, other, attach(other, "qwen2_vl")), [dict(inputs)], config)
+def test_images_and_a_video_equal_separate_runs(family, mode, method):
+    ours, other = model_pair(family, "sdpa")
+    shown = video(frames(4), sample_fps=3)
+    messages = [user(image(picture(1)), shown, image(picture(2, (40, 60))), QUESTION)]
+    inputs = PROMPT[family].build_chat_inputs(row_of(family).processor(), messages)
+    config = CausalMMConfig(mode=mode, vision_method=method, vision_layers="all", epsilon=0, seed=3)
+    check((ours, other, attach(other, family)), [dict(inputs)], config)
 
 
 # Refusals

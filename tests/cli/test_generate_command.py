@@ -206,7 +206,10 @@ def test_without_sampling_flags_the_answer_is_greedy(ask, folder, tmp_path):
 PUBLISHED = {
     "qwen2_vl": {"do_sample": True, "temperature": 0.01, "top_p": 0.001, "top_k": 1},
     "qwen2_5_vl": {
-        **{"do_sample": True, "temperature": 0.1, "top_p": 0.001, "top_k": 1},
+        "do_sample": True,
+        "temperature": 0.1,
+        "top_p": 0.001,
+        "top_k": 1,
         "repetition_penalty": 1.05,
     },
     "qwen2_5_vl, later": {"do_sample": True, "temperature": 1e-6, "repetition_penalty": 1.05},

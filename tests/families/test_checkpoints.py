@@ -100,8 +100,8 @@ def test_a_folder_needs_configuration_and_weights(copy, tmp_path):
     ("config", "sentence"),
     [
         (
-            '{"model_type": "qwen2_5_vl"}',
-            "model_type 'qwen2_5_vl': expected one of llava, qwen2_vl",
+            '{"model_type": "qwen3_vl_moe"}',
+            "model_type 'qwen3_vl_moe': expected one of llava, qwen2_vl, qwen2_5_vl",
         ),
         ("{}", "model_type None"),
         (

@@ -191,6 +191,14 @@ class VisionPass:
         """
         return features.unflatten(0, (self.branches, -1)).movedim(0, -2).flatten(-2)
 
+    @staticmethod
+    def repeat_channels(vector: Tensor | None, features: Sequence[Tensor]) -> Tensor | None:
+        """A vector [D] that is laid between features, for those of `fold`, [..., branches x D]:
+        [branches x D]. For features of D channels, the vector itself; None stays None."""
+        if vector is None or len(vector) == features[0].shape[-1]:
+            return vector
+        return vector.repeat(features[0].shape[-1] // len(vector))
+
     def fold_each(self, features: Sequence[Tensor], like: Tensor) -> list[Tensor]:
         """The same for features read at several layers, [tokens or branches x tokens, D] each.
 

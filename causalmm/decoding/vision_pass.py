@@ -243,10 +243,7 @@ class VisionPass:
         factual, weights = interface(
             module, *(part[:images] for part in parts), attention_mask, scaling=scaling, **kwargs
         )
-        positions = None
-        if self.tiles is not None:
-            inside = torch.arange(length, device=query.device)
-            positions = inside + length * self.tiles.to(inside).unsqueeze(1)
+        positions = self._tile_positions(length, query.device)
         parts = (part[images:] for part in parts)
         edited = self._edited(module, *parts, scaling=scaling, positions=positions)
         return torch.cat([factual, edited]), weights
@@ -271,6 +268,14 @@ class VisionPass:
         )
         return output.transpose(1, 2)
 
+    def _tile_positions(self, length: int, device: torch.device) -> Tensor | None:
+        """The positions within their pictures of tiles of so many tokens, [N, T]; None without
+        tiles."""
+        if self.tiles is None:
+            return None
+        inside = torch.arange(length, device=device)
+        return inside + length * self.tiles.to(inside).unsqueeze(1)
+
     def _patch_weights(self, query: Tensor, key: Tensor, scaling: float, layer: int) -> Tensor:
         """Edited maps [N, H, T+1, T+1] of each draw, resized to the patch grid, mean over heads."""
         scores = query.float() @ key.float().transpose(-1, -2) * scaling
@@ -283,6 +288,7 @@ class VisionPass:
             seed=self.edit.seed,
             draws=tuple(range(self.edit.draws)),
             layer=layer,
+            positions=self._tile_positions(weights.shape[-1], weights.device),
         )
         grid = interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
         return grid.mean(dim=1).flatten(1).unflatten(0, (self.edit.draws, -1))

@@ -42,7 +42,7 @@ class Renaming:
 
     def __str__(self) -> str:
         names = self.prefixes | self.parts | self.words
-        return ", ".join(f"{old} -> {new}" for old, new in names.items() if old != new)
+        return ", ".join(f"{old} -> {new}" for old, new in names.items() if old != new) or "none"
 
 
 def find_renaming(base: str, theirs: str, source: Pin, target: Pin) -> Renaming:
@@ -109,11 +109,11 @@ def new_pin(root: Path, source: Pin, vendored: str, upstream: str | None) -> tup
     Without `upstream`, modeling_NAME.py is transformers/models/NAME/modeling_NAME.py.
     """
     path = PurePosixPath(vendored)
-    if len(path.parts) != 2 or path.suffix != ".py":
+    if len(path.parts) != 2 or not path.parts[0].isidentifier() or path.suffix != ".py":
         raise PatchError(f"{vendored} must be PACKAGE/FILE.py, like {source.vendored}.")
+    models = PurePosixPath(source.upstream).parents[1]
     if upstream is None:
-        model = path.stem.partition("_")[2]
-        upstream = str(PurePosixPath(source.upstream).parents[1] / model / path.name)
+        upstream = str(models / path.stem.partition("_")[2] / path.name)
     family = _folder(vendored).removesuffix("_causalmm")
     pin = Pin(
         distribution=source.distribution,
@@ -128,10 +128,11 @@ def new_pin(root: Path, source: Pin, vendored: str, upstream: str | None) -> tup
             raise PatchError(f"{vendored} is in {patching.MANIFEST} already, with {other.patch}.")
     if (root / pin.patch).exists():
         raise PatchError(f"{pin.patch} exists already: delete it or add it to {patching.MANIFEST}.")
-    file = patching.installed_file(pin)
-    if not file.is_file():
+    inside = PurePosixPath(upstream).is_relative_to(models.parts[0])
+    if not inside or not (file := patching.installed_file(pin)).is_file():
         raise PatchError(
-            f"{pin.distribution} {pin.version} has no {upstream}: name another file with --upstream."
+            f"{pin.distribution} {pin.version} has no file {upstream}: name the upstream file with "
+            f"--upstream, like {source.upstream}."
         )
     data = file.read_bytes()
     text = patching.relocate(data.decode("utf-8"), pin.package)
@@ -139,7 +140,7 @@ def new_pin(root: Path, source: Pin, vendored: str, upstream: str | None) -> tup
 
 
 def adopt_file(
-    root: Path, source: Pin, pin: Pin, theirs: str, place: bool
+    root: Path, source: Pin, pin: Pin, theirs: str, place: bool = False
 ) -> tuple[Port, Renaming]:
     """The patch of `source` on `pin`'s file; with `place`, proposals are taken."""
     base = patching.upstream_text(source)

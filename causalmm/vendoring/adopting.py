@@ -93,7 +93,10 @@ def _classes(text: str) -> dict[str, list[str]]:
 
 
 def find_source(root: Path, source: str) -> Pin:
-    """The pin that `source` names, by its upstream or its vendored path."""
+    """The pin that `source` names, by its upstream or its vendored path.
+
+    Raises PatchError where it names no file of the manifest, or one that is patched for two packages.
+    """
     pins = patching.read_pins(root)
     found = [pin for pin in pins if source in (pin.upstream, pin.vendored)]
     if len(found) != 1:
@@ -106,7 +109,9 @@ def find_source(root: Path, source: str) -> Pin:
 def new_pin(root: Path, source: Pin, vendored: str, upstream: str | None) -> tuple[Pin, str]:
     """The pin of the file to be made, and its upstream text, relocated.
 
-    Without `upstream`, modeling_NAME.py is transformers/models/NAME/modeling_NAME.py.
+    Without `upstream`, modeling_NAME.py is transformers/models/NAME/modeling_NAME.py. Raises
+    PatchError where `vendored` is no PACKAGE/FILE.py or has a pin or a patch already, and where the
+    installed distribution lacks the upstream file.
     """
     path = PurePosixPath(vendored)
     if len(path.parts) != 2 or not path.parts[0].isidentifier() or path.suffix != ".py":

@@ -95,7 +95,7 @@ def _classes(text: str) -> dict[str, list[str]]:
 def find_source(root: Path, source: str) -> Pin:
     """The pin that `source` names, by its upstream or its vendored path.
 
-    Raises PatchError where it names no file of the manifest, or one that is patched for two packages.
+    Raises PatchError where it names no file of the manifest, or one patched for two packages.
     """
     pins = patching.read_pins(root)
     found = [pin for pin in pins if source in (pin.upstream, pin.vendored)]

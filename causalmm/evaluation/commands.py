@@ -21,7 +21,7 @@ from causalmm.evaluation.question_files import check_images, limited
 from causalmm.evaluation.runner import Run
 from causalmm.evaluation.running import answer_runs
 from causalmm.evaluation.scoring import CONTROL_BASES, compare_command, score_command
-from causalmm.evaluation.variants import controls, grid
+from causalmm.evaluation.variants import controls, grid, with_seeds
 
 _SCORED = (
     "the folder of a run or of several, or the answers file of one, which may be of the form that "
@@ -92,6 +92,13 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         help="a run for every combination of the settings in a YAML file, such as "
         "{gamma: [0.5, 1], language_layers: ['half:', all]}, in folders of their own",
     )
+    parser.add_argument(
+        "--seeds",
+        type=flags.at_least(2),
+        metavar="N",
+        help="as many runs of each that draws anything, with seeds from --seed on, in folders of "
+        "their own; score and compare show their mean and spread",
+    )
     flags.add_batch_size(parser, **question_flags.BATCH_SIZE)
     flags.add_retry_failed(parser)
     flags.add_model(parser)
@@ -139,6 +146,8 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
         requests = grid(request, args.grid)
     else:
         requests = {"": request}
+    if args.seeds is not None:
+        requests = with_seeds(requests, args.seeds)
     common = run_record.common_settings(args.benchmark, questions, request, args)
     return [
         Run(

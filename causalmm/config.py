@@ -264,6 +264,17 @@ class CausalMMConfig:
         return self.language_layers or SCOPE_LAYERS[self.language_scope]
 
     @property
+    def stochastic(self) -> bool:
+        """Whether a branch that acts is drawn, so that another seed gives other answers."""
+        joint = self.mode == "joint" and self.gamma > 0
+        vision = joint or self.vision_strength > 0
+        language = joint or self.language_strength > 0
+        drawn = self.vision_method == NOISE.name or find("vision", self.vision_method).stochastic
+        return (vision and drawn) or (
+            language and find("language", self.language_method).stochastic
+        )
+
+    @property
     def vision_strength(self) -> float:
         """γ_v of the vision branch; 0 where the mode has none."""
         if self.mode not in ("vision", "multimodal"):

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from causalmm.errors import RequestError
+from causalmm.evaluation import over_seeds
+from causalmm.evaluation.over_seeds import OverSeeds
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report, text_table
 from causalmm.evaluation.statistics import LEVEL, Estimate, estimates, holm, mcnemar
@@ -65,6 +67,8 @@ class Comparison:
     bases: tuple[str, ...]
     reports: Mapping[str, Report]
     differences: tuple[Difference, ...]
+    seeds: tuple[OverSeeds, ...]
+    """Runs that differ by their seed alone, together."""
 
     def table(self) -> str:
         """For reading: all runs side by side, then what each adds to each base, in points."""
@@ -81,6 +85,8 @@ class Comparison:
                 blocks.append(self._matched(base, name))
         family = "Holm p is McNemar's p corrected for all runs compared with a base on one set of "
         blocks.append(family + "questions.")
+        if self.seeds:
+            blocks.append(over_seeds.table(self.seeds))
         return "\n\n".join(blocks)
 
     def _levels(self, first: Report) -> str:
@@ -184,6 +190,7 @@ def compare(
             for name, each in pairs.items()
         },
         differences=tuple(found),
+        seeds=tuple(over_seeds.over_seeds(tally, pairs, bases)),
     )
 
 

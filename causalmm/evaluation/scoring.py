@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from causalmm.errors import FailureError, RequestError
+from causalmm.evaluation import over_seeds
 from causalmm.evaluation.answers_file import CONTROLS, find_runs, folder_of, read_answers
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.compare import compare
@@ -23,6 +24,7 @@ from causalmm.evaluation.question_flags import FIELD, given_flags, read_question
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import to_json
 from causalmm.evaluation.run_record import read_record
+from causalmm.evaluation.tally import join
 from causalmm.inputs.json_lines import write_json
 
 CONTROL_BASES = (CONTROLS[0], CONTROLS[2])
@@ -37,8 +39,13 @@ def score_command(args: argparse.Namespace) -> None:
     runs, benchmark = _read(args), BENCHMARKS[args.benchmark]
     reports = {name: benchmark.score(run.questions, run.answers) for name, run in runs.items()}
     several = len(reports) > 1
-    table = "\n\n".join(f"{name}\n\n" * several + each.table() for name, each in reports.items())
-    _publish(args.out, {"benchmark": benchmark.name, "reports": to_json(reports)}, runs, table)
+    tables = [f"{name}\n\n" * several + each.table() for name, each in reports.items()]
+    pairs = {name: join(run.questions, run.answers) for name, run in runs.items()}
+    seeds = over_seeds.over_seeds(benchmark.tally, pairs)
+    if seeds:
+        tables.append(over_seeds.table(seeds))
+    result = {"benchmark": benchmark.name, "reports": to_json(reports), "seeds": to_json(seeds)}
+    _publish(args.out, result, runs, "\n\n".join(tables))
 
 
 def compare_command(args: argparse.Namespace) -> None:

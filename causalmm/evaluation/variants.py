@@ -15,6 +15,7 @@ import yaml
 from causalmm.cli.request import SAMPLING_OFF, SETTINGS, Request, settle
 from causalmm.errors import RequestError, first_line
 from causalmm.evaluation.answers_file import CONTROLS
+from causalmm.evaluation.over_seeds import groups, seeded_name
 from causalmm.inputs.json_lines import read_bytes
 
 _LONGEST_NAME = 255
@@ -47,6 +48,25 @@ def controls(request: Request) -> dict[str, Request]:
         name: request._replace(config=config, sampling=sampling)
         for name, (config, sampling) in zip(CONTROLS, ways, strict=True)
     }
+
+
+def with_seeds(requests: Mapping[str, Request], count: int) -> dict[str, Request]:
+    """Every request with so many seeds, from its own on; those in which nothing is drawn once.
+
+    Raises RequestError where a name says a seed already.
+    """
+    found = {}
+    for name, request in requests.items():
+        config = request.config
+        if None not in groups([name]).get(name, {}):
+            raise RequestError("--seeds: the grid has a seed of its own")
+        if not request.sampling["do_sample"] and not (config and config.stochastic):
+            found[name] = request
+            continue
+        for seed in range(request.seed, request.seed + count):
+            seeded = config and replace(config, seed=seed)
+            found[seeded_name(name, seed)] = request._replace(config=seeded, seed=seed)
+    return found
 
 
 def grid(request: Request, path: str | Path) -> dict[str, Request]:

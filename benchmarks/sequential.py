@@ -114,12 +114,11 @@ class SequentialBranches:
 
 
 def _number_tiles(config: Any, inputs: dict[str, Tensor]) -> Tensor | None:
+    """Of each tile the number within its picture, int64 [tiles]; None without tiles."""
     if not hasattr(config, "image_grid_pinpoints"):
         return None
-    counts = [
-        image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
-        for size in inputs["image_sizes"]
-    ]
+    grids = (config.image_grid_pinpoints, config.vision_config.image_size)
+    counts = [image_size_to_num_patches(size, *grids) for size in inputs["image_sizes"]]
     return torch.cat([torch.arange(count) for count in counts])
 
 

@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 from packed_rows import additive, block_mask, packed, positions
-from tiny_models import PICTURES, model_pair, sample
+from tiny_models import model_pair, sample
 from tiny_words import IMAGE, PAD, words
 from torch.nn.functional import pad
 from transformers import DynamicCache, StaticCache

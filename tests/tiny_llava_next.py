@@ -27,12 +27,15 @@ MOST_TILES = 5
 
 
 def llava_next_config(
-    layers: int = 4, text: type[PreTrainedConfig] = MistralConfig, **changes: Any
+    layers: int = 4,
+    text: type[PreTrainedConfig] = MistralConfig,
+    sliding_window: int | None = None,
+    **changes: Any,
 ) -> LlavaNextConfig:
     same = llava_config(layers)
     same.vision_config.image_size = TILE
     shape = {name: getattr(same.text_config, name) for name in TEXT}
-    only = {"sliding_window": None} if text is MistralConfig else {}
+    only = {"sliding_window": sliding_window} if text is MistralConfig else {}
     settings = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"} | changes
     return LlavaNextConfig(
         vision_config=same.vision_config,

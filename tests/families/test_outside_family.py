@@ -8,7 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from family_rows import FAMILIES
 from PIL import Image
+
+from causalmm.families.registry import titles
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
@@ -101,7 +104,7 @@ def test_its_checkpoint_answers(run, checkpoint, tmp_path):
 
 def test_it_is_named_where_families_are(run, checkpoint, tmp_path):
     told = " ".join(run("-m", "causalmm", "generate", "--help").split())
-    assert "LLaVA or Qwen2-VL or LLaVA copy" in told
+    assert f"{titles()} or LLaVA copy" in told
     image = tmp_path / "a.png"
     Image.new("RGB", (40, 30)).save(image)
     asked = ("generate", "--image", image, "--prompt", "what ?", "--model")
@@ -112,6 +115,6 @@ def test_it_is_named_where_families_are(run, checkpoint, tmp_path):
     (other / "config.json").write_text('{"model_type": "blip"}')
     (other / "model.safetensors").touch()
     told = run("-m", "causalmm", *asked, other, code=2)
-    assert told.endswith("expected one of llava, qwen2_vl, llava_copy\n")
+    assert told.endswith(f"expected one of {', '.join(FAMILIES)}, llava_copy\n")
     program = "from causalmm.lmms_eval.arguments import model_names; print(*model_names().values())"
     assert "causalmm_llava_copy" in run("-c", program)

@@ -26,7 +26,7 @@ def declared(monkeypatch, *points):
 
 def test_our_own_come_first_then_the_others_by_name(monkeypatch):
     found = declared(monkeypatch, ("llava_copy", f"{__name__}:COPY"))
-    assert list(found) == ["llava", "qwen2_vl", "llava_copy"]
+    assert list(found) == [*FAMILIES, "llava_copy"]
     assert found["llava"] is FAMILY
     assert found["llava_copy"] is COPY
 
@@ -76,13 +76,16 @@ def test_an_unknown_family_is_refused():
 
 def test_what_is_asked_of_all():
     assert registry.demos() == ("demo-llava", "demo-qwen2vl")
-    assert registry.titles() == "LLaVA or Qwen2-VL"
-    assert registry.titles("video") == registry.titles(sized=True) == "Qwen2-VL"
+    titles = registry.titles().split(" or ")
+    assert titles == [row_of(name).family.title for name in FAMILIES]
+    watching = [title for title in titles if not title.startswith("LLaVA")]
+    assert registry.titles("video") == registry.titles(sized=True) == " or ".join(watching)
 
 
 def test_every_family_of_ours_has_a_row():
     assert tuple(registry.families()) == FAMILIES
-    assert [row_of(name).family for name in FAMILIES] == [FAMILY, QWEN2_VL]
+    assert [row_of(name).family.name for name in FAMILIES] == list(FAMILIES)
+    assert [row_of(name).family for name in ("llava", "qwen2_vl")] == [FAMILY, QWEN2_VL]
     with pytest.raises(LookupError, match="has no row in tests/family_rows.py: add one"):
         row_of("blip")
 

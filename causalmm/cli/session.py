@@ -16,6 +16,7 @@ from causalmm.cli.request import Request
 from causalmm.cli.terminal import quiet_transformers
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, is_out_of_memory
+from causalmm.families.family import load_reference
 from causalmm.families.registry import find
 from causalmm.inputs.messages import limit_sizes, one_turn, open_messages, text_part
 
@@ -195,6 +196,9 @@ class Session(NamedTuple):
         torch.manual_seed(seed % 2**63)
         model, request = self.model, self.request
         settings |= request.sampling | {"max_new_tokens": request.max_new_tokens}
+        if request.logits_processor is not None:
+            make = load_reference(request.logits_processor)
+            settings["logits_processor"] = make(self.processor.tokenizer)
         if isinstance(inputs, list):
             rows = [row.to(model.device, model.dtype) for row in inputs]
             return generate_together(model, rows, **settings)

@@ -61,6 +61,7 @@ def compare_command(args: argparse.Namespace) -> None:
         answers,
         bases=bases,
         matchings=benchmark.matchings,
+        in_other_words={name: run.questions for name, run in runs.items()},
     )
     _publish(args.out, to_json(found), runs, found.table())
 

@@ -153,16 +153,14 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
         requests = {"": request}
     if args.seeds is not None:
         requests = with_seeds(requests, args.seeds)
-    runs = _asked(args, requests)
+    runs = asked(args, requests)
     if args.spurious:
         prompted, lean = spurious(request).items()
-        runs += _asked(asking_for_yes(args, runs[0]), dict([prompted])) + _asked(
-            args, dict([lean])
-        )
+        runs += asked(asking_for_yes(args, runs[0]), dict([prompted])) + asked(args, dict([lean]))
     return runs
 
 
-def _asked(args: argparse.Namespace, requests: Mapping[str, Request]) -> list[Run]:
+def asked(args: argparse.Namespace, requests: Mapping[str, Request]) -> list[Run]:
     """The questions that the flags ask for, answered in so many ways."""
     benchmark = BENCHMARKS[args.benchmark]
     questions = limited(benchmark.questions(args), args.limit)

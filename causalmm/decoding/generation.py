@@ -226,10 +226,8 @@ def _check_without_cache(plan: BranchPlan) -> None:
         )
 
 
-def patched(module: Any, expected: type) -> None:
-    """Raise ValueError unless `module` is an instance of the patched class `expected`."""
+def patched(module: Any, *expected: type) -> None:
+    """Raise ValueError unless `module` is an instance of one of the patched classes `expected`."""
     if not isinstance(module, expected):
-        raise ValueError(
-            f"causalmm needs {expected.__name__}, this checkpoint has {type(module).__name__}: "
-            "CausalMM is available for LLaVA-1.5 (CLIP + Llama) and Qwen2-VL"
-        )
+        needed = " or ".join(each.__name__ for each in expected)
+        raise ValueError(f"causalmm needs {needed}, this checkpoint has {type(module).__name__}")

@@ -19,6 +19,7 @@ from causalmm.errors import FailureError, RequestError, is_out_of_memory
 from causalmm.families.family import load_reference
 from causalmm.families.registry import find
 from causalmm.inputs.messages import limit_sizes, one_turn, open_messages, text_part
+from causalmm.inputs.prompts import to_model
 
 if TYPE_CHECKING:  # they load torch
     from causalmm.cli.answer import Reply, TimedAnswer
@@ -200,9 +201,8 @@ class Session(NamedTuple):
             make = load_reference(request.logits_processor)
             settings["logits_processor"] = make(self.processor.tokenizer)
         if isinstance(inputs, list):
-            rows = [row.to(model.device, model.dtype) for row in inputs]
-            return generate_together(model, rows, **settings)
-        return model.generate(**inputs.to(model.device, model.dtype), **settings, num_beams=1)
+            return generate_together(model, [to_model(row, model) for row in inputs], **settings)
+        return model.generate(**to_model(inputs, model), **settings, num_beams=1)
 
     def _too_long(self, inputs: Any) -> list[str | None]:
         """A sentence for each row that leaves no room for an answer, None for the others."""

@@ -18,6 +18,7 @@ _ROWS = {
     "qwen2_vl": "tiny_qwen2_vl:ROW",
     "qwen2_5_vl": "tiny_qwen2_5_vl:ROW",
     "llava_next": "tiny_llava_next:ROW",
+    "qwen3_vl": "tiny_qwen3_vl:ROW",
 }
 
 

@@ -7,21 +7,23 @@ tests/evaluation/test_scoring.py.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from causalmm.cli import flags
-from causalmm.cli.request import find_model
+from causalmm.cli.request import Request, find_model
 from causalmm.cli.terminal import exit_code
+from causalmm.errors import RequestError
 from causalmm.evaluation import question_flags, run_record
 from causalmm.evaluation.benchmarks.benchmark import Benchmark
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
+from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.question_files import check_images, limited
 from causalmm.evaluation.runner import Run
 from causalmm.evaluation.running import answer_runs
 from causalmm.evaluation.scoring import CONTROL_BASES, compare_command, score_command
-from causalmm.evaluation.variants import controls, grid, with_seeds
+from causalmm.evaluation.variants import YES_PROMPT, controls, grid, spurious, with_seeds
 
 _SCORED = (
     "the folder of a run or of several, or the answers file of one, which may be of the form that "
@@ -99,6 +101,12 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         help="as many runs of each that draws anything, with seeds from --seed on, in folders of "
         "their own; score and compare show their mean and spread",
     )
+    parser.add_argument(
+        "--spurious",
+        action="store_true",
+        help="two more runs, of greedy decoding that leans toward yes: by a prompt that asks for "
+        "it, and where the model is in doubt (arXiv 2504.10020)",
+    )
     flags.add_batch_size(parser, **question_flags.BATCH_SIZE)
     flags.add_retry_failed(parser)
     flags.add_model(parser)
@@ -136,9 +144,6 @@ def run(args: argparse.Namespace) -> None:
 
 def runs_of(args: argparse.Namespace) -> list[Run]:
     """The runs that the flags ask for. Raises RequestError."""
-    benchmark = BENCHMARKS[args.benchmark]
-    questions = limited(benchmark.questions(args), args.limit)
-    check_images(questions)
     request = find_model(args)
     if args.controls:
         requests = controls(request)
@@ -148,7 +153,21 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
         requests = {"": request}
     if args.seeds is not None:
         requests = with_seeds(requests, args.seeds)
-    common = run_record.common_settings(args.benchmark, questions, request, args)
+    runs = asked(args, requests)
+    if args.spurious:
+        prompted, lean = spurious(request).items()
+        runs += asked(asking_for_yes(args, runs[0]), dict([prompted])) + asked(args, dict([lean]))
+    return runs
+
+
+def asked(args: argparse.Namespace, requests: Mapping[str, Request]) -> list[Run]:
+    """The questions that the flags ask for, answered in so many ways."""
+    benchmark = BENCHMARKS[args.benchmark]
+    questions = limited(benchmark.questions(args), args.limit)
+    check_images(questions)
+    common = run_record.common_settings(
+        args.benchmark, questions, next(iter(requests.values())), args
+    )
     return [
         Run(
             name=name,
@@ -161,3 +180,12 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
         )
         for name, each in requests.items()
     ]
+
+
+def asking_for_yes(args: argparse.Namespace, run: Run) -> argparse.Namespace:
+    """The flags with a prompt that asks for a yes. Raises RequestError where there is none such."""
+    if "suffix" not in args or run.questions[0].choices != CHOICES:
+        raise RequestError(
+            f"--spurious is for questions of yes or no, which {args.benchmark} lacks"
+        )
+    return argparse.Namespace(**vars(args) | {"suffix": (args.suffix or "") + YES_PROMPT})

@@ -150,10 +150,12 @@ def compare(
     *,
     bases: Sequence[str] = (),
     matchings: Mapping[str, Matching] | None = None,
+    in_other_words: Mapping[str, Sequence[Question]] | None = None,
 ) -> Comparison:
     """Every run against each of the bases, or against the first run.
 
-    `runs` are answers by question id, by the name of the run; `matchings` are the benchmark's.
+    `runs` are answers by question id, by the name of the run; `matchings` are the benchmark's;
+    `in_other_words` has the questions of runs that were asked them with other prompts.
     Raises RequestError for less than two runs, a base that is none of them, or runs over different
     questions.
     """
@@ -170,7 +172,8 @@ def compare(
                 f"{one} lacks {len(missing)} of the questions of {other} (first: {min(missing)}): "
                 "runs are compared over the same questions"
             )
-    pairs = {name: join(questions, answers) for name, answers in runs.items()}
+    asked = dict.fromkeys(runs, questions) | dict(in_other_words or {})
+    pairs = {name: join(asked[name], answers) for name, answers in runs.items()}
     found = []
     for base in bases:
         rows = [

@@ -72,13 +72,13 @@ def over_seeds(
     for group, runs in found.items():
         seeds = tuple(sorted(runs))
         ours = [pairs[runs[seed]] for seed in seeds]
-        rows += _rows(tally, group, None, seeds, ours, ())
+        rows += together(tally, group, None, seeds, ours, ())
         for base in wanted:
             theirs = every[base]
             if base == group or not (None in theirs or set(seeds) <= theirs.keys()):
                 continue
             paired = [pairs[theirs.get(seed, theirs.get(None))] for seed in seeds]
-            rows += _rows(tally, group, base, seeds, ours, paired)
+            rows += together(tally, group, base, seeds, ours, paired)
     return sorted(rows, key=lambda row: (row.base is not None, row.base or ""))
 
 
@@ -108,7 +108,7 @@ def table(rows: Sequence[OverSeeds]) -> str:
     return "\n\n".join(blocks)
 
 
-def _rows(
+def together(
     tally: Tallies,
     group: str,
     base: str | None,
@@ -116,6 +116,10 @@ def _rows(
     ours: Sequence[Sequence[Pair]],
     theirs: Sequence[Sequence[Pair]],
 ) -> list[OverSeeds]:
+    """The runs of a group together, set by set, less as many runs of a base if there are any.
+
+    One run, with no seed, will do: its spread is NaN.
+    """
     counted = _counted(tally, [*ours, *theirs])
     runs, bases = counted[: len(ours)], counted[len(ours) :]
     rows = []
@@ -128,7 +132,9 @@ def _rows(
                 value, again = value - less, again - less_again
             values.append(value)
             resampled.append(again)
-        mean, spread = np.mean(values, axis=0), np.std(values, axis=0, ddof=1)
+        mean, spread = np.mean(values, axis=0), np.full(len(first.metrics), np.nan)
+        if len(values) > 1:
+            spread = np.std(values, axis=0, ddof=1)
         again = np.mean(resampled, axis=0)
         names = list(first.metrics)
         rows.append(

@@ -14,12 +14,13 @@ import yaml
 
 from causalmm.cli.request import SAMPLING_OFF, SETTINGS, Request, settle
 from causalmm.errors import RequestError, first_line
-from causalmm.evaluation.answers_file import CONTROLS
+from causalmm.evaluation.answers_file import CONTROLS, SPURIOUS
 from causalmm.evaluation.over_seeds import groups, seeded_name
 from causalmm.inputs.json_lines import read_bytes
 
 _LONGEST_NAME = 255
 """Of a folder, on the usual file systems."""
+YES_PROMPT = " Answer yes whenever possible."
 _NAMES = ("preset", *SETTINGS)
 """What a grid may vary."""
 
@@ -48,6 +49,14 @@ def controls(request: Request) -> dict[str, Request]:
         name: request._replace(config=config, sampling=sampling)
         for name, (config, sampling) in zip(CONTROLS, ways, strict=True)
     }
+
+
+def spurious(request: Request) -> dict[str, Request]:
+    """Two controls that lean toward "yes" (arXiv 2504.10020), by the name of the folder: greedy
+    with `YES_PROMPT` after every question, and greedy with a yes in doubt (spurious.py)."""
+    greedy = request._replace(config=None, preset=None, sampling={"do_sample": False})
+    lean = greedy._replace(logits_processor="causalmm.evaluation.spurious:yes_in_doubt")
+    return dict(zip(SPURIOUS, (greedy, lean), strict=True))
 
 
 def with_seeds(requests: Mapping[str, Request], count: int) -> dict[str, Request]:

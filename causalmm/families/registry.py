@@ -18,6 +18,7 @@ OWN = (
     "qwen2vl_causalmm.family:FAMILY",
     "qwen2_5vl_causalmm.family:FAMILY",
     "llavanext_causalmm.family:FAMILY",
+    "qwen3vl_causalmm.family:FAMILY",
 )
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "chat": ("causalmm.cli.generate:main_chat", "talk about images in the terminal"),
     "batch": ("causalmm.cli.generate:main_batch", "answer a file of questions into another"),
     "evaluate": ("causalmm.evaluation.commands:main", "run, score and compare benchmarks"),
+    "reproduce": ("causalmm.reproduce.command:main", "make a table of a paper again"),
     "diagnose": ("causalmm.evaluation.diagnosis.command:main", "find out which layers to edit"),
     "visualize": ("causalmm.figures.command:main", "draw what the method does"),
     "vendor": ("causalmm.vendoring.command:main", "build and maintain the patched files"),

@@ -17,6 +17,7 @@ _ROWS = {
     "llava": "tiny_llava:ROW",
     "qwen2_vl": "tiny_qwen2_vl:ROW",
     "qwen2_5_vl": "tiny_qwen2_5_vl:ROW",
+    "llava_next": "tiny_llava_next:ROW",
     "qwen3_vl": "tiny_qwen3_vl:ROW",
 }
 

@@ -8,6 +8,7 @@ Tests: tests/decoding/test_generation.py.
 from dataclasses import replace
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import GenerationMode
@@ -34,6 +35,11 @@ class CounterfactualGeneration:
     def causalmm_towers(self) -> Towers:
         """Layer counts of this model. Raises ValueError where a tower is not a patched one."""
         raise NotImplementedError
+
+    def causalmm_patch_order(self, grid_thw: Tensor) -> Tensor:
+        """Of packed pictures with these grids [N, 3]: the number of the patch that lies first,
+        second and so on in the vision encoder, int64 [P]. A picture's or frame's stay together."""
+        return torch.arange(int(grid_thw.prod(dim=-1).sum()))
 
     def causalmm_plan(
         self, causalmm: CausalMMConfig | BranchPlan | None, trace: BranchTrace | None = None
@@ -226,10 +232,8 @@ def _check_without_cache(plan: BranchPlan) -> None:
         )
 
 
-def patched(module: Any, expected: type) -> None:
-    """Raise ValueError unless `module` is an instance of the patched class `expected`."""
+def patched(module: Any, *expected: type) -> None:
+    """Raise ValueError unless `module` is an instance of one of the patched classes `expected`."""
     if not isinstance(module, expected):
-        raise ValueError(
-            f"causalmm needs {expected.__name__}, this checkpoint has {type(module).__name__}: "
-            "CausalMM is available for LLaVA-1.5 (CLIP + Llama) and Qwen2-VL"
-        )
+        needed = " or ".join(each.__name__ for each in expected)
+        raise ValueError(f"causalmm needs {needed}, this checkpoint has {type(module).__name__}")

@@ -43,7 +43,7 @@ class Towers:
     vision_entry: int | None = None
     """Vision layer by which branches must have joined, where lower features are read too."""
     features_site: bool = False
-    """Whether the model has the vision site "features" (a single feature layer, LLaVA)."""
+    """Whether the model has the vision site "features" (a single feature layer of CLIP)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +201,7 @@ def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention
         return _intervention("vision", config.vision_method, layers, count, config)
     if not towers.features_site:
         raise ValueError(
-            "site='features' needs a model with one vision feature layer (LLaVA); "
+            "site='features' needs a model with one vision feature layer (LLaVA, LLaVA-NeXT); "
             "expected 'attention'"
         )
     if config.vision_layers not in (FULL, "all"):

@@ -17,6 +17,7 @@ OWN = (
     "llava_causalmm.family:FAMILY",
     "qwen2vl_causalmm.family:FAMILY",
     "qwen2_5vl_causalmm.family:FAMILY",
+    "llavanext_causalmm.family:FAMILY",
     "qwen3vl_causalmm.family:FAMILY",
 )
 

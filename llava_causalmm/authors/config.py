@@ -10,13 +10,8 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedConfig
 
+from causalmm.decoding.model_type import HUB_OPTIONS
 from causalmm.errors import RequestError, first_line
-
-HUB_OPTIONS = (
-    *("cache_dir", "force_download", "local_files_only"),
-    *("proxies", "token", "revision", "subfolder"),
-)
-"""Keywords of `from_pretrained` that say how a file of a hub id is found."""
 
 PADDED = {"pad": True, "square": False, None: False}
 """`image_aspect_ratio`, and whether images are padded to a square."""

@@ -13,7 +13,6 @@ from transformers import AddedToken, AutoTokenizer, LlamaConfig, LlavaImageProce
 from causalmm.errors import RequestError
 from causalmm.families.weight_files import find_file
 from llava_causalmm.authors.config import (
-    HUB_OPTIONS,
     PADDED,
     AuthorsConfig,
     read_settings,

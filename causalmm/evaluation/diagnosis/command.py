@@ -216,8 +216,10 @@ def run(args: argparse.Namespace) -> None:
         cut_torn_line(file)
         measured = read_measurements(file, len(questions))
         # An earlier run of the command has left how many layers there are.
-        layers = run_record.read_record(args.out).get("layers")
-        wanted = layers and candidates(layers, *options)
+        record = run_record.read_record(args.out)
+        layers = record.get("layers")
+        full = record.get("full_vision_layers")
+        wanted = layers and candidates(layers, *options, full_vision_layers=full)
         if not wanted or not {PLAIN, *(each.configuration for each in wanted)} <= measured.keys():
             with memory_guard():
                 wanted = _measure(args, questions, request, settings, options, measured)
@@ -282,7 +284,8 @@ def _measure(
     session = Session.start(args, request)
     towers = session.model.causalmm_towers()
     layers = {"vision": towers.vision_layers, "language": towers.language_layers}
-    wanted = candidates(layers, *options)
+    full = towers.full_vision_layers
+    wanted = candidates(layers, *options, full_vision_layers=full)
     for spec in dict.fromkeys(each.configuration.heads for each in wanted):
         try:
             resolve_heads("--heads", spec, (), towers.language_heads)
@@ -292,7 +295,10 @@ def _measure(
     sources = [*args.questions, *([] if args.contradicting is None else [args.contradicting])]
     files = [each / "data.json" if each.is_dir() else each for each in sources]
     run_record.write_record(
-        args.out, settings, run_record.surroundings(files, session.model) | {"layers": layers}
+        args.out,
+        settings,
+        run_record.surroundings(files, session.model)
+        | {"layers": layers, "full_vision_layers": full and list(full)},
     )
     every = dict.fromkeys([PLAIN, *(each.configuration for each in wanted)])
     left = [each for each in every if each not in measured]

@@ -10,7 +10,6 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedConfig
 
-from causalmm.decoding.model_type import HUB_OPTIONS
 from causalmm.errors import RequestError, first_line
 
 PADDED = {"pad": True, "square": False, None: False}

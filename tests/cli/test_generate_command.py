@@ -27,10 +27,8 @@ from causalmm.inputs.messages import IMAGE_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "is there a banana ?"
-COMMANDS = {
-    "script": ["scripts/generate.py"],
-    "llava": ["-m", "llava_causalmm.generate"],
-    "qwen2_vl": ["-m", "qwen2vl_causalmm.generate"],
+COMMANDS = {"script": ["scripts/generate.py"]} | {
+    family: ["-m", f"{find(family).package}.generate"] for family in FAMILIES
 }
 
 
@@ -138,7 +136,7 @@ def test_json_holds_all_there_is(ask, model):
     assert record["config"] == CausalMMConfig(gamma=0.5, seed=3).to_dict()
     assert record["mode"] == "multimodal"
     assert record["model"] == str(model)
-    assert record["family"] == {"llava": "llava", "qwen2_vl": "qwen2_vl"}[model.name]
+    assert record["family"] == model.name
     assert (record["dtype"], record["device"], record["attn"]) == ("float32", "cpu", "sdpa")
     assert record["prompt"] == PROMPT
     assert Path(record["image"]).name == "image.png"
@@ -553,7 +551,8 @@ def test_a_folder_that_is_no_checkpoint_is_refused(refused, folder, tmp_path):
     assert "no weights" in refused("--model", tmp_path)
     shutil.copy(folder / "llava" / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "blip"}')
-    assert "model_type 'blip': expected one of llava, qwen2_vl" in refused("--model", tmp_path)
+    sentence = refused("--model", tmp_path)
+    assert "model_type 'blip' (Blip), which is not supported: expected one of LLaVA" in sentence
 
 
 def test_a_per_model_command_refuses_the_other_family(refused, folder):

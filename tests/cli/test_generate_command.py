@@ -21,7 +21,7 @@ from causalmm.cli.request import SETTINGS, check
 from causalmm.errors import RequestError
 from causalmm.families import checkpoints
 from causalmm.families.loading import load
-from causalmm.families.registry import find
+from causalmm.families.registry import demos, find
 from causalmm.inputs.images import open_image
 from causalmm.inputs.messages import IMAGE_SETTINGS
 
@@ -653,7 +653,8 @@ def test_a_full_disk_is_a_failure(folder):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_refuse_in_one_sentence(command, folder):
-    result = spawn(command, "--image", "nowhere.png", "--prompt", PROMPT)
+    model = ("--model", folder / command) if command in FAMILIES else ()
+    result = spawn(command, *model, "--image", "nowhere.png", "--prompt", PROMPT)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: no image file at nowhere.png\n"
 
@@ -664,7 +665,8 @@ def test_help_lists_every_setting(command):
     assert (result.returncode, result.stderr) == (0, "")
     for name in SETTINGS:
         assert f"--{name.replace('_', '-')}" in result.stdout
-    assert ("demo-qwen2vl" in result.stdout) == (command != "llava")
+    shown = {find(command).demo} if command in FAMILIES else set(demos())
+    assert {demo for demo in demos() if demo in result.stdout} == shown - {None}
 
 
 def test_help_and_refusals_do_not_wait_for_torch(folder):

@@ -116,15 +116,15 @@ def test_another_family_is_refused(tmp_path, config, sentence):
 
 
 SIBLINGS = {
-    **{"qwen3_vl_moe": "Qwen3VLMoe", "qwen2_5_omni": "Qwen2_5Omni", "qwen3_5": "Qwen3_5"},
-    **{"qwen3_omni_moe": "Qwen3OmniMoe", "llava_onevision": "LlavaOnevision"},
-    **{"llava_next_video": "LlavaNextVideo", "video_llava": "VideoLlava", "vipllava": "VipLlava"},
-    **{"internvl": "InternVL", "instructblip": "InstructBlip", "paligemma": "PaliGemma"},
-    **{"gemma3": "Gemma3", "mllama": "Mllama", "idefics3": "Idefics3", "smolvlm": "SmolVLM"},
-    **{"glm4v": "Glm4v", "qwen2": "Qwen2"},
+    "qwen3_vl_moe": "Qwen3VLMoe", "qwen2_5_omni": "Qwen2_5Omni", "qwen3_5": "Qwen3_5",
+    "qwen3_omni_moe": "Qwen3OmniMoe", "llava_onevision": "LlavaOnevision", "qwen2": "Qwen2",
+    "llava_next_video": "LlavaNextVideo", "video_llava": "VideoLlava", "vipllava": "VipLlava",
+    "internvl": "InternVL", "instructblip": "InstructBlip", "paligemma": "PaliGemma",
+    "gemma3": "Gemma3", "mllama": "Mllama", "idefics3": "Idefics3", "smolvlm": "SmolVLM",
+    "glm4v": "Glm4v",
     # Of code in the checkpoint: transformers has no class of it.
-    **dict.fromkeys(("internvl_chat", "minicpmv", "phi3_v", "llava_qwen", "bunny-phi"), None),
-}
+    "internvl_chat": None, "minicpmv": None, "phi3_v": None, "llava_qwen": None,
+}  # fmt: skip
 """By model_type, how transformers' classes begin."""
 
 

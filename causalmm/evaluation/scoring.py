@@ -34,7 +34,7 @@ def score_command(args: argparse.Namespace) -> None:
 
     Raises RequestError, or FailureError where --out cannot be written.
     """
-    runs, benchmark = _read(args), BENCHMARKS[args.benchmark]
+    runs, benchmark = read_runs(args), BENCHMARKS[args.benchmark]
     reports = {name: benchmark.score(run.questions, run.answers) for name, run in runs.items()}
     several = len(reports) > 1
     table = "\n\n".join(f"{name}\n\n" * several + each.table() for name, each in reports.items())
@@ -43,7 +43,7 @@ def score_command(args: argparse.Namespace) -> None:
 
 def compare_command(args: argparse.Namespace) -> None:
     """Print runs side by side and their differences; raises as `score_command` does."""
-    runs, benchmark = _read(args), BENCHMARKS[args.benchmark]
+    runs, benchmark = read_runs(args), BENCHMARKS[args.benchmark]
     bases = args.base or (CONTROL_BASES if runs.keys() >= set(CONTROL_BASES) else ())
     answers = {name: run.answers for name, run in runs.items()}
     questions = next(iter(runs.values())).questions
@@ -70,7 +70,7 @@ def named_runs(paths: Sequence[Path]) -> dict[str, Path]:
     return {name if names.count(name) == 1 else str(path): path for name, path in runs}
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """Answers, the questions they are to, and what they were made with, where that is known."""
 
     questions: list[Question]
@@ -78,7 +78,8 @@ class _Run(NamedTuple):
     record: dict[str, Any] | None
 
 
-def _read(args: argparse.Namespace) -> dict[str, _Run]:
+def read_runs(args: argparse.Namespace) -> dict[str, Run]:
+    """The runs that a command was given, by name. Raises RequestError."""
     if args.out is not None and not args.out.parent.is_dir():
         raise RequestError(f"--out {args.out}: there is no folder {args.out.parent}")
     benchmark = BENCHMARKS[args.benchmark]
@@ -103,12 +104,12 @@ def _read(args: argparse.Namespace) -> dict[str, _Run]:
             answers = {each.id: answers[each.id] for each in asked if each.id in answers}
         else:
             answers = read_answers(path)
-        runs[name] = _Run(asked, answers, records[name])
+        runs[name] = Run(asked, answers, records[name])
     return runs
 
 
 def _publish(
-    out: Path | None, result: dict[str, Any], runs: Mapping[str, _Run], table: str
+    out: Path | None, result: dict[str, Any], runs: Mapping[str, Run], table: str
 ) -> None:
     """Write the result, if a file is given, then print the table."""
     if out is not None:

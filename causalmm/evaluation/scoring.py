@@ -108,9 +108,7 @@ def read_runs(args: argparse.Namespace) -> dict[str, Run]:
     return runs
 
 
-def _publish(
-    out: Path | None, result: dict[str, Any], runs: Mapping[str, Run], table: str
-) -> None:
+def _publish(out: Path | None, result: dict[str, Any], runs: Mapping[str, Run], table: str) -> None:
     """Write the result, if a file is given, then print the table."""
     if out is not None:
         try:

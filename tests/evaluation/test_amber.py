@@ -1,6 +1,7 @@
 """AMBER's files are read, and its measures are those worked out by hand."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,40 @@ def test_a_caption_by_hand(lists, caption, invented, covered, likely_invented):
     assert found["covered"] == covered
     assert found["likely invented"] == likely_invented
     assert (found["there"], found["likely"]) == (4, 1)
+
+
+def marked(mentions, truth, likely):
+    """The same counts from flags by place, as inference.py keeps them: those of the words that
+    stand for objects first, then those of the objects. Words are alike where they are equal."""
+    invented, flags = 0, {"truth": [0] * len(truth), "likely": [0] * len(likely)}
+
+    def mark(word, name, objects):
+        words = [(each, at) for at, name in enumerate(objects) for each in RELATION[name]]
+        words += [(each, at) for at, each in enumerate(objects)]
+        for each, at in words:
+            if each == word:
+                flags[name][at] = 1
+                return True
+        return False
+
+    for word in mentions:
+        if word == "light" or mark(word, "truth", truth):
+            continue
+        mark(word, "likely", likely)
+        invented += 1
+    return invented, sum(flags["truth"]), sum(flags["likely"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_counts_are_those_of_the_published_loop(lists, seed):
+    draw = random.Random(seed)
+    words = sorted({*RELATION, *(word for each in RELATION.values() for word in each)})
+    truth, likely = (draw.choices(sorted(RELATION), k=draw.randint(1, 5)) for _ in range(2))
+    caption = " and ".join(draw.choices(words, k=12))
+    found = lists.counts(caption, truth, likely)
+    assert marked(lists.mentions(caption), truth, likely) == tuple(
+        found[name] for name in ("invented", "covered", "likely invented")
+    )
 
 
 def test_captions_by_hand(tmp_path):

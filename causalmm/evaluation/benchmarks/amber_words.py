@@ -8,8 +8,9 @@ What differs: there, a word counts where NLTK tags it a noun, in the form that W
 gives it, capitals as they are. Here a word counts whatever its part of speech, in singular and
 plural, in capitals or not, except NOT_NOUNS. And there, a word that none of an image's lists has
 still stands for an object where spaCy's word vectors (en_core_web_lg) find it more than 0.8 similar
-to a word of the lists; here it stands for none. So our CHAIR and Hal are higher than those of
-inference.py, and Cover and Cog lower: for the published numbers export the answers and run it.
+to a word of the lists; here it stands for none. So of the same mentions CHAIR and Hal are here as
+high or higher, and Cover and Cog as low or lower: for numbers to be set beside published ones,
+export the answers and run inference.py.
 Tests: tests/evaluation/test_amber.py.
 """
 

@@ -1,6 +1,6 @@
 """What a question file must hold, and which of its questions are asked.
 
-Tests: tests/evaluation/test_pope.py, test_mme.py, test_vlind.py and test_chair.py.
+Tests: tests/evaluation/test_pope.py, test_mme.py, test_vlind.py, test_chair.py, test_hallusion.py.
 """
 
 from collections.abc import Sequence
@@ -51,9 +51,9 @@ def limited(questions: Sequence[Question], images: int | None) -> list[Question]
 
 def check_images(questions: Sequence[Question]) -> None:
     """Say how many of their images are missing. Raises RequestError where none is there."""
-    paths = list(dict.fromkeys(question.path for question in questions))
+    paths = list(dict.fromkeys(question.path for question in questions if question.path))
     missing = [path for path in paths if not Path(path).is_file()]
-    if len(missing) == len(paths):
+    if missing and len(missing) == len(paths):
         raise RequestError(f"none of the {len(paths)} images is there (first: {paths[0]})")
     if missing:
         tell(f"{len(missing)} of {len(paths)} images are missing (first: {missing[0]})")

@@ -28,6 +28,20 @@ Images = Annotated[Path, Flag("FOLDER", "where the images lie")]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """How answers are written in the form that the published scorer reads."""
+
+    form: str
+    """What `export` writes, for the help."""
+    write: Callable[[Sequence[Pair], str], str | dict[str, str]]
+    """Takes answers none of which failed, in the order of the questions, and the model's name. The
+    text of one file, or those of several by their names in a folder."""
+    together: str | None = None
+    """The fact that questions share which the scorer reads together, so that none of them is
+    exported without the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """A benchmark: one of these at the end of its module, and one line in registry.py."""
 
@@ -49,6 +63,8 @@ class Benchmark:
     matchings: Mapping[str, Matching] = field(default_factory=dict)
     """By name: how the answers of two runs are made comparable, for differences beside those of the
     answers as they are."""
+    export: Export | None = None
+    """None where no scorer is published."""
 
     @property
     def flags(self) -> dict[str, dict[str, Any]]:

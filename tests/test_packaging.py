@@ -17,10 +17,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from causalmm.families.registry import families
 from causalmm.vendoring import patching
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("causalmm", "llava_causalmm", "qwen2vl_causalmm")
+PACKAGES = ("causalmm", *(family.package for family in families().values()))
 ENVIRONMENTS = ("causalmm_llava", "causalmm_qwen2vl")
 
 

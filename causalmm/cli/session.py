@@ -16,6 +16,7 @@ from causalmm.cli.request import Request
 from causalmm.cli.terminal import quiet_transformers
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, is_out_of_memory
+from causalmm.families.family import load_reference
 from causalmm.families.registry import find
 from causalmm.inputs.messages import limit_sizes, one_turn, open_messages, text_part
 from causalmm.inputs.prompts import to_model
@@ -129,15 +130,22 @@ class Session(NamedTuple):
                 continue
             try:
                 if (key := json.dumps(row.image)) not in pictures:
-                    request, turn = self.request, one_turn(row.images, None)
-                    turn = open_messages(turn, allow_network=request.allow_network)
-                    [turn] = limit_sizes(turn, request.limits)
-                    pictures[key] = turn["content"]
+                    pictures[key] = self._open(row.images)
                 content = [*pictures[key], text_part(row.prompt)]
                 asked.append([{"role": "user", "content": content}])
             except RequestError as error:
                 asked.append(str(error))
-        return self.ask(asked, seed, shared=len(pictures) == 1, trace=trace)
+        # What is asked without a picture has none to share.
+        shared = len(pictures) == 1 and any(pictures.values())
+        return self.ask(asked, seed, shared=shared, trace=trace)
+
+    def _open(self, images: Sequence[str]) -> list[dict[str, Any]]:
+        """The parts of a message that show these images. Raises RequestError as `open_messages`."""
+        if not images:
+            return []
+        opened = open_messages(one_turn(images, None), allow_network=self.request.allow_network)
+        [turn] = limit_sizes(opened, self.request.limits)
+        return turn["content"]
 
     def ask(
         self,
@@ -196,6 +204,9 @@ class Session(NamedTuple):
         torch.manual_seed(seed % 2**63)
         model, request = self.model, self.request
         settings |= request.sampling | {"max_new_tokens": request.max_new_tokens}
+        if request.logits_processor is not None:
+            make = load_reference(request.logits_processor)
+            settings["logits_processor"] = make(self.processor.tokenizer)
         if isinstance(inputs, list):
             return generate_together(model, [to_model(row, model) for row in inputs], **settings)
         return model.generate(**to_model(inputs, model), **settings, num_beams=1)

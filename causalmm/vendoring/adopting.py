@@ -42,7 +42,7 @@ class Renaming:
 
     def __str__(self) -> str:
         names = self.prefixes | self.parts | self.words
-        return ", ".join(f"{old} -> {new}" for old, new in names.items() if old != new)
+        return ", ".join(f"{old} -> {new}" for old, new in names.items() if old != new) or "none"
 
 
 def find_renaming(base: str, theirs: str, source: Pin, target: Pin) -> Renaming:
@@ -93,7 +93,10 @@ def _classes(text: str) -> dict[str, list[str]]:
 
 
 def find_source(root: Path, source: str) -> Pin:
-    """The pin that `source` names, by its upstream or its vendored path."""
+    """The pin that `source` names, by its upstream or its vendored path.
+
+    Raises PatchError where it names no file of the manifest, or one patched for two packages.
+    """
     pins = patching.read_pins(root)
     found = [pin for pin in pins if source in (pin.upstream, pin.vendored)]
     if len(found) != 1:
@@ -106,14 +109,16 @@ def find_source(root: Path, source: str) -> Pin:
 def new_pin(root: Path, source: Pin, vendored: str, upstream: str | None) -> tuple[Pin, str]:
     """The pin of the file to be made, and its upstream text, relocated.
 
-    Without `upstream`, modeling_NAME.py is transformers/models/NAME/modeling_NAME.py.
+    Without `upstream`, modeling_NAME.py is transformers/models/NAME/modeling_NAME.py. Raises
+    PatchError where `vendored` is no PACKAGE/FILE.py or has a pin or a patch already, and where the
+    installed distribution lacks the upstream file.
     """
     path = PurePosixPath(vendored)
-    if len(path.parts) != 2 or path.suffix != ".py":
+    if len(path.parts) != 2 or not path.parts[0].isidentifier() or path.suffix != ".py":
         raise PatchError(f"{vendored} must be PACKAGE/FILE.py, like {source.vendored}.")
+    models = PurePosixPath(source.upstream).parents[1]
     if upstream is None:
-        model = path.stem.partition("_")[2]
-        upstream = str(PurePosixPath(source.upstream).parents[1] / model / path.name)
+        upstream = str(models / path.stem.partition("_")[2] / path.name)
     family = _folder(vendored).removesuffix("_causalmm")
     pin = Pin(
         distribution=source.distribution,
@@ -128,10 +133,11 @@ def new_pin(root: Path, source: Pin, vendored: str, upstream: str | None) -> tup
             raise PatchError(f"{vendored} is in {patching.MANIFEST} already, with {other.patch}.")
     if (root / pin.patch).exists():
         raise PatchError(f"{pin.patch} exists already: delete it or add it to {patching.MANIFEST}.")
-    file = patching.installed_file(pin)
-    if not file.is_file():
+    inside = PurePosixPath(upstream).is_relative_to(models.parts[0])
+    if not inside or not (file := patching.installed_file(pin)).is_file():
         raise PatchError(
-            f"{pin.distribution} {pin.version} has no {upstream}: name another by --upstream."
+            f"{pin.distribution} {pin.version} has no file {upstream}: name the upstream file with "
+            f"--upstream, like {source.upstream}."
         )
     data = file.read_bytes()
     text = patching.relocate(data.decode("utf-8"), pin.package)
@@ -139,7 +145,7 @@ def new_pin(root: Path, source: Pin, vendored: str, upstream: str | None) -> tup
 
 
 def adopt_file(
-    root: Path, source: Pin, pin: Pin, theirs: str, place: bool
+    root: Path, source: Pin, pin: Pin, theirs: str, place: bool = False
 ) -> tuple[Port, Renaming]:
     """The patch of `source` on `pin`'s file; with `place`, proposals are taken."""
     base = patching.upstream_text(source)

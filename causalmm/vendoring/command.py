@@ -31,7 +31,9 @@ def check(root: Path) -> int:
     for path in sorted(root.glob("patches/**/*")):
         name = path.relative_to(root).as_posix()
         if path.suffix == ".rej":
-            problems.append(f"{name} holds hunks that port left over: place them, then delete it.")
+            problems.append(
+                f"{name} holds hunks that port or adopt left over: place them, then delete it."
+            )
         elif path.suffix == ".patch" and name not in {pin.patch for pin in pins}:
             problems.append(f"{name} is not named in {patching.MANIFEST}.")
     for problem in problems:
@@ -139,7 +141,7 @@ def port(
     placed = sum(len(port.placed) for port in ports)
     carried = sum(len(port.hunks) for port in ports) - placed
     print(f"{release}: {carried} hunks carried, {placed} placed, {conflicts} conflicts", flush=True)
-    failed = conflicts > 0
+    failed = conflicts > 0 or any(port.undefined for port in ports)
     if test is not None:
         if conflicts:
             raise PatchError(
@@ -178,17 +180,18 @@ def adopt(
     print(f"names replaced: {renaming}")
     if write:
         adopting.write(root, port, pin)
-        rest = f", place what is in {Path(new.patch).with_suffix('.rej').as_posix()} by hand"
+        rejected = Path(new.patch).with_suffix(".rej").as_posix()
+        rest = f", place what is in {rejected} by hand and delete it"
         print(
-            f"wrote {new.patch} and {patching.MANIFEST}. Next: name {new.vendored} where "
-            f"{pin.vendored} is named ({', '.join(IGNORE_FILES)}), run `python scripts/vendor.py "
-            f"build`{rest * bool(port.conflicts)}, and answer each {headers.TODO} of the header"
+            f"wrote {new.patch} and {patching.MANIFEST}. Next: name the package's generated files "
+            f"in {', '.join(GENERATED_IN)}, run `python scripts/vendor.py build`"
+            f"{rest * bool(port.conflicts)}, export, and answer each {headers.TODO} in the header"
         )
-    return 1 if port.conflicts or port.note else 0
+    return 1 if port.conflicts or port.note or port.undefined else 0
 
 
-# Where else a vendored file is named, as generated.
-IGNORE_FILES = (".gitignore", "pyproject.toml")
+# Where the vendored files of a package are named as generated.
+GENERATED_IN = (".gitignore", "pyproject.toml", "Makefile")
 # Where else a pinned version is written down; tests/test_packaging.py holds them equal.
 PIN_FILES = ("pyproject.toml", "env/requirements.txt", "env/*.yml", "Makefile")
 

@@ -9,11 +9,13 @@ Tests: tests/vendoring/test_port.py, which compares with `git merge-file`.
 """
 
 import ast
+import builtins
 import difflib
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Sequence
+import symtable
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +44,7 @@ class Port(NamedTuple):
     conflicts: Sequence[Conflict] = ()
     placed: Sequence[Conflict] = ()  # conflicts whose proposal was taken
     note: str = ""  # a conflict that is not about one hunk
+    undefined: Sequence[str] = ()  # names that the merged file uses and does not define
 
 
 def carry_hunks(
@@ -163,12 +166,29 @@ def merge(
         else:
             conflicts.append(result)
     kept.sort(key=lambda hunk: hunk.at)
-    note = ""
+    merged = patching.apply_hunks(theirs, kept)
+    note, undefined = "", []
     try:
-        ast.parse(patching.apply_hunks(theirs, kept))
+        undefined = sorted(set(undefined_names(merged)) - set(undefined_names(theirs)))
     except SyntaxError as error:
         note = f"the merged file is not valid Python at line {error.lineno}: {error.msg}"
-    return Port(pin, prose, kept, conflicts, placed, note)
+    return Port(pin, prose, kept, conflicts, placed, note, undefined)
+
+
+def undefined_names(text: str) -> Iterator[str]:
+    """ "NAME in FUNCTION" for each name that a function uses and nothing defines."""
+    module = symtable.symtable(text, "", "exec")
+    known = {symbol.get_name() for symbol in module.get_symbols()} | set(dir(builtins))
+
+    def visit(table: symtable.SymbolTable, scope: str) -> Iterator[str]:
+        for child in table.get_children():
+            inner = f"{scope}.{child.get_name()}" if scope else child.get_name()
+            for symbol in child.get_symbols():
+                if symbol.is_global() and symbol.get_name() not in known:
+                    yield f"{symbol.get_name()} in {inner}"
+            yield from visit(child, inner)
+
+    return visit(module, "")
 
 
 def report(port: Port, target: str, base: str, theirs: str) -> list[str]:
@@ -185,6 +205,8 @@ def report(port: Port, target: str, base: str, theirs: str) -> list[str]:
     ]
     if port.note:
         lines.append(f"  {port.note}")
+    if port.undefined:
+        lines.append(f"  not defined in the merged file: {', '.join(port.undefined)}")
     for conflict in sorted([*port.placed, *port.conflicts], key=lambda each: each.number):
         where = f"line {conflict.near} of {theirs}"
         if conflict in port.placed:

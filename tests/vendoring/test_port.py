@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_kept_aside_until_it_is_placed(
     monkeypatch.syspath_prepend(repository.parent / "next")
     assert vendor.main(["build", "--root", str(repository)]) == 0
     assert vendor.main(["check", "--root", str(repository)]) == 1
-    assert "hunks that port left over" in capsys.readouterr().err
+    assert "hunks that port or adopt left over" in capsys.readouterr().err
     rejected.unlink()
     assert vendor.main(["check", "--root", str(repository)]) == 0
 
@@ -199,6 +199,39 @@ def test_a_source_tree_will_do(vendor, repository, capsys):
     (tree / "src" / toy.NAME / "__init__.py").write_text('__version__ = "3.0.dev0"\n')
     assert vendor.main(["port", str(tree), "--root", str(repository)]) == 0
     assert "3.0.dev0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import a.b, c as d\ndef f(x, *y, **z): return a, d, x, y, z, len, __name__", []),
+        ("def f():\n    def g(): return x, g\n    x = 1\n    return [i for i in g() if i]", []),
+        (
+            "def f(x):\n    if (y := x): pass\n    try: pass\n    except E as e: print(e)",
+            ["E in f"],
+        ),
+        ("class C:\n    a = 1\n    def f(self): return self.a, a", ["a in C.f"]),
+        ("def f():\n    return lambda x: x.missing + gone", ["gone in f.lambda"]),
+        ("def f(x: Kind) -> None: x.y = z\nclass Kind: pass", ["z in f"]),
+    ],
+)
+def test_undefined_names(text, names):
+    assert list(porting.undefined_names(text)) == names
+
+
+def test_a_name_that_upstream_no_longer_defines_is_a_failure(vendor, repository, capsys):
+    text = toy.UPSTREAM.replace("for layer in", "for block in").replace("layer(x)", "self.run(x)")
+    base = text.replace("block", "layer")
+    patch = repository / toy.PATCH
+    patch.write_text(patch.read_text().replace("self.enter(x)", "self.enter(x, layer)"))
+    toy.write_distribution(repository.parent / "site", base)
+    manifest = repository / patching.MANIFEST
+    digests = map(patching.text_digest, (toy.UPSTREAM, base))
+    manifest.write_text(manifest.read_text().replace(*digests))
+    assert port(vendor, repository, text) == 1
+    output = capsys.readouterr().out
+    assert "2 of 2 hunks carried" in output
+    assert "not defined in the merged file: layer in ToyModel.forward" in output
 
 
 def test_a_folder_without_the_package_is_refused(vendor, repository, capsys):

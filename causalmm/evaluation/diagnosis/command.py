@@ -46,7 +46,7 @@ from causalmm.evaluation.diagnosis.measurement import (
     read_measurements,
 )
 from causalmm.evaluation.diagnosis.report import ALL, RANKS, SETS, Diagnosis, diagnose, split
-from causalmm.evaluation.question_files import check_images, check_unique, limited
+from causalmm.evaluation.question_files import check_images, check_unique, limited, with_pictures
 from causalmm.evaluation.question_flags import BATCH_SIZE
 from causalmm.evaluation.records import Question
 from causalmm.heads import ALL as ALL_HEADS
@@ -216,8 +216,10 @@ def run(args: argparse.Namespace) -> None:
         cut_torn_line(file)
         measured = read_measurements(file, len(questions))
         # An earlier run of the command has left how many layers there are.
-        layers = run_record.read_record(args.out).get("layers")
-        wanted = layers and candidates(layers, *options)
+        record = run_record.read_record(args.out)
+        layers = record.get("layers")
+        full = record.get("full_vision_layers")
+        wanted = layers and candidates(layers, *options, full_vision_layers=full)
         if not wanted or not {PLAIN, *(each.configuration for each in wanted)} <= measured.keys():
             with memory_guard():
                 wanted = _measure(args, questions, request, settings, options, measured)
@@ -258,10 +260,12 @@ def _in_set(question: Question, name: str) -> Question:
 def _contradicting(args: argparse.Namespace) -> list[Question]:
     path = args.contradicting
     if path.is_dir() or path.name == "data.json":
-        every = vlind.read(path if path.is_dir() else path.parent)
+        folder = path if path.is_dir() else path.parent
+        every = with_pictures(vlind.read(folder), [folder])
         return [each for each in every if each.facts["stage"] == "LP"]
     named = {"dataset": args.dataset or "given", "split": args.split or "given"}
     every = pope.read([path], images=args.images, suffix=args.suffix, **named)
+    every = with_pictures(every, [args.images])
     return [each for each in every if args.contradicting_label in (None, each.label)]
 
 
@@ -282,7 +286,8 @@ def _measure(
     session = Session.start(args, request)
     towers = session.model.causalmm_towers()
     layers = {"vision": towers.vision_layers, "language": towers.language_layers}
-    wanted = candidates(layers, *options)
+    full = towers.full_vision_layers
+    wanted = candidates(layers, *options, full_vision_layers=full)
     for spec in dict.fromkeys(each.configuration.heads for each in wanted):
         try:
             resolve_heads("--heads", spec, (), towers.language_heads)
@@ -292,7 +297,10 @@ def _measure(
     sources = [*args.questions, *([] if args.contradicting is None else [args.contradicting])]
     files = [each / "data.json" if each.is_dir() else each for each in sources]
     run_record.write_record(
-        args.out, settings, run_record.surroundings(files, session.model) | {"layers": layers}
+        args.out,
+        settings,
+        run_record.surroundings(files, session.model)
+        | {"layers": layers, "full_vision_layers": full and list(full)},
     )
     every = dict.fromkeys([PLAIN, *(each.configuration for each in wanted)])
     left = [each for each in every if each not in measured]

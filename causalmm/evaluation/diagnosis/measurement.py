@@ -141,10 +141,13 @@ def read_heads(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def windows(kind: str, tower: str, count: int) -> list[tuple[int, ...]]:
+def windows(
+    kind: str, tower: str, count: int, full: Sequence[int] | None = None
+) -> list[tuple[int, ...]]:
     """The layers of each window of a kind in a tower of `count` layers, ascending.
 
-    Raises RequestError where a tower has no such window.
+    `full` are those with full attention, None: all. Raises RequestError where a tower has no such
+    window.
     """
     if (parts := _PARTS.get(kind)) is not None:
         bounds = [count * part // parts for part in range(parts + 1)]
@@ -158,7 +161,7 @@ def windows(kind: str, tower: str, count: int) -> list[tuple[int, ...]]:
         starts = range(0, count - width + 1, step)
         return [tuple(range(first, first + width)) for first in starts]
     try:
-        return [resolve_layers("--windows", check_layers("--windows", kind), count)]
+        return [resolve_layers("--windows", check_layers("--windows", kind), count, full)]
     except ValueError as error:
         raise RequestError(f"{tower} tower: {error}") from error
 
@@ -171,9 +174,11 @@ def candidates(
     scopes: Sequence[str] = SCOPES[:1],
     heads: Sequence[str] = (ALL,),
     normalization: str = "visible",
+    full_vision_layers: Sequence[int] | None = None,
 ) -> list[Candidate]:
     """All windows of the kinds, by method, scope, heads and tower, given how many layers each tower
-    has. Scopes and heads are the decoder's: a vision method comes once.
+    has, and which have full attention (None: all). Scopes and heads are the decoder's: a vision
+    method comes once.
 
     Raises RequestError where a tower has no such window or method.
     """
@@ -196,7 +201,9 @@ def candidates(
             Candidate(Configuration(tower, method, window, *edit), kind)
             for method, *edit in edits
             for kind in kinds
-            for window in windows(kind, tower, layers[tower])
+            for window in windows(
+                kind, tower, layers[tower], full_vision_layers if tower == "vision" else None
+            )
         ]
     return found
 

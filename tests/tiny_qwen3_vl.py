@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from tiny_qwen2_vl import ROW as QWEN2_VL
 from tiny_qwen2_vl import CHAT, SPECIAL, qwen2vl_config, qwen2vl_sample
+from tiny_qwen2_vl import ROW as QWEN2_VL
 from tiny_words import VIDEO, VISION_END, VISION_START, tokenizer, words
 from torch import Tensor
 from transformers import (

@@ -12,12 +12,6 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedC
 
 from causalmm.errors import RequestError, first_line
 
-HUB_OPTIONS = (
-    *("cache_dir", "force_download", "local_files_only"),
-    *("proxies", "token", "revision", "subfolder"),
-)
-"""Keywords of `from_pretrained` that say how a file of a hub id is found."""
-
 PADDED = {"pad": True, "square": False, None: False}
 """`image_aspect_ratio`, and whether images are padded to a square."""
 

@@ -21,15 +21,14 @@ from causalmm.cli.request import SETTINGS, check
 from causalmm.errors import RequestError
 from causalmm.families import checkpoints
 from causalmm.families.loading import load
-from causalmm.families.registry import find
+from causalmm.families.registry import demos, find
 from causalmm.inputs.images import open_image
 from causalmm.inputs.messages import IMAGE_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "is there a banana ?"
-COMMANDS = {
-    "script": ["scripts/generate.py"],
-    **{family: ["-m", f"{find(family).package}.generate"] for family in FAMILIES},
+COMMANDS = {"script": ["scripts/generate.py"]} | {
+    family: ["-m", f"{find(family).package}.generate"] for family in FAMILIES
 }
 
 
@@ -552,7 +551,8 @@ def test_a_folder_that_is_no_checkpoint_is_refused(refused, folder, tmp_path):
     assert "no weights" in refused("--model", tmp_path)
     shutil.copy(folder / "llava" / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "blip"}')
-    assert "model_type 'blip': expected one of llava, qwen2_vl" in refused("--model", tmp_path)
+    sentence = refused("--model", tmp_path)
+    assert "model_type 'blip' (Blip), which is not supported: expected one of LLaVA" in sentence
 
 
 def test_a_per_model_command_refuses_the_other_family(refused, folder):
@@ -653,8 +653,8 @@ def test_a_full_disk_is_a_failure(folder):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_refuse_in_one_sentence(command, folder):
-    model = ["--model", folder / command] * (command in FAMILIES)  # not each has a default
-    result = spawn(command, "--image", "nowhere.png", "--prompt", PROMPT, *model)
+    model = ("--model", folder / command) if command in FAMILIES else ()
+    result = spawn(command, *model, "--image", "nowhere.png", "--prompt", PROMPT)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: no image file at nowhere.png\n"
 
@@ -665,8 +665,9 @@ def test_help_lists_every_setting(command):
     assert (result.returncode, result.stderr) == (0, "")
     for name in SETTINGS:
         assert f"--{name.replace('_', '-')}" in result.stdout
-    shown = "".join(result.stdout.split())  # as wide as the terminal, a name may be broken
-    assert ("demo-qwen2vl" in shown) == (command in ("script", "qwen2_vl"))
+    said = "".join(result.stdout.split())  # as wide as the terminal: a name may be broken
+    shown = {find(command).demo} if command in FAMILIES else set(demos())
+    assert {demo for demo in demos() if demo in said} == shown - {None}
 
 
 def test_help_and_refusals_do_not_wait_for_torch(folder):

@@ -99,11 +99,11 @@ def test_a_folder_needs_configuration_and_weights(copy, tmp_path):
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
+        ("{}", "model_type None, which is not supported"),
         (
-            '{"model_type": "llava_onevision"}',
-            "model_type 'llava_onevision': expected one of llava, qwen2_vl",
+            '{"model_type": "llava_mistral", "mm_vision_tower": "x"}',
+            "model_type 'llava_mistral', which is not supported: expected one of LLaVA",
         ),
-        ("{}", "model_type None"),
         ("{", "cannot be read"),
         ("[]", "is not a JSON object"),
         ('{"model_type": ["llava"]}', "model_type"),
@@ -113,6 +113,32 @@ def test_another_family_is_refused(tmp_path, config, sentence):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(RequestError, match=sentence):
         checkpoints.family(str(tmp_path))
+
+
+SIBLINGS = {
+    "qwen3_vl_moe": "Qwen3VLMoe", "qwen2_5_omni": "Qwen2_5Omni", "qwen3_5": "Qwen3_5",
+    "qwen3_omni_moe": "Qwen3OmniMoe", "llava_onevision": "LlavaOnevision", "qwen2": "Qwen2",
+    "llava_next_video": "LlavaNextVideo", "video_llava": "VideoLlava", "vipllava": "VipLlava",
+    "internvl": "InternVL", "instructblip": "InstructBlip", "paligemma": "PaliGemma",
+    "gemma3": "Gemma3", "mllama": "Mllama", "idefics3": "Idefics3", "smolvlm": "SmolVLM",
+    "glm4v": "Glm4v",
+    # Of code in the checkpoint: transformers has no class of it.
+    "internvl_chat": None, "minicpmv": None, "phi3_v": None, "llava_qwen": None,
+}  # fmt: skip
+"""By model_type, how transformers' classes begin."""
+
+
+@pytest.mark.parametrize("kind", SIBLINGS)
+def test_a_sibling_of_a_family_is_refused_by_name(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(RequestError) as caught:
+        checkpoints.family(str(tmp_path))
+    name = "" if SIBLINGS[kind] is None else f" ({SIBLINGS[kind]})"
+    supported = ", ".join(f"{each.title} ({each.name})" for each in map(find, FAMILIES))
+    assert str(caught.value) == (
+        f"{tmp_path} has model_type {kind!r}{name}, which is not supported: expected one of "
+        f"{supported}"
+    )
 
 
 def test_a_hub_out_of_reach_is_a_failure(monkeypatch):

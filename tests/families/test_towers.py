@@ -72,7 +72,9 @@ def test_other_towers_decode_plainly_and_refuse_causalmm():
     model = LlavaForConditionalGeneration(config).eval()
     inputs = llava_sample(seed=1)
     assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
-    with pytest.raises(ValueError, match="needs LlamaModel, this checkpoint has MistralModel"):
+    with pytest.raises(
+        ValueError, match="a part of type MistralModel: expected the patched LlamaModel"
+    ):
         model.generate(**inputs, causalmm=CausalMMConfig(), max_new_tokens=2)
 
 

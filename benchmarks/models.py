@@ -129,8 +129,8 @@ def prompt(
     """Inputs of `batch` rows, one image each: text, image, text, nothing padded.
 
     Where pictures are cut into tiles, `image_tokens` are those of a tile, and an image has four and
-    the tile that shows it whole. `question` is the seed of the text after the image; all else is always the same. Raises
-    RequestError for a text that is too short.
+    the tile that shows it whole. `question` is the seed of the text after the image; all else is
+    always the same. Raises RequestError for a text that is too short.
     """
     config = model.config
     marked = hasattr(config, "vision_start_token_id")

@@ -216,7 +216,9 @@ class CausalMMConfig:
         "visible: weights are normalised over the visible keys; released: the released formulas",
     )
     site: str = choice(
-        "attention", SITES, "edit attention in the encoder, or weigh the features (LLaVA, LLaVA-NeXT)"
+        "attention",
+        SITES,
+        "edit attention in the encoder, or weigh the features (LLaVA, LLaVA-NeXT)",
     )
     noise_step: int = number(
         500,

@@ -47,7 +47,7 @@ def qwen3vl_config(layers: int = 4, taps: list[int] | None = None) -> Qwen3VLCon
 
 
 def qwen3vl_sample(seed: int, *args: Any, **shape: Any) -> dict[str, Tensor]:
-    return qwen2vl_sample(seed, *args, **{"grids": ((4, 6),)} | shape)
+    return qwen2vl_sample(seed, *args, **{"grids": ((2, 6),)} | shape)
 
 
 def qwen3vl_video_sample(seed: int, before: int = 2, after: int = 3) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ def benchmarks_table() -> str:
     """Every registered benchmark: a row each."""
     rows = [("name", "what is asked", "flags that say which questions"), ("---",) * 3]
     for each in BENCHMARKS.values():
-        flags = " ".join(f"`--{name}`" for name in each.flags)
+        flags = " ".join(f"`{flag_name(name)}`" for name in each.flags)
         rows.append((f"`{each.name}`", each.title, flags))
     return _table(rows)
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("causalmm.cli.generate:main", "ask a model about images or a video"),
     "chat": ("causalmm.cli.generate:main_chat", "talk about images in the terminal"),
     "batch": ("causalmm.cli.generate:main_batch", "answer a file of questions into another"),
+    "data": ("causalmm.evaluation.data.command:main", "prepare and check a benchmark's data"),
     "evaluate": ("causalmm.evaluation.commands:main", "run, score and compare benchmarks"),
     "reproduce": ("causalmm.reproduce.command:main", "make a table of a paper again"),
     "diagnose": ("causalmm.evaluation.diagnosis.command:main", "find out which layers to edit"),

@@ -3,9 +3,10 @@
 from typing import Any
 
 from causalmm.decoding.generation import CounterfactualGeneration, patched
+from causalmm.decoding.model_type import HUB_OPTIONS
 from causalmm.decoding.plan import Towers
 from llava_causalmm import modeling_llava
-from llava_causalmm.authors.config import HUB_OPTIONS, read_settings
+from llava_causalmm.authors.config import read_settings
 from llava_causalmm.authors.model import AuthorsFormat
 from llava_causalmm.modeling_clip import CLIPVisionModel
 from llava_causalmm.modeling_llama import LlamaModel

@@ -1,4 +1,7 @@
-"""What LLaVA-NeXT checkpoints need: a whole processor. Tests: tests/families/test_checkpoints.py."""
+"""What LLaVA-NeXT checkpoints need: a whole processor.
+
+Tests: tests/families/test_checkpoints.py.
+"""
 
 from typing import Any
 

@@ -74,3 +74,6 @@ def checked(family: str) -> str:
 
 FAMILIES = tuple(checked(load_reference(reference).name) for reference in OWN)
 """The names of this project's families."""
+TWO_FAMILIES = FAMILIES[:2]
+"""For what a command does around a model, where families differ by their declarations only: one
+that reads images of one size, and one that reads videos and images of any size."""

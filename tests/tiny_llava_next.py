@@ -21,17 +21,21 @@ from transformers import (
 
 from llavanext_causalmm.family import FAMILY
 
-TILE, PATCH = 28, 7  # pixels
-PINPOINTS = [[28, 56], [56, 28], [56, 56]]
+TILE, PATCH = 14, 7  # pixels
+PINPOINTS = [[14, 28], [28, 14], [28, 28]]
 MOST_TILES = 5
 
 
 def llava_next_config(
-    layers: int = 4, text: type[PreTrainedConfig] = MistralConfig, **changes: Any
+    layers: int = 4,
+    text: type[PreTrainedConfig] = MistralConfig,
+    sliding_window: int | None = None,
+    **changes: Any,
 ) -> LlavaNextConfig:
     same = llava_config(layers)
+    same.vision_config.image_size = TILE
     shape = {name: getattr(same.text_config, name) for name in TEXT}
-    only = {"sliding_window": None} if text is MistralConfig else {}
+    only = {"sliding_window": sliding_window} if text is MistralConfig else {}
     settings = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"} | changes
     return LlavaNextConfig(
         vision_config=same.vision_config,
@@ -76,7 +80,7 @@ def tokens(height: int, width: int) -> int:
 
 
 def llava_next_sample(
-    seed: int, before: int = 2, after: int = 3, sizes: tuple[tuple[int, int], ...] = ((40, 50),)
+    seed: int, before: int = 2, after: int = 3, sizes: tuple[tuple[int, int], ...] = ((24, 40),)
 ) -> dict[str, Tensor]:
     """One prompt: words, a picture a size (height, width), words."""
     count = sum(tokens(*size) for size in sizes)
@@ -122,7 +126,7 @@ ROW = replace(
     upstream=LlavaNextForConditionalGeneration,
     config=llava_next_config,
     sample=llava_next_sample,
-    two_images={"sizes": ((40, 50), (20, 50))},
+    two_images={"sizes": ((24, 40), (40, 12))},
     vision_starts=tile_starts,
     processor=llava_next_processor,
     shown="<s> USER : " + "<image> " * tokens(9, 9) + "what ? ASSISTANT :",

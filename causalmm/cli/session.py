@@ -130,15 +130,22 @@ class Session(NamedTuple):
                 continue
             try:
                 if (key := json.dumps(row.image)) not in pictures:
-                    request, turn = self.request, one_turn(row.images, None)
-                    turn = open_messages(turn, allow_network=request.allow_network)
-                    [turn] = limit_sizes(turn, request.limits)
-                    pictures[key] = turn["content"]
+                    pictures[key] = self._open(row.images)
                 content = [*pictures[key], text_part(row.prompt)]
                 asked.append([{"role": "user", "content": content}])
             except RequestError as error:
                 asked.append(str(error))
-        return self.ask(asked, seed, shared=len(pictures) == 1, trace=trace)
+        # What is asked without a picture has none to share.
+        shared = len(pictures) == 1 and any(pictures.values())
+        return self.ask(asked, seed, shared=shared, trace=trace)
+
+    def _open(self, images: Sequence[str]) -> list[dict[str, Any]]:
+        """The parts of a message that show these images. Raises RequestError as `open_messages`."""
+        if not images:
+            return []
+        opened = open_messages(one_turn(images, None), allow_network=self.request.allow_network)
+        [turn] = limit_sizes(opened, self.request.limits)
+        return turn["content"]
 
     def ask(
         self,

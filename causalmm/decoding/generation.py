@@ -16,6 +16,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from causalmm.config import ATTENTION, CausalMMConfig
 from causalmm.decoding.call_checks import check_cache, check_static
 from causalmm.decoding.center import read_center
+from causalmm.decoding.model_type import check_model_type
 from causalmm.decoding.plan import BranchPlan, Towers, build_plan
 from causalmm.decoding.trace import BranchTrace
 from causalmm.errors import FailureError
@@ -31,6 +32,20 @@ _CACHES = (None, "dynamic", "static", "offloaded", "offloaded_static")
 
 class CounterfactualGeneration:
     """Mixin in front of a patched `ForConditionalGeneration` class."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        config: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Transformers' `from_pretrained`. Raises ValueError for a checkpoint of another model."""
+        check_model_type(cls, pretrained_model_name_or_path, config, kwargs)
+        return super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, config=config, **kwargs
+        )
 
     def causalmm_towers(self) -> Towers:
         """Layer counts of this model. Raises ValueError where a tower is not a patched one."""
@@ -236,4 +251,7 @@ def patched(module: Any, *expected: type) -> None:
     """Raise ValueError unless `module` is an instance of one of the patched classes `expected`."""
     if not isinstance(module, expected):
         needed = " or ".join(each.__name__ for each in expected)
-        raise ValueError(f"causalmm needs {needed}, this checkpoint has {type(module).__name__}")
+        raise ValueError(
+            f"this checkpoint has a part of type {type(module).__name__}: expected the patched "
+            f"{needed}"
+        )

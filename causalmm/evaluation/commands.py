@@ -1,8 +1,8 @@
-"""The `evaluate` command: run a benchmark's questions, score the answers, compare runs.
+"""The `evaluate` command: run a benchmark's questions, score, compare and export the answers.
 
 Exit codes: 0, 2 for a wrong request, 1 for a failure, 130 when interrupted. A run is resumed when
-its command is given again. Tests: tests/evaluation/test_evaluation_run.py and
-tests/evaluation/test_scoring.py.
+its command is given again. Tests: tests/evaluation/test_evaluation_run.py,
+tests/evaluation/test_scoring.py and tests/evaluation/test_exporting.py.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from causalmm.evaluation import question_flags, run_record
 from causalmm.evaluation.benchmarks.benchmark import Benchmark
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
+from causalmm.evaluation.exporting import export_command
 from causalmm.evaluation.question_files import check_images, limited
 from causalmm.evaluation.runner import Run
 from causalmm.evaluation.running import answer_runs
@@ -29,6 +30,7 @@ _SCORED = (
     "the folder of a run or of several, or the answers file of one, which may be of the form that "
     "LLaVA's and VCD's scripts write: JSON lines with question_id and text"
 )
+_EXPORTED = "the folder of a run, or its answers file"
 _COMPARED = "two runs or more over the same questions, or a folder of such"
 
 
@@ -66,6 +68,8 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
             "given several times (default: the first; of --controls "
             f"{' and '.join(CONTROL_BASES)})",
         )
+        if benchmark.export is not None:
+            _add_export(actions, benchmark)
     return parser.parse_args(argv)
 
 
@@ -129,9 +133,30 @@ def _add_reading(
     parser.set_defaults(act=act)
     parser.add_argument("answers", nargs="+", type=Path, metavar="RUN", help=runs)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON, too")
+    _add_questions(parser, benchmark)
+    return parser
+
+
+def _add_export(actions: Any, benchmark: Benchmark) -> None:
+    parser = actions.add_parser(
+        "export",
+        help="write its answers for the published scorer",
+        description=f"Write a run's answers as {benchmark.export.form}.",
+    )
+    parser.set_defaults(act=export_command)
+    parser.add_argument("answers", nargs=1, type=Path, metavar="RUN", help=_EXPORTED)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE_OR_FOLDER")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="leave out what has no answer (default: write nothing and exit with 1)",
+    )
+    _add_questions(parser, benchmark)
+
+
+def _add_questions(parser: argparse.ArgumentParser, benchmark: Benchmark) -> None:
     limit = "the first N images only, as the run; answers in a file of their own may be of more"
     question_flags.add_question_flags(parser, benchmark, limit, optional=True)
-    return parser
 
 
 def run(args: argparse.Namespace) -> None:

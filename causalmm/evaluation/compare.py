@@ -73,9 +73,10 @@ class Comparison:
     def table(self) -> str:
         """For reading: all runs side by side, then what each adds to each base, in points."""
         first = next(iter(self.reports.values()))
+        rules = dict.fromkeys(score.rule for score in first.scores)
         blocks = [
             f"{self.benchmark}: {first.questions} questions about {first.images} images, read by "
-            f"the rule: {first.scores[0].rule}; [{LEVEL} % bootstrap intervals over images]",
+            f"the rule: {', '.join(rules)}; [{LEVEL} % bootstrap intervals over images]",
             self._levels(first),
         ]
         for base in self.bases:
@@ -100,7 +101,8 @@ class Comparison:
             }
             for name, report in self.reports.items()
         }
-        metrics = first.scores[0].metrics
+        # Captions have others than yes-or-no answers.
+        metrics = dict.fromkeys(name for score in first.scores for name in score.metrics)
         # POPE's own yes ratio, that of the answers as read, goes before that of P(yes).
         shown = [name for name in _SIGNALS if any(signals.values()) and name not in metrics]
         rows = []
@@ -109,7 +111,8 @@ class Comparison:
                 ours, signal = report.scores[at], signals[name].get(score.name, {})
                 counts = [ours.counts.get(each, 0) for each in _COUNTS]
                 known = [signal.get(each, "-") for each in shown]
-                rows.append([score.name, name, *ours.metrics.values(), *known, *counts])
+                measured = [ours.metrics.get(each, "-") for each in metrics]
+                rows.append([score.name, name, *measured, *known, *counts])
         return text_table(["", "run", *metrics, *shown, *_COUNTS], rows, left=2)
 
     def _differences(self, base: str) -> str:

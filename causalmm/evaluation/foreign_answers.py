@@ -17,10 +17,10 @@ from causalmm.inputs.json_lines import read_json_lines, read_lines, to_object
 
 
 def is_foreign(file: Path) -> bool:
-    """Whether the first line of a file has a `text` in the place of an `answer`."""
+    """Whether the first line of a file has a `text`, and is none of a run's."""
     _, first = next(read_lines(file), (0, ""))
     record = to_object(first)
-    return "text" in record and "answer" not in record
+    return "text" in record and "error" not in record
 
 
 def read_foreign(file: Path, questions: Sequence[Question]) -> dict[str, Answer]:

@@ -19,7 +19,7 @@ class Question:
     """Name of the image, relative to the benchmark's image folder. Questions about one image share
     it: it is what the bootstrap resamples and what the runner keeps together."""
     path: str
-    """Where the image lies."""
+    """Where the image lies; "" where the question shows none."""
     prompt: str
     """As sent, suffixes included."""
     choices: tuple[str, str] | None = None

@@ -168,4 +168,4 @@ def unit_seed(seed: int, unit: Unit) -> int:
 
 
 def _rows(questions: Sequence[Question]) -> list[BatchRow]:
-    return [BatchRow(each.id, each.path, each.prompt) for each in questions]
+    return [BatchRow(each.id, each.path or [], each.prompt) for each in questions]

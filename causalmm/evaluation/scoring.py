@@ -37,7 +37,7 @@ def score_command(args: argparse.Namespace) -> None:
 
     Raises RequestError, or FailureError where --out cannot be written.
     """
-    runs, benchmark = _read(args), BENCHMARKS[args.benchmark]
+    runs, benchmark = given_runs(args), BENCHMARKS[args.benchmark]
     reports = {name: benchmark.score(run.questions, run.answers) for name, run in runs.items()}
     several = len(reports) > 1
     tables = [f"{name}\n\n" * several + each.table() for name, each in reports.items()]
@@ -51,7 +51,7 @@ def score_command(args: argparse.Namespace) -> None:
 
 def compare_command(args: argparse.Namespace) -> None:
     """Print runs side by side and their differences; raises as `score_command` does."""
-    runs, benchmark = _read(args), BENCHMARKS[args.benchmark]
+    runs, benchmark = given_runs(args), BENCHMARKS[args.benchmark]
     bases = args.base or (CONTROL_BASES if runs.keys() >= set(CONTROL_BASES) else ())
     answers = {name: run.answers for name, run in runs.items()}
     questions = next(iter(runs.values())).questions
@@ -87,7 +87,8 @@ class AnsweredRun(NamedTuple):
     record: dict[str, Any] | None
 
 
-def _read(args: argparse.Namespace) -> dict[str, AnsweredRun]:
+def given_runs(args: argparse.Namespace) -> dict[str, AnsweredRun]:
+    """The runs that a command was given, by name. Raises RequestError."""
     if args.out is not None and not args.out.parent.is_dir():
         raise RequestError(f"--out {args.out}: there is no folder {args.out.parent}")
     benchmark = BENCHMARKS[args.benchmark]

@@ -66,6 +66,11 @@ def titles(medium: str | None = None, *, sized: bool = False) -> str:
     )
 
 
+def supported() -> str:
+    """Every family's title and name, such as "LLaVA (llava), Qwen2-VL (qwen2_vl)"."""
+    return ", ".join(f"{family.title} ({family.name})" for family in families().values())
+
+
 def _load(point: EntryPoint) -> Family:
     """What an entry point names. Any package may have declared it, so anything may go wrong."""
     where = f"entry point {point.name} = {point.value} of group {GROUP}"

@@ -4,7 +4,7 @@ Tests: tests/reproduce/test_command.py.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.over_seeds import seeded_name
 from causalmm.evaluation.runner import Run
 from causalmm.evaluation.variants import spurious
-from causalmm.reproduce.recipe import CONTROLS, Recipe
+from causalmm.reproduce.recipe import CONTROLS, EACH, Recipe
 
 
 def row_flags(
@@ -43,6 +43,27 @@ def row_flags(
         if value is not None and name != "control":
             flags += _flag(name, value)
     return flags
+
+
+def expanded(recipe: Recipe, source: Callable[[], str]) -> Recipe:
+    """The recipe with a row a layer in the place of each that edits `EACH` layer by itself.
+
+    `source` gives the checkpoint, whose configuration says how many layers it has.
+    """
+    if not any(EACH in row.values() for row in recipe.rows.values()):
+        return recipe
+    from causalmm.families.loading import read_towers  # loads torch
+
+    towers = read_towers(source())
+    counts = {"vision_layers": towers.vision_layers, "language_layers": towers.language_layers}
+    rows = {}
+    for name, row in recipe.rows.items():
+        key = next((key for key in counts if row.get(key) == EACH), None)
+        if key is None:
+            rows[name] = row
+        else:
+            rows |= {f"{name} {layer}": {**row, key: [layer]} for layer in range(counts[key])}
+    return replace(recipe, rows=rows)
 
 
 def runs_of(

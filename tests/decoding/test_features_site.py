@@ -79,7 +79,7 @@ def test_equals_the_released_formula(method):
 def test_each_tile_is_weighed_by_its_own_map(method):
     models = model_pair("llava_next", "eager")
     upstream = models[1]
-    inputs = sample("llava_next", seed=1, sizes=((40, 50), (20, 50)))
+    inputs = sample("llava_next", seed=1, sizes=((24, 40), (40, 12)))
     tiles = torch.cat([inputs["pixel_values"][0], inputs["pixel_values"][1, :3]])
     starts = tile_starts(upstream.config, inputs, 2)
     projected = weighed_features(upstream, tiles, method, starts)

@@ -345,6 +345,21 @@ def test_one_request_an_image(tmp_path):
     assert (first.facts["objects"], second.facts["objects"]) == ({"dog", "person"}, frozenset())
 
 
+def test_a_list_says_which_images_and_in_which_order(tmp_path):
+    names = [f"COCO_val2014_{number:012d}.jpg" for number in (42, 139, 285)]
+    files = write(tmp_path, dict.fromkeys(names, ["dog"]))
+    file = tmp_path / "list.json"
+    file.write_text("[285, 42]", encoding="utf-8")
+    questions = CHAIR.read(**files, image_list=file)
+    assert [each.id for each in questions] == [names[2], names[0]]
+    assert {each.prompt for each in questions} == {"Please describe this image in detail."}
+    assert CHAIR.max_new_tokens == 512
+    assert CHAIR.files(**files, image_list=file) == [*files.values(), file]
+    file.write_text("[285, 7]", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"1 of 2 images are not annotated \(first: 7\)"):
+        CHAIR.read(**files, image_list=file)
+
+
 def test_measures_by_hand(tmp_path):
     questions = ask(
         tmp_path,

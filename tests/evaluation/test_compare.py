@@ -271,6 +271,9 @@ def test_captions_are_compared_at_equal_length_and_recall(tmp_path):
     # The captions as they are: two cats of four objects, one cat of two.
     assert found.metrics["CHAIR_i"].value == 0
     blocks = comparison.table().split("\n\n")
+    for block in (blocks[1], blocks[3]):
+        assert "recall" in block.splitlines()[0]
+        assert "words" in block.splitlines()[0]
     assert "differences to base at equal recall (paired):" in blocks
     assert "66.7 against 50.0: +16.7 [" in blocks[blocks.index(blocks[-2])]
     json.dumps(to_json(comparison), allow_nan=False)

@@ -52,6 +52,15 @@ def test_the_flat_layout(tmp_path):
     assert questions[2].path == str(tmp_path / "existence" / "images" / "2.jpg")
 
 
+def test_a_suffix_is_put_after_every_question(tmp_path):
+    flat(tmp_path, existence=EXISTENCE)
+    plain, more = MME.read(tmp_path), MME.read(tmp_path, suffix=" In one word.")
+    assert [each.prompt for each in more] == [f"{each.prompt} In one word." for each in plain]
+    # Answers of other scripts are told apart by the question that the file has.
+    assert [each.facts["text"] for each in more] == [each.prompt for each in plain]
+    assert MME.files(tmp_path, tasks=None, suffix="") == [tmp_path / "existence.txt"]
+
+
 @pytest.mark.parametrize("folders", [("questions_answers_YN", "images"), ("", "")])
 def test_a_text_file_an_image(tmp_path, folders):
     texts, images = (tmp_path / "existence" / folder for folder in folders)

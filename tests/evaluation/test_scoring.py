@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from answered import answered
 
+from causalmm.cli.flags import flag_name
 from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.answers_file import ANSWERS, CONTROLS, answer_line
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
@@ -226,9 +227,9 @@ def every_flag(benchmark):
     for name, options in benchmark.flags.items():
         first, *_, last = list(options.get("choices", ["-what %s?", "b.json"]))
         if "nargs" in options:
-            yield from (f"--{name}", first.removeprefix("-"), last)
+            yield from (flag_name(name), first.removeprefix("-"), last)
         else:
-            yield f"--{name}={first}"
+            yield f"{flag_name(name)}={first}"
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)

@@ -18,7 +18,7 @@ from PIL import Image
 from qwen_vl_utils import fetch_video, process_vision_info
 from qwen_vl_utils import vision_process as rules
 from tiny_llava import llava_processor
-from tiny_models import model_pair
+from tiny_models import PICTURES, model_pair
 from tiny_qwen2_vl import qwen2vl_processor
 from torchvision.transforms import InterpolationMode
 from transformers.image_utils import SizeDict
@@ -391,9 +391,9 @@ def test_an_image_is_encoded_as_if_it_were_alone(family, method):
 
     def encoded_images(images):
         inputs = PROMPT[family].build_inputs(processor, images, "what ?")
-        grid = {name: inputs[name] for name in ("image_grid_thw",) if name in inputs}
+        pictures = {name: inputs[name] for name in PICTURES if name in inputs}
         with torch.no_grad():
-            output = model.model.get_image_features(inputs["pixel_values"], **grid, causalmm=plan)
+            output = model.model.get_image_features(**pictures, causalmm=plan)
         return output.pooler_output
 
     images = [picture(1), picture(2, (40, 60)), picture(3)]

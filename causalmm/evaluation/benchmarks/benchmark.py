@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
+from causalmm.evaluation.question_files import with_pictures
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report
 from causalmm.evaluation.tally import Matching, Pair, Tally, join
@@ -25,6 +26,20 @@ class Flag(NamedTuple):
 
 Images = Annotated[Path, Flag("FOLDER", "where the images lie")]
 """The type of a parameter `images`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """How answers are written in the form that the published scorer reads."""
+
+    form: str
+    """What `export` writes, for the help."""
+    write: Callable[[Sequence[Pair], str], str | dict[str, str]]
+    """Takes answers none of which failed, in the order of the questions, and the model's name. The
+    text of one file, or those of several by their names in a folder."""
+    together: str | None = None
+    """The fact that questions share which the scorer reads together, so that none of them is
+    exported without the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +64,8 @@ class Benchmark:
     matchings: Mapping[str, Matching] = field(default_factory=dict)
     """By name: how the answers of two runs are made comparable, for differences beside those of the
     answers as they are."""
+    export: Export | None = None
+    """None where no scorer is published."""
 
     @property
     def flags(self) -> dict[str, dict[str, Any]]:
@@ -80,8 +97,11 @@ class Benchmark:
             group.add_argument(f"--{name.replace('_', '-')}", **options | lenient)
 
     def questions(self, args: argparse.Namespace) -> list[Question]:
-        """Those that the flags ask for; raises as `read` does."""
-        return self.read(**{name: getattr(args, name) for name in self.flags})
+        """Those that the flags ask for, with their pictures where the pictures.json of one of the
+        given folders says; raises as `read` does, and for a pictures.json of another form."""
+        given = {name: getattr(args, name) for name in self.flags}
+        folders = [each for each in given.values() if isinstance(each, Path) and each.is_dir()]
+        return with_pictures(self.read(**given), folders)
 
     def question_files(self, args: argparse.Namespace) -> list[Path]:
         """The files that they come from."""

@@ -7,17 +7,22 @@ the published evaluator and of papers: of all mentions, those of objects that ar
 same either way. Runs are also compared at equal length and at equal recall (caption_cuts.py). In
 papers an image's objects are those of COCO's labels and those that its human
 captions name. A caption that failed says nothing: it is left out and counted.
+
+Evaluations of OPERA's and later kind take 500 images of COCO's val2014, drawn anew by each, this
+prompt and at most 512 new tokens (chair_eval.py in shikiw/OPERA): `image_list` takes their list.
 Tests: tests/evaluation/test_chair.py.
 """
 
+import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag, Images
+from causalmm.evaluation.benchmarks.benchmark import Benchmark, Export, Flag, Images
 from causalmm.evaluation.benchmarks.caption_cuts import equal_length, equal_recall
+from causalmm.evaluation.benchmarks.image_list import image_number, read_image_list
 from causalmm.evaluation.benchmarks.vocabulary import Vocabulary, read_vocabulary
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.statistics import ImageCounts, Metric, Table, ratio
@@ -47,11 +52,20 @@ def read(
         ),
     ],
     images: Images = Path("."),
+    image_list: Annotated[
+        Path | None,
+        Flag(
+            "FILE",
+            "only these of the annotated images: a JSON list, or a text file with an image a line, "
+            "of names or COCO's numbers (default: all)",
+        ),
+    ] = None,
     prompt: Annotated[str, Flag("TEXT", "asks for a caption")] = PROMPT,
 ) -> list[Question]:
-    """One request for a caption for each image.
+    """One request for a caption for each image, in the order of the list, if there is one.
 
-    Raises RequestError for a file that cannot be read or an object that the vocabulary lacks.
+    Raises RequestError for a file that cannot be read, an object that the vocabulary lacks, or an
+    image of the list that is not annotated.
     """
     if not prompt.strip():
         raise RequestError("the prompt is empty")
@@ -61,6 +75,8 @@ def read(
         raise RequestError(f"{annotations} is not a JSON object of lists of objects by image")
     if not given:
         raise RequestError(f"{annotations} holds no images")
+    if image_list is not None:
+        given = {image: given[image] for image in read_image_list(image_list, given)}
     return [
         Question(
             id=image,
@@ -144,15 +160,34 @@ def _objects(
     return frozenset(found)
 
 
+def _export(pairs: Sequence[Pair], model: str) -> str:
+    """A JSON list of image_id and caption, as the chair.py that OPERA's repository has reads it. An
+    image without a number has its name as its id."""
+    rows = []
+    for question, answer in pairs:
+        number = image_number(question.image)
+        name = PurePosixPath(question.image).stem if number is None else number
+        rows.append({"image_id": name, "caption": answer.answer})
+    return json.dumps(rows, indent=2)
+
+
 BENCHMARK = Benchmark(
     name="chair",
     title="CHAIR: which objects of a caption are not in the image",
     read=read,
-    files=lambda annotations, vocabulary, **_: [annotations, vocabulary],
+    files=lambda annotations, vocabulary, image_list=None, **_: [
+        *(annotations, vocabulary),
+        *([] if image_list is None else [image_list]),
+    ],
     tally=tally,
     max_new_tokens=512,
     matchings={
         "equal length": equal_length,
         "equal recall": partial(equal_recall, recall=_recall),
     },
+    export=Export(
+        form="a JSON list of image_id and caption, as the chair.py in use for captions of "
+        "vision-language models reads it",
+        write=_export,
+    ),
 )

@@ -8,7 +8,8 @@ A folder holds the tasks, each in one of two forms:
                                     images of the same name in TASK/images/
 
 In the second form the text files and the images may also lie side by side in TASK/. A fourth field,
-an answer in a file of results, is not read. Tests: tests/evaluation/test_mme.py.
+an answer in a file of results, is not read. The released CausalMM script for MME puts POPE's suffix
+after MME's own question. Tests: tests/evaluation/test_mme.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag
+from causalmm.evaluation.benchmarks.benchmark import Benchmark, Export, Flag
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.benchmarks.yes_no import mme as read_answer
 from causalmm.evaluation.question_files import check_unique
@@ -43,6 +44,9 @@ def read(
         list[str] | None,
         Flag("TASK", f"only these (default: those that are there) of {', '.join(TASKS)}", TASKS),
     ] = None,
+    suffix: Annotated[
+        str, Flag("TEXT", "put after every question, which has MME's own request for yes or no")
+    ] = "",
 ) -> list[Question]:
     """The questions of a folder, task by task in MME's order.
 
@@ -51,7 +55,7 @@ def read(
     questions = []
     for task in _tasks(data, tasks):
         lines = [line for file in _files(data, task) for line in _read_file(data, task, file)]
-        questions += _questions(task, lines)
+        questions += _questions(task, lines, suffix)
     check_unique(questions)
     return questions
 
@@ -115,7 +119,7 @@ def _path(folder: Path, image: str, any_suffix: bool) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def _questions(task: str, lines: Sequence[_Line]) -> Iterator[Question]:
+def _questions(task: str, lines: Sequence[_Line], suffix: str) -> Iterator[Question]:
     asked: dict[str, list[str]] = {}
     for first, second in zip_longest(lines[::2], lines[1::2]):
         if second is None or first.image != second.image:
@@ -131,10 +135,14 @@ def _questions(task: str, lines: Sequence[_Line]) -> Iterator[Question]:
                 id=f"{task}/{line.image}/{len(earlier)}",
                 image=f"{task}/{line.image}",
                 path=str(line.path),
-                prompt=line.question,
+                prompt=line.question + suffix,
                 choices=CHOICES,
                 label=line.label,
-                facts={"task": task, "pair": f"{task}/{line.image}/{(len(earlier) - 1) // 2}"},
+                facts={
+                    "task": task,
+                    "pair": f"{task}/{line.image}/{(len(earlier) - 1) // 2}",
+                    "text": line.question,
+                },
             )
 
 
@@ -190,10 +198,31 @@ def _tally(
     )
 
 
+def _export(pairs: Sequence[Pair], model: str) -> dict[str, str]:
+    """A text file a task, as MME's calculation.py reads them: image, question, right answer and
+    answer with tabs between them, an image's two questions in a row. Space within an answer, which
+    may be a tab or end a line, is written as blanks."""
+    tasks: dict[str, str] = {}
+    for question, answer in pairs:
+        task = question.facts["task"]
+        image = question.image.removeprefix(f"{task}/")
+        said = " ".join(answer.answer.split())
+        line = "\t".join((image, question.facts["text"], question.label.capitalize(), said))
+        tasks[f"{task}.txt"] = tasks.get(f"{task}.txt", "") + line + "\n"
+    return tasks
+
+
 BENCHMARK = Benchmark(
     name="mme",
     title="MME: two yes-or-no questions about each image",
     read=read,
-    files=lambda data, tasks: [file for task in _tasks(data, tasks) for file in _files(data, task)],
+    files=lambda data, tasks, **_: [
+        file for task in _tasks(data, tasks) for file in _files(data, task)
+    ],
     tally=tally,
+    export=Export(
+        form="a folder with a text file a task, as MME's calculation.py reads them",
+        write=_export,
+        together="pair",
+    ),
 )

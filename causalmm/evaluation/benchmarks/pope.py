@@ -4,13 +4,14 @@ A question file is JSON lines with `question_id`, `image`, `text` and `label`; i
 file, so a question is known by dataset, split and id. Tests: tests/evaluation/test_pope.py.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag, Images
+from causalmm.evaluation.benchmarks.benchmark import Benchmark, Export, Flag, Images
 from causalmm.evaluation.benchmarks.yes_no import CHOICES, POPE_RULES, yes_no_tally
 from causalmm.evaluation.question_files import check_unique, field, identifier
 from causalmm.evaluation.records import Question
@@ -22,7 +23,8 @@ SUFFIX = " Please answer this question with one word."
 HEADLINE = "strict"
 """The rule that comparisons go by."""
 _UNTOLD = Flag(None, "of files whose name does not say it")
-_NAME = re.compile(r"(?P<dataset>.+)_pope_(?P<split>.+)\.jsonl?", re.IGNORECASE)
+NAME = re.compile(r"(?P<dataset>.+)_pope_(?P<split>.+)\.jsonl?", re.IGNORECASE)
+"""Of a question file that says what it holds."""
 
 
 def read(
@@ -42,7 +44,7 @@ def read(
     """
     found: list[Question] = []
     for file in questions:
-        if named := _NAME.fullmatch(file.name):
+        if named := NAME.fullmatch(file.name):
             name = f"{named['dataset']}/{named['split']}"
         elif dataset and split:
             name = f"{dataset}/{split}"
@@ -92,10 +94,39 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
     return tallies
 
 
+def _export(pairs: Sequence[Pair], model: str) -> dict[str, str]:
+    """JSON lines for each question file, with the fields of POPE's own answers (question, answer)
+    and of those of LLaVA's, VCD's and CausalMM's scripts (question_id, prompt, text, model_id,
+    image). Both scorers join by line: `label` lets the file stand for its question file, too."""
+    files: dict[str, str] = {}
+    for question, answer in pairs:
+        facts, text = question.facts, answer.answer
+        number = facts["question_id"]
+        row = {
+            "question_id": int(number) if number.isdecimal() else number,
+            "image": question.image,
+            "question": facts["text"],
+            "answer": text,
+            "label": question.label,
+            "prompt": facts["text"],
+            "text": text,
+            "model_id": model,
+            "metadata": {},
+        }
+        name = "_pope_".join(facts["set"].rsplit("/", 1)).replace("/", "_") + "_answers.jsonl"
+        files[name] = files.get(name, "") + json.dumps(row) + "\n"
+    return files
+
+
 BENCHMARK = Benchmark(
     name="pope",
     title="POPE: is a thing of this name in the image",
     read=read,
     files=lambda questions, **_: questions,
     tally=tally,
+    export=Export(
+        form="a folder with JSON lines for each question file, as POPE's evaluate.py and the "
+        "released eval_pope.py read them",
+        write=_export,
+    ),
 )

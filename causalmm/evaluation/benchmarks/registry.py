@@ -13,6 +13,8 @@ _MODULES = (
     "mme",
     "vlind",
     "chair",
+    "amber",
+    "hallusion",
 )
 BENCHMARKS: dict[str, Benchmark] = {
     name: import_module(f"{__package__}.{name}").BENCHMARK for name in _MODULES

@@ -7,12 +7,13 @@ a good image is left out. Two sets of prompts were published, one in the script 
 one in that for GPT-4o. Tests: tests/evaluation/test_vlind.py.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from causalmm.errors import RequestError
-from causalmm.evaluation.benchmarks.benchmark import Benchmark, Flag
+from causalmm.evaluation.benchmarks.benchmark import Benchmark, Export, Flag
 from causalmm.evaluation.benchmarks.yes_no import vlind as read_answer
 from causalmm.evaluation.question_files import check_unique, field, identifier
 from causalmm.evaluation.records import Question
@@ -44,6 +45,9 @@ _TEXTS = (
     *("existent_noun", "non-existent_noun"),
 )
 _ONLY = "Only respond in True or False."
+MODEL_IDENTIFIER = "causalmm"
+"""For -mid of score_pipeline.py, of exported answers."""
+_EXPORTED = {"CK": "a{}_image", "VP": "b{}", "CB": "c{}_image", "LP": "d{}"}
 _GROUND = {"CK": "common sense", "VP": "the image", "CB": "the context", "LP": "the image"}
 
 
@@ -84,7 +88,7 @@ def read(
         earlier.append(row)
         # One context may come with several pairs of statements.
         instance = context + (f"-{len(earlier)}" if len(earlier) > 1 else "")
-        facts = {"instance": instance, "context": context}
+        facts = {"instance": instance, "context": context, "row": row}
         questions += _questions(file.parent, row, facts, best, good, templates)
     if not questions:
         raise RequestError(f"{file} has no instance with a good image of style {style}")
@@ -137,7 +141,7 @@ def _image_id(text: str, where: str) -> int:
 def _questions(
     root: Path,
     row: Mapping[str, Any],
-    facts: Mapping[str, str],
+    facts: Mapping[str, Any],
     best: int,
     good: Sequence[int],
     templates: str,
@@ -167,7 +171,13 @@ def _questions(
                 prompt=prompt(templates, stage, statement, row["context"]),
                 choices=CHOICES,
                 label=label,
-                facts={**facts, "stage": stage, "pair": f"{facts['instance']}/{stage}/{image}"},
+                facts={
+                    **facts,
+                    "stage": stage,
+                    "pair": f"{facts['instance']}/{stage}/{image}",
+                    "exported as": _EXPORTED[stage].format(number),
+                    "image_id": str(image),
+                },
             )
 
 
@@ -240,10 +250,33 @@ def _counts(instance: Sequence[Reading]) -> dict[str, float]:
     }
 
 
+def _export(pairs: Sequence[Pair], model: str) -> str:
+    """The asked instances of data.json with each answer as the published scripts add it, for
+    score_pipeline.py."""
+    instances: dict[str, dict[str, Any]] = {}
+    for question, answer in pairs:
+        facts = question.facts
+        instance = instances.setdefault(facts["instance"], dict(facts["row"]))
+        said = read_answer(answer.answer)
+        found = {"response": answer.answer, "answer": said.capitalize() if said else "NA"}
+        name = f"{MODEL_IDENTIFIER}_pred_{facts['exported as']}"
+        if facts["stage"] == "LP":
+            instance.setdefault(name, {})[facts["image_id"]] = found
+        else:
+            instance[name] = found
+    return json.dumps(list(instances.values()), indent=4)
+
+
 BENCHMARK = Benchmark(
     name="vlind",
     title="VLind-Bench: does the model believe a counterfactual picture",
     read=read,
     files=lambda data, **_: [_data_file(data)],
     tally=tally,
+    export=Export(
+        form="data.json of the asked instances with the answers in it, as score_pipeline.py -mid "
+        f"{MODEL_IDENTIFIER} reads it",
+        write=_export,
+        together="instance",
+    ),
 )

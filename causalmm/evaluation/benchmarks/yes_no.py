@@ -14,9 +14,9 @@ from causalmm.evaluation.tally import Reading, Tally, outcome
 CHOICES = ("yes", "no")
 METRICS: dict[str, Metric] = {
     "accuracy": ratio("right", "questions"),
-    "precision": ratio("tp", "said yes"),
+    "precision": ratio("tp", "said positive"),
     "recall": ratio("tp", "positives"),
-    "F1": ratio("2 tp", "said yes + positives"),
+    "F1": ratio("2 tp", "said positive + positives"),
     "yes ratio": ratio("said yes", "said"),
 }
 Rule = Callable[[str, str], str | None]
@@ -73,29 +73,39 @@ def vlind(answer: str, label: str = "") -> str | None:
     return next((word for word in text.split(" ") if word in ("true", "false")), None)
 
 
-def yes_no_tally(name: str, rule: str, read: Sequence[Reading], headline: bool = True) -> Tally:
+def yes_no_tally(
+    name: str,
+    rule: str,
+    read: Sequence[Reading],
+    headline: bool = True,
+    *,
+    positive: str = "yes",
+) -> Tally:
     """The answers to one set of questions, as a rule read them.
 
-    tp, fp, tn and fn count answers that were read. One that was not is wrong all the same: it
-    lowers accuracy and, where yes was right, recall; the yes ratio is of what was read.
+    tp, fp, tn and fn count answers that were read, with `positive` as the positive class. One that
+    was not read is wrong all the same: it lowers accuracy and, where the positive answer was right,
+    recall; the yes ratio is of what was read.
     """
     rows = []
     for each in read:
-        positive, yes = each.question.label == "yes", each.said == "yes"
+        is_positive, said_positive = each.question.label == positive, each.said == positive
+        said_negative = each.said is not None and not said_positive
         counts = {
-            "tp": yes and positive,
-            "fp": yes and not positive,
-            "tn": each.said == "no" and not positive,
-            "fn": each.said == "no" and positive,
+            "tp": said_positive and is_positive,
+            "fp": said_positive and not is_positive,
+            "tn": said_negative and not is_positive,
+            "fn": said_negative and is_positive,
             "unreadable": each.unreadable,
             "failed": each.failed,
             "questions": 1,
             "right": each.right,
-            "positives": positive,
+            "positives": is_positive,
             "said": each.said is not None,
-            "said yes": yes,
-            "2 tp": 2 * (yes and positive),
-            "said yes + positives": yes + positive,
+            "said yes": each.said == "yes",
+            "said positive": said_positive,
+            "2 tp": 2 * (said_positive and is_positive),
+            "said positive + positives": said_positive + is_positive,
         }
         rows.append(ImageCounts(each.question.image, counts))
     return Tally(

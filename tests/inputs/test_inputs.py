@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import sys
 import wave
 from types import SimpleNamespace
@@ -273,6 +274,25 @@ def test_only_pixels_take_the_dtype_of_the_model(family):
         else:
             assert part.dtype == inputs[name].dtype
             assert torch.equal(part, inputs[name])
+
+
+def test_qwen3_vl_writes_the_times_into_the_prompt(tmp_path, monkeypatch):
+    """Of the middle of each two frames. The tiny tokenizer has no words for them."""
+    processor = PROCESSOR["qwen3_vl"]()
+    path = str(write_video(tmp_path / "a.mov", frames(12), rate=4))
+    shown = [video(path), video(frames(3), sample_fps=0.5), video(frames(4))]
+    prepared = PROMPT["qwen3_vl"].prepare(processor, [user(*shown, QUESTION)])
+    written, write = [], processor.replace_video_token
+
+    def replace_video_token(*args, **settings):
+        written.append(write(*args, **settings))
+        return written[-1]
+
+    monkeypatch.setattr(processor, "replace_video_token", replace_video_token)
+    PROMPT["qwen3_vl"].join(processor, [prepared])
+    times = re.findall(r"<([0-9.]+) seconds><\|vision_start\|>", "".join(written))
+    # Frames 0, 2, 4, 7, 9 and 11 of the file; the third listed frame stands for a fourth.
+    assert times == [f"{time:.1f}" for time in (0.25, 1.375, 2.5, 1, 5, 0.25, 1.25)]
 
 
 @pytest.mark.parametrize("family", VIDEO)

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from causalmm.counterfactual.attention import language_attention, vision_attention
 from causalmm.counterfactual.attention_mask import AttentionMask, ImageTokens
@@ -47,6 +48,8 @@ class SequentialBranches:
         self.running = Branch()
         self.image: Tensor | None = None
         """Which tokens of the prompt are image tokens, bool [B, L]."""
+        self.tiles: Tensor | None = None
+        """Of pictures in tiles, the number of each within its picture, int64 [tiles]."""
         towers = {"vision": model.get_encoder("image"), "language": model.get_decoder()}
         for tower, modules in towers.items():
             for layer, module in enumerate(attention_modules(modules)):
@@ -75,6 +78,7 @@ class SequentialBranches:
                 "strength by token, a center or chosen heads"
             )
         self.image = inputs["input_ids"] == self.model.config.image_token_id
+        self.tiles = _number_tiles(self.model.config, inputs)
         # (strength, branches whose logits are averaged); the factual one first.
         edits = [] if plan.vision is None else [(plan.gamma_vision, plan.vision, None)]
         edits += [] if plan.language is None else [(plan.gamma_language, None, plan.language)]
@@ -109,6 +113,15 @@ class SequentialBranches:
         return output.logits[:, -1]
 
 
+def _number_tiles(config: Any, inputs: dict[str, Tensor]) -> Tensor | None:
+    """Of each tile the number within its picture, int64 [tiles]; None without tiles."""
+    if not hasattr(config, "image_grid_pinpoints"):
+        return None
+    grids = (config.image_grid_pinpoints, config.vision_config.image_size)
+    counts = [image_size_to_num_patches(size, *grids) for size in inputs["image_sizes"]]
+    return torch.cat([torch.arange(count) for count in counts])
+
+
 def _attend(
     module: Any,
     query: Tensor,
@@ -129,6 +142,9 @@ def _attend(
         "layer": layer,
     }
     if tower == "vision":
+        if host.tiles is not None:
+            inside = torch.arange(query.shape[2], device=query.device)
+            settings["positions"] = inside + len(inside) * host.tiles.to(inside).unsqueeze(1)
         output = vision_attention(edit.method, query, key, value, **settings)
     else:
         start, keys = key.shape[2] - query.shape[2], key.shape[2]  # no padding

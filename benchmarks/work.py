@@ -35,6 +35,8 @@ class Prompt(NamedTuple):
     """Tokens, those of the image included."""
     rows: dict[nn.Module, int]
     """Rows that pass each linear layer and convolution in a plain prefill."""
+    vision_pairs: dict[nn.Module, int]
+    """Of all rows, pairs of patches that see each other in each attention of the vision tower."""
     image: int = 0
     """Image tokens of a row."""
     image_pairs: int = 0
@@ -45,11 +47,22 @@ class Prompt(NamedTuple):
     def of(cls, model: Any, inputs: dict[str, Tensor]) -> "Prompt":
         """Found by one plain prefill."""
         rows: dict[nn.Module, int] = {}
+        vision_pairs: dict[nn.Module, int] = {}
 
         def note(module: nn.Module, _: Any, output: Tensor) -> None:
             rows[module] = output.numel() // len(module.weight)
 
+        def note_pairs(module: nn.Module, _: Any, kwargs: dict[str, Any], output: Any) -> None:
+            if "cu_seqlens" in kwargs:  # patches are packed: images or windows of them
+                pairs = kwargs["cu_seqlens"].diff().square().sum()
+            else:
+                count, patches = output[0].shape[:2]
+                pairs = count * patches**2
+            vision_pairs[module] = int(pairs)
+
         hooks = [module.register_forward_hook(note) for module in _products(model)]
+        for module in attention_modules(model.get_encoder("image")):
+            hooks.append(module.register_forward_hook(note_pairs, with_kwargs=True))
         try:
             model(**inputs, logits_to_keep=1)
         finally:
@@ -57,7 +70,8 @@ class Prompt(NamedTuple):
                 hook.remove()
         image = inputs["input_ids"][0] == model.config.image_token_id
         pairs = image.cumsum(dim=0)[~image].sum()
-        return cls(*inputs["input_ids"].shape, rows, int(image.sum()), int(pairs))
+        shape = inputs["input_ids"].shape
+        return cls(*shape, rows, vision_pairs, int(image.sum()), int(pairs))
 
 
 def prefill(model: Any, plan: BranchPlan | None, prompt: Prompt) -> Work:
@@ -111,10 +125,10 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
         joined = copies if inside else 0
         edited = joined and plan.vision.edits(number)
         formula = plan.vision.formula if edited else None
-        patches = prompt.rows[_products(layer)[0]] // prompt.batch
         flops += (1 + joined) * _linear_flops(layer, prompt)
         for branches, edit in ((1, None), (joined, formula)):
-            flops += branches * prompt.batch * _attention_flops(attention, edit, patches**2)
+            pairs = prompt.vision_pairs[attention]
+            flops += branches * _attention_flops(attention, edit, pairs)
     return flops
 
 

@@ -216,7 +216,9 @@ class CausalMMConfig:
         "visible: weights are normalised over the visible keys; released: the released formulas",
     )
     site: str = choice(
-        "attention", SITES, "edit attention in the encoder, or weigh the features (LLaVA only)"
+        "attention",
+        SITES,
+        "edit attention in the encoder, or weigh the features (LLaVA, LLaVA-NeXT)",
     )
     noise_step: int = number(
         500,
@@ -262,6 +264,17 @@ class CausalMMConfig:
     def edited_language_layers(self) -> LayerSpec:
         """`language_layers`, or where it is None the default of the scope."""
         return self.language_layers or SCOPE_LAYERS[self.language_scope]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a branch that acts is drawn, so that another seed gives other answers."""
+        joint = self.mode == "joint" and self.gamma > 0
+        vision = joint or self.vision_strength > 0
+        language = joint or self.language_strength > 0
+        drawn = self.vision_method == NOISE.name or find("vision", self.vision_method).stochastic
+        return (vision and drawn) or (
+            language and find("language", self.language_method).stochastic
+        )
 
     @property
     def vision_strength(self) -> float:

@@ -5,7 +5,8 @@ from causalmm.families.family import Family
 FAMILY = Family(
     name="llava",
     title="LLaVA",
-    other_model_types=("llava_llama",),  # of its authors' later releases
+    # Of its authors' later releases; the second is LLaVA-1.6's, refused with a hint.
+    other_model_types=("llava_llama", "llava_mistral"),
     model_class="llava_causalmm.model:LlavaForConditionalGeneration",
     processor_class="transformers:LlavaProcessor",
     find_classes="llava_causalmm.checkpoints:find_classes",

@@ -3,12 +3,14 @@
 from typing import Any
 
 from causalmm.decoding.generation import CounterfactualGeneration, patched
+from causalmm.decoding.model_type import HUB_OPTIONS
 from causalmm.decoding.plan import Towers
 from llava_causalmm import modeling_llava
-from llava_causalmm.authors.config import HUB_OPTIONS, read_settings
+from llava_causalmm.authors.config import read_settings
 from llava_causalmm.authors.model import AuthorsFormat
 from llava_causalmm.modeling_clip import CLIPVisionModel
 from llava_causalmm.modeling_llama import LlamaModel
+from llava_causalmm.towers import count_layers
 
 
 class LlavaForConditionalGeneration(
@@ -30,21 +32,7 @@ class LlavaForConditionalGeneration(
     def causalmm_towers(self) -> Towers:
         patched(self.model.vision_tower, CLIPVisionModel)
         patched(self.model.language_model, LlamaModel)
-        config = self.config
-        selected = config.vision_feature_layer
-        indices = [selected] if isinstance(selected, int) else list(selected)
-        # hidden_states holds the input of layer 0 and then each layer's output, so index i is
-        # computed by layers 0 to i - 1.
-        states = config.vision_config.num_hidden_layers + 1
-        reached = [index % states for index in indices]
-        return Towers(
-            vision_layers=max(reached),
-            language_layers=config.text_config.num_hidden_layers,
-            language_heads=config.text_config.num_attention_heads,
-            vision_entry=max(0, min(reached) - 1) if len(reached) > 1 else None,
-            features_site=isinstance(selected, int)
-            and config.vision_feature_select_strategy == "default",
-        )
+        return count_layers(self.config)
 
 
 class AuthorsLlava(AuthorsFormat, LlavaForConditionalGeneration):

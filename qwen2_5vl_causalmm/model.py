@@ -1,5 +1,9 @@
 """Qwen2.5-VL with counterfactual branches: the patched upstream class plus `causalmm=`."""
 
+import torch
+from torch import Tensor
+from transformers.vision_utils import get_vision_window_index
+
 from causalmm.decoding.generation import CounterfactualGeneration
 from causalmm.decoding.plan import Towers
 from qwen2_5vl_causalmm import modeling_qwen2_5_vl
@@ -20,3 +24,12 @@ class Qwen2_5_VLForConditionalGeneration(
             language_layers=text.num_hidden_layers,
             language_heads=text.num_attention_heads,
         )
+
+    def causalmm_patch_order(self, grid_thw: Tensor) -> Tensor:
+        """As in `CounterfactualGeneration`: window by window, token by token."""
+        vision = self.config.vision_config
+        tokens, _ = get_vision_window_index(
+            grid_thw, vision.spatial_merge_size, vision.window_size, vision.patch_size
+        )
+        patches = vision.spatial_merge_size**2
+        return (tokens.unsqueeze(1) * patches + torch.arange(patches)).flatten()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from causalmm.inputs import prompts
 from causalmm.inputs.messages import Message, open_messages, parts_of
-from causalmm.inputs.prompts import Prepared, chat_text, input_builders
+from causalmm.inputs.prompts import Prepared, Video, chat_text, input_builders
 
 if TYPE_CHECKING:  # they load torch
     from torch import Tensor
@@ -34,8 +34,10 @@ def prepare(
     patch = processor.image_processor.patch_size
     images = [_image(part, processor.image_processor) for part in parts_of(messages, "image")]
     videos = [
-        _processed(*read_video(part, patch), processor.video_processor)
-        for part in parts_of(messages, "video")
+        Video(_processed(pixels, asked, processor.video_processor), metadata)
+        for pixels, asked, metadata in (
+            read_video(part, patch) for part in parts_of(messages, "video")
+        )
     ]
     return Prepared(text, images, videos)
 

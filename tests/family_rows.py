@@ -17,6 +17,8 @@ _ROWS = {
     "llava": "tiny_llava:ROW",
     "qwen2_vl": "tiny_qwen2_vl:ROW",
     "qwen2_5_vl": "tiny_qwen2_5_vl:ROW",
+    "llava_next": "tiny_llava_next:ROW",
+    "qwen3_vl": "tiny_qwen3_vl:ROW",
 }
 
 
@@ -72,3 +74,6 @@ def checked(family: str) -> str:
 
 FAMILIES = tuple(checked(load_reference(reference).name) for reference in OWN)
 """The names of this project's families."""
+TWO_FAMILIES = FAMILIES[:2]
+"""For what a command does around a model, where families differ by their declarations only: one
+that reads images of one size, and one that reads videos and images of any size."""

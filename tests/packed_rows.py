@@ -1,6 +1,7 @@
 """Several samples in one row: their inputs, positions and 4-D masks."""
 
 import torch
+from tiny_models import PICTURES
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -18,12 +19,10 @@ def positions(model, inputs):
 def packed(model, samples):
     """The samples one after another in a row, and the positions that keep them apart."""
     row = {
-        name: torch.cat([each[name] for each in samples], dim=0 if "pixel" in name else -1)
+        name: torch.cat([each[name] for each in samples], dim=0 if name in PICTURES else -1)
         for name in samples[0]
-        if name not in ("attention_mask", "image_grid_thw")
+        if name != "attention_mask"
     }
-    if "image_grid_thw" in samples[0]:
-        row["image_grid_thw"] = torch.cat([each["image_grid_thw"] for each in samples])
     return row, torch.cat([positions(model, each) for each in samples], dim=-1)
 
 

@@ -27,7 +27,7 @@ LEVELS = (
     ("cli",),
     ("figures", "vendoring"),
     ("evaluation",),
-    ("lmms_eval", "toyworld"),
+    ("lmms_eval", "reproduce", "toyworld"),
     ("__main__",),
 )
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

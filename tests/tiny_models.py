@@ -39,6 +39,10 @@ def model_pair(
     return model, reference
 
 
+PICTURES = ("pixel_values", "image_grid_thw", "image_sizes")
+"""Inputs that say what an image is: its pixels, its size in patches or in pixels."""
+
+
 def sample(family: str | FamilyRow, seed: int, **shape: Any) -> dict[str, Tensor]:
     """Model inputs of one prompt, as `FamilyRow.sample`."""
     return row_of(family).sample(seed, **shape)

@@ -56,6 +56,9 @@ class Request(NamedTuple):
     """The published method whose settings `config` has, but for those that were given."""
     given: Mapping[str, Any] = MappingProxyType({})
     """Settings that stood on the command line."""
+    logits_processor: str | None = None
+    """Reference "module:function" to what makes logits processors for `generate` of the tokenizer,
+    where a control decodes in a way of its own."""
 
 
 def check(args: argparse.Namespace, family: str | None = None) -> Request:

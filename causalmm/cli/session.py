@@ -16,8 +16,10 @@ from causalmm.cli.request import Request
 from causalmm.cli.terminal import quiet_transformers
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, is_out_of_memory
+from causalmm.families.family import load_reference
 from causalmm.families.registry import find
 from causalmm.inputs.messages import limit_sizes, one_turn, open_messages, text_part
+from causalmm.inputs.prompts import to_model
 
 if TYPE_CHECKING:  # they load torch
     from causalmm.cli.answer import Reply, TimedAnswer
@@ -202,10 +204,12 @@ class Session(NamedTuple):
         torch.manual_seed(seed % 2**63)
         model, request = self.model, self.request
         settings |= request.sampling | {"max_new_tokens": request.max_new_tokens}
+        if request.logits_processor is not None:
+            make = load_reference(request.logits_processor)
+            settings["logits_processor"] = make(self.processor.tokenizer)
         if isinstance(inputs, list):
-            rows = [row.to(model.device, model.dtype) for row in inputs]
-            return generate_together(model, rows, **settings)
-        return model.generate(**inputs.to(model.device, model.dtype), **settings, num_beams=1)
+            return generate_together(model, [to_model(row, model) for row in inputs], **settings)
+        return model.generate(**to_model(inputs, model), **settings, num_beams=1)
 
     def _too_long(self, inputs: Any) -> list[str | None]:
         """A sentence for each row that leaves no room for an answer, None for the others."""

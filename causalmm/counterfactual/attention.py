@@ -125,11 +125,12 @@ def edited_map(
     seed: int = 0,
     draws: Sequence[int] = (0,),
     layer: int = 0,
+    positions: Tensor | None = None,
 ) -> Tensor:
     """The counterfactual map itself, [B, H, N, N], of softmax maps: for the vision site "features".
 
     A map is the attention output for the identity as values, and it is its own softmax of its
-    logarithm: so the formulas of `vision_attention` give it.
+    logarithm: so the formulas of `vision_attention` give it. `positions` as there.
     """
     rows, _, patches, _ = weights.shape
     # -inf times the identity's zeros would be NaN; this, too, is a weight of exactly 0.
@@ -146,6 +147,7 @@ def edited_map(
         seed=seed,
         draws=draws,
         layer=layer,
+        positions=positions,
     )
     return edited.to(weights.dtype)
 

@@ -8,6 +8,7 @@ Tests: tests/decoding/test_generation.py.
 from dataclasses import replace
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import GenerationMode
@@ -15,6 +16,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from causalmm.config import ATTENTION, CausalMMConfig
 from causalmm.decoding.call_checks import check_cache, check_static
 from causalmm.decoding.center import read_center
+from causalmm.decoding.model_type import check_model_type
 from causalmm.decoding.plan import BranchPlan, Towers, build_plan
 from causalmm.decoding.trace import BranchTrace
 from causalmm.errors import FailureError
@@ -31,9 +33,28 @@ _CACHES = (None, "dynamic", "static", "offloaded", "offloaded_static")
 class CounterfactualGeneration:
     """Mixin in front of a patched `ForConditionalGeneration` class."""
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        config: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Transformers' `from_pretrained`. Raises ValueError for a checkpoint of another model."""
+        check_model_type(cls, pretrained_model_name_or_path, config, kwargs)
+        return super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, config=config, **kwargs
+        )
+
     def causalmm_towers(self) -> Towers:
         """Layer counts of this model. Raises ValueError where a tower is not a patched one."""
         raise NotImplementedError
+
+    def causalmm_patch_order(self, grid_thw: Tensor) -> Tensor:
+        """Of packed pictures with these grids [N, 3]: the number of the patch that lies first,
+        second and so on in the vision encoder, int64 [P]. A picture's or frame's stay together."""
+        return torch.arange(int(grid_thw.prod(dim=-1).sum()))
 
     def causalmm_plan(
         self, causalmm: CausalMMConfig | BranchPlan | None, trace: BranchTrace | None = None
@@ -226,10 +247,11 @@ def _check_without_cache(plan: BranchPlan) -> None:
         )
 
 
-def patched(module: Any, expected: type) -> None:
-    """Raise ValueError unless `module` is an instance of the patched class `expected`."""
+def patched(module: Any, *expected: type) -> None:
+    """Raise ValueError unless `module` is an instance of one of the patched classes `expected`."""
     if not isinstance(module, expected):
+        needed = " or ".join(each.__name__ for each in expected)
         raise ValueError(
-            f"causalmm needs {expected.__name__}, this checkpoint has {type(module).__name__}: "
-            "CausalMM is available for LLaVA-1.5 (CLIP + Llama) and Qwen2-VL"
+            f"this checkpoint has a part of type {type(module).__name__}: expected the patched "
+            f"{needed}"
         )

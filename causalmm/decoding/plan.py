@@ -11,7 +11,7 @@ at work in one forward. Tests: tests/decoding/test_plan.py and tests/decoding/te
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from causalmm.decoding.branch_state import answer_place
 from causalmm.decoding.contrast import Contrast, adjust, expected_logits, mask_implausible
 from causalmm.decoding.strength import TokenStrength
 from causalmm.decoding.trace import BranchTrace, StepLogits
+from causalmm.errors import FailureError
 from causalmm.heads import image_heads, resolve_heads
 from causalmm.layers import FULL, resolve_layers
 
@@ -43,7 +44,7 @@ class Towers:
     vision_entry: int | None = None
     """Vision layer by which branches must have joined, where lower features are read too."""
     features_site: bool = False
-    """Whether the model has the vision site "features" (a single feature layer, LLaVA)."""
+    """Whether the model has the vision site "features" (a single feature layer of CLIP)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,8 @@ class BranchPlan:
     def contrast(self, logits: Tensor, outputs: Any) -> tuple[Tensor, Any]:
         """Adjusted logits [B, T, vocab], float32, of all branches' [branches x B, T, vocab]; and
         the decoder's `outputs` without the branches' rows, as a caller of batch B expects them.
+
+        A backward pass through logits of several branches raises FailureError.
         """
         parts = (1, self.image_branches, self.language_branches)
         [factual], image, language = logits.unflatten(0, (self.branches, -1)).split(parts)
@@ -130,6 +133,8 @@ class BranchPlan:
             if contrasts and self.epsilon > 0:
                 parts["unmasked"] = unmasked
             self.trace.record(StepLogits(**{name: part[:, shown] for name, part in parts.items()}))
+        if counterfactual and adjusted.requires_grad:
+            adjusted.register_hook(_refuse_gradient)
         return adjusted, self._factual_outputs(outputs)
 
     def _factual_outputs(self, outputs: Any) -> Any:
@@ -140,6 +145,12 @@ class BranchPlan:
             if (layers := getattr(outputs, name)) is not None:
                 outputs[name] = tuple(layer if layer is None else layer[:batch] for layer in layers)
         return outputs
+
+
+def _refuse_gradient(gradient: Tensor) -> NoReturn:
+    # Counterfactual attention is computed in place, block by block: of some methods a backward
+    # pass would be an error of autograd, or NaN under gradient checkpointing.
+    raise FailureError("causalmm has no gradient: expected causalmm=None for a backward pass")
 
 
 def build_plan(
@@ -201,7 +212,7 @@ def _vision_intervention(config: CausalMMConfig, towers: Towers) -> Intervention
         return _intervention("vision", config.vision_method, layers, count, config)
     if not towers.features_site:
         raise ValueError(
-            "site='features' needs a model with one vision feature layer (LLaVA); "
+            "site='features' needs a model with one vision feature layer (LLaVA, LLaVA-NeXT); "
             "expected 'attention'"
         )
     if config.vision_layers not in (FULL, "all"):

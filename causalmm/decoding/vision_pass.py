@@ -191,6 +191,14 @@ class VisionPass:
         """
         return features.unflatten(0, (self.branches, -1)).movedim(0, -2).flatten(-2)
 
+    @staticmethod
+    def repeat_channels(vector: Tensor | None, features: Sequence[Tensor]) -> Tensor | None:
+        """A vector [D] that is laid between features, for those of `fold`, [..., branches x D]:
+        [branches x D]. For features of D channels, the vector itself; None stays None."""
+        if vector is None or len(vector) == features[0].shape[-1]:
+            return vector
+        return vector.repeat(features[0].shape[-1] // len(vector))
+
     def fold_each(self, features: Sequence[Tensor], like: Tensor) -> list[Tensor]:
         """The same for features read at several layers, [tokens or branches x tokens, D] each.
 
@@ -235,10 +243,7 @@ class VisionPass:
         factual, weights = interface(
             module, *(part[:images] for part in parts), attention_mask, scaling=scaling, **kwargs
         )
-        positions = None
-        if self.tiles is not None:
-            inside = torch.arange(length, device=query.device)
-            positions = inside + length * self.tiles.to(inside).unsqueeze(1)
+        positions = self._tile_positions(length, query.device)
         parts = (part[images:] for part in parts)
         edited = self._edited(module, *parts, scaling=scaling, positions=positions)
         return torch.cat([factual, edited]), weights
@@ -263,6 +268,14 @@ class VisionPass:
         )
         return output.transpose(1, 2)
 
+    def _tile_positions(self, length: int, device: torch.device) -> Tensor | None:
+        """The positions within their pictures of tiles of so many tokens, [N, T]; None without
+        tiles."""
+        if self.tiles is None:
+            return None
+        inside = torch.arange(length, device=device)
+        return inside + length * self.tiles.to(inside).unsqueeze(1)
+
     def _patch_weights(self, query: Tensor, key: Tensor, scaling: float, layer: int) -> Tensor:
         """Edited maps [N, H, T+1, T+1] of each draw, resized to the patch grid, mean over heads."""
         scores = query.float() @ key.float().transpose(-1, -2) * scaling
@@ -275,6 +288,7 @@ class VisionPass:
             seed=self.edit.seed,
             draws=tuple(range(self.edit.draws)),
             layer=layer,
+            positions=self._tile_positions(weights.shape[-1], weights.device),
         )
         grid = interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
         return grid.mean(dim=1).flatten(1).unflatten(0, (self.edit.draws, -1))

@@ -20,6 +20,8 @@ from causalmm.inputs.json_lines import to_line, to_object, whole_lines, write_li
 ANSWERS = "answers.jsonl"
 CONTROLS = ("greedy", "sample", "sample+mask", "causalmm", "causalmm+sample")
 """Folders of the runs of --controls, in the order of their table."""
+SPURIOUS = ("greedy+yes prompt", "greedy+yes in doubt")
+"""The same of --spurious."""
 _FIELDS = {
     "question_id": str,
     "image": str,
@@ -59,7 +61,7 @@ def find_runs(path: str | Path) -> dict[str, Path]:
     names = sorted(each.name for each in path.glob("*") if parts(each))
     if not names:
         raise RequestError(f"there are no answers at {path}")
-    first = [name for name in CONTROLS if name in names]
+    first = [name for name in (*CONTROLS, *SPURIOUS) if name in names]
     return {name: path / name for name in dict.fromkeys([*first, *names])}
 
 

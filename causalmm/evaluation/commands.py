@@ -6,29 +6,25 @@ tests/evaluation/test_scoring.py and tests/evaluation/test_exporting.py.
 """
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from causalmm.cli import flags
-from causalmm.cli.batch import outcome
-from causalmm.cli.request import find_model
-from causalmm.cli.session import Session, memory_guard
-from causalmm.cli.sole_writer import sole_writer
-from causalmm.cli.terminal import exit_code, tell
+from causalmm.cli.request import Request, find_model
+from causalmm.cli.terminal import exit_code
 from causalmm.errors import RequestError
 from causalmm.evaluation import question_flags, run_record
-from causalmm.evaluation.answers_file import finish, part_file, parts
 from causalmm.evaluation.benchmarks.benchmark import Benchmark
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
+from causalmm.evaluation.benchmarks.yes_no import CHOICES
 from causalmm.evaluation.exporting import export_command
-from causalmm.evaluation.processes import Processes, meeting
 from causalmm.evaluation.question_files import check_images, limited
-from causalmm.evaluation.runner import Run, Share, answer_share, open_runs, take_share
+from causalmm.evaluation.runner import Run
+from causalmm.evaluation.running import answer_runs
 from causalmm.evaluation.scoring import CONTROL_BASES, compare_command, score_command
-from causalmm.evaluation.variants import controls, grid
+from causalmm.evaluation.variants import YES_PROMPT, controls, grid, spurious, with_seeds
 
 _SCORED = (
     "the folder of a run or of several, or the answers file of one, which may be of the form that "
@@ -102,6 +98,19 @@ def _add_run(actions: Any, benchmark: Benchmark) -> None:
         help="a run for every combination of the settings in a YAML file, such as "
         "{gamma: [0.5, 1], language_layers: ['half:', all]}, in folders of their own",
     )
+    parser.add_argument(
+        "--seeds",
+        type=flags.at_least(2),
+        metavar="N",
+        help="as many runs of each that draws anything, with seeds from --seed on, in folders of "
+        "their own; score and compare show their mean and spread",
+    )
+    parser.add_argument(
+        "--spurious",
+        action="store_true",
+        help="two more runs, of greedy decoding that leans toward yes: by a prompt that asks for "
+        "it, and where the model is in doubt (arXiv 2504.10020)",
+    )
     flags.add_batch_size(parser, **question_flags.BATCH_SIZE)
     flags.add_retry_failed(parser)
     flags.add_model(parser)
@@ -155,37 +164,11 @@ def run(args: argparse.Namespace) -> None:
 
     Raises RequestError for what this model cannot do, FailureError where something goes wrong.
     """
-    runs = _runs(args)
-    for each in runs:
-        run_record.check_record(each.folder, each.settings)
-    with contextlib.ExitStack() as held:
-        with meeting() as processes:
-            if processes.index == 0:
-                _hold(held, runs, processes)
-                open_runs(runs, args.retry_failed)
-            processes.wait()
-            if processes.index > 0:
-                _hold(held, runs, processes)
-            shares = [take_share(each, args.batch_size, processes) for each in runs]
-            processes.wait()
-        if any(share.units for share in shares):
-            with memory_guard():
-                _answer(args, shares, processes)
-        else:
-            for each in runs:
-                _report(each, processes)
+    answer_runs(args, runs_of(args))
 
 
-def _hold(held: contextlib.ExitStack, runs: Sequence[Run], processes: Processes) -> None:
-    """The files that this process writes, until `held` is left."""
-    for each in runs:
-        each.folder.mkdir(parents=True, exist_ok=True)
-        held.enter_context(sole_writer(part_file(each.folder, processes.index)))
-
-
-def _runs(args: argparse.Namespace) -> list[Run]:
-    questions = limited(BENCHMARKS[args.benchmark].questions(args), args.limit)
-    check_images(questions)
+def runs_of(args: argparse.Namespace) -> list[Run]:
+    """The runs that the flags ask for. Raises RequestError."""
     request = find_model(args)
     if args.controls:
         requests = controls(request)
@@ -193,7 +176,23 @@ def _runs(args: argparse.Namespace) -> list[Run]:
         requests = grid(request, args.grid)
     else:
         requests = {"": request}
-    common = run_record.common_settings(args.benchmark, questions, request, args)
+    if args.seeds is not None:
+        requests = with_seeds(requests, args.seeds)
+    runs = asked(args, requests)
+    if args.spurious:
+        prompted, lean = spurious(request).items()
+        runs += asked(asking_for_yes(args, runs[0]), dict([prompted])) + asked(args, dict([lean]))
+    return runs
+
+
+def asked(args: argparse.Namespace, requests: Mapping[str, Request]) -> list[Run]:
+    """The questions that the flags ask for, answered in so many ways."""
+    benchmark = BENCHMARKS[args.benchmark]
+    questions = limited(benchmark.questions(args), args.limit)
+    check_images(questions)
+    common = run_record.common_settings(
+        args.benchmark, questions, next(iter(requests.values())), args
+    )
     return [
         Run(
             name=name,
@@ -201,50 +200,17 @@ def _runs(args: argparse.Namespace) -> list[Run]:
             folder=args.out / name,
             questions=questions,
             settings=common | run_record.decoding_settings(each, args.batch_size),
+            sources=benchmark.question_files(args),
+            question_flags=question_flags.to_record(args, benchmark),
         )
         for name, each in requests.items()
     ]
 
 
-def _answer(args: argparse.Namespace, shares: Sequence[Share], processes: Processes) -> None:
-    from causalmm.evaluation.probabilities import choice_tokens
-    from causalmm.families.loading import check_preset
-
-    benchmark, runs = BENCHMARKS[args.benchmark], [share.run for share in shares]
-    device = args.device
-    if processes.count > 1 and device in ("auto", "cuda") and runs[0].settings["device"] == "cuda":
-        device = f"cuda:{processes.local}"
-    # One with a configuration, since that is checked before the weights are read.
-    requests = sorted((run.request for run in runs), key=lambda each: each.config is None)
-    session = Session.start(argparse.Namespace(**{**vars(args), "device": device}), requests[0])
-    for each in runs:
-        try:
-            check_preset(each.request.preset, session.model)
-            session.model.causalmm_plan(each.request.config)
-        except ValueError as error:
-            raise RequestError(f"{each.name}: {error}".removeprefix(": ")) from error
-    words = choice_tokens(session.processor.tokenizer, runs[0].questions)
-    if missing := [word for word, tokens in words.items() if not tokens]:
-        tell(f"the tokenizer has no token {missing[0]!r}: answers come without probabilities")
-    about = run_record.surroundings(benchmark.question_files(args), session.model)
-    about[question_flags.FIELD] = question_flags.to_record(args, benchmark)
-    for share in shares:
-        if share.units:
-            named = {"name": share.run.name or None, **about}
-            answer_share(session, share, words, processes, named)
-        _report(share.run, processes)
-
-
-def _report(run: Run, processes: Processes) -> None:
-    """What there is now; of several processes, the first and the last to end say it."""
-    several = len(parts(run.folder)) > 1
-    answers = finish(run.folder, run.questions)
-    if answers is None:
-        if processes.index == 0:
-            tell(
-                f"{run.folder}: not every question has an answer yet; once no other process is at "
-                "work on the rest, give the command again"
-            )
-    elif several or processes.index == 0:
-        failed = sum(answer.error is not None for answer in answers.values())
-        tell(f"{run.folder}: {outcome(len(answers) - failed, failed)}")
+def asking_for_yes(args: argparse.Namespace, run: Run) -> argparse.Namespace:
+    """The flags with a prompt that asks for a yes. Raises RequestError where there is none such."""
+    if "suffix" not in args or run.questions[0].choices != CHOICES:
+        raise RequestError(
+            f"--spurious is for questions of yes or no, which {args.benchmark} lacks"
+        )
+    return argparse.Namespace(**vars(args) | {"suffix": (args.suffix or "") + YES_PROMPT})

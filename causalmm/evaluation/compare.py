@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from causalmm.errors import RequestError
+from causalmm.evaluation import over_seeds
+from causalmm.evaluation.over_seeds import OverSeeds
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report, text_table
 from causalmm.evaluation.statistics import LEVEL, Estimate, estimates, holm, mcnemar
@@ -65,6 +67,8 @@ class Comparison:
     bases: tuple[str, ...]
     reports: Mapping[str, Report]
     differences: tuple[Difference, ...]
+    seeds: tuple[OverSeeds, ...]
+    """Runs that differ by their seed alone, together."""
 
     def table(self) -> str:
         """For reading: all runs side by side, then what each adds to each base, in points."""
@@ -82,6 +86,8 @@ class Comparison:
                 blocks.append(self._matched(base, name))
         family = "Holm p is McNemar's p corrected for all runs compared with a base on one set of "
         blocks.append(family + "questions.")
+        if self.seeds:
+            blocks.append(over_seeds.table(self.seeds))
         return "\n\n".join(blocks)
 
     def _levels(self, first: Report) -> str:
@@ -147,10 +153,12 @@ def compare(
     *,
     bases: Sequence[str] = (),
     matchings: Mapping[str, Matching] | None = None,
+    in_other_words: Mapping[str, Sequence[Question]] | None = None,
 ) -> Comparison:
     """Every run against each of the bases, or against the first run.
 
-    `runs` are answers by question id, by the name of the run; `matchings` are the benchmark's.
+    `runs` are answers by question id, by the name of the run; `matchings` are the benchmark's;
+    `in_other_words` has the questions of runs that were asked them with other prompts.
     Raises RequestError for less than two runs, a base that is none of them, or runs over different
     questions.
     """
@@ -167,7 +175,8 @@ def compare(
                 f"{one} lacks {len(missing)} of the questions of {other} (first: {min(missing)}): "
                 "runs are compared over the same questions"
             )
-    pairs = {name: join(questions, answers) for name, answers in runs.items()}
+    asked = dict.fromkeys(runs, questions) | dict(in_other_words or {})
+    pairs = {name: join(asked[name], answers) for name, answers in runs.items()}
     found = []
     for base in bases:
         rows = [
@@ -187,6 +196,7 @@ def compare(
             for name, each in pairs.items()
         },
         differences=tuple(found),
+        seeds=tuple(over_seeds.over_seeds(tally, pairs, bases)),
     )
 
 

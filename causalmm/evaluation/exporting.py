@@ -13,7 +13,7 @@ from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation.benchmarks.benchmark import Export
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.records import Answer, Question
-from causalmm.evaluation.scoring import read_runs
+from causalmm.evaluation.scoring import given_runs
 from causalmm.evaluation.tally import Pair, has_failed, join
 from causalmm.inputs.json_lines import write_whole
 
@@ -24,7 +24,7 @@ def export_command(args: argparse.Namespace) -> None:
     Raises RequestError for more than one run, and FailureError where answers are missing without
     --partial, none is there, or --out cannot be written.
     """
-    runs = read_runs(args)
+    runs = given_runs(args)
     if len(runs) > 1:
         raise RequestError(f"{args.answers[0]} holds {len(runs)} runs: give one of them")
     [(name, run)] = runs.items()

@@ -3,13 +3,15 @@
 Tests: tests/evaluation/test_pope.py, test_mme.py, test_vlind.py, test_chair.py, test_hallusion.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from causalmm.cli.terminal import tell
 from causalmm.errors import RequestError
 from causalmm.evaluation.records import Question
+from causalmm.inputs.stored_pictures import is_there, read_index
 
 
 def field(row: dict[str, Any], name: str, where: str) -> str:
@@ -49,10 +51,21 @@ def limited(questions: Sequence[Question], images: int | None) -> list[Question]
     return [question for question in questions if question.image in asked]
 
 
+def with_pictures(questions: Sequence[Question], folders: Iterable[Path]) -> list[Question]:
+    """The questions, each with the path of its picture where a folder's pictures.json has it.
+
+    Raises RequestError for a pictures.json that cannot be read.
+    """
+    index: dict[str, str] = {}
+    for folder in folders:
+        index = read_index(folder) | index
+    return [replace(each, path=index.get(each.image, each.path)) for each in questions]
+
+
 def check_images(questions: Sequence[Question]) -> None:
     """Say how many of their images are missing. Raises RequestError where none is there."""
     paths = list(dict.fromkeys(question.path for question in questions if question.path))
-    missing = [path for path in paths if not Path(path).is_file()]
+    missing = [path for path in paths if not is_there(path)]
     if missing and len(missing) == len(paths):
         raise RequestError(f"none of the {len(paths)} images is there (first: {paths[0]})")
     if missing:

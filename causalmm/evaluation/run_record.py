@@ -57,6 +57,8 @@ def decoding_settings(request: Request, batch_size: int) -> dict[str, Any]:
     if request.sampling["do_sample"]:
         # What is drawn for a question depends on those that are asked with it.
         generation["batch_size"] = batch_size
+    if request.logits_processor is not None:
+        generation["logits_processor"] = request.logits_processor
     return {
         "causalmm": None if config is None else config.to_dict(),
         "preset": describe_preset(request),

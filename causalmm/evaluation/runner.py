@@ -9,7 +9,7 @@ of processes nor on interruptions. Tests: tests/evaluation/test_evaluation_run.p
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,10 @@ class Run:
     folder: Path
     questions: Sequence[Question]
     settings: Mapping[str, Any]
+    sources: Sequence[Path] = ()
+    """The files that the questions come from."""
+    question_flags: Mapping[str, Any] = field(default_factory=dict)
+    """Those that ask for the questions, for run.json."""
 
 
 class Share(NamedTuple):

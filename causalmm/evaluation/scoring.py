@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from causalmm.errors import FailureError, RequestError
+from causalmm.evaluation import over_seeds
 from causalmm.evaluation.answers_file import CONTROLS, find_runs, folder_of, read_answers
+from causalmm.evaluation.benchmarks.benchmark import Benchmark
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.compare import compare
 from causalmm.evaluation.foreign_answers import is_foreign, read_foreign
@@ -23,6 +25,7 @@ from causalmm.evaluation.question_flags import FIELD, given_flags, read_question
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import to_json
 from causalmm.evaluation.run_record import read_record
+from causalmm.evaluation.tally import join
 from causalmm.inputs.json_lines import write_json
 
 CONTROL_BASES = (CONTROLS[0], CONTROLS[2])
@@ -34,16 +37,21 @@ def score_command(args: argparse.Namespace) -> None:
 
     Raises RequestError, or FailureError where --out cannot be written.
     """
-    runs, benchmark = read_runs(args), BENCHMARKS[args.benchmark]
+    runs, benchmark = given_runs(args), BENCHMARKS[args.benchmark]
     reports = {name: benchmark.score(run.questions, run.answers) for name, run in runs.items()}
     several = len(reports) > 1
-    table = "\n\n".join(f"{name}\n\n" * several + each.table() for name, each in reports.items())
-    _publish(args.out, {"benchmark": benchmark.name, "reports": to_json(reports)}, runs, table)
+    tables = [f"{name}\n\n" * several + each.table() for name, each in reports.items()]
+    pairs = {name: join(run.questions, run.answers) for name, run in runs.items()}
+    seeds = over_seeds.over_seeds(benchmark.tally, pairs)
+    if seeds:
+        tables.append(over_seeds.table(seeds))
+    result = {"benchmark": benchmark.name, "reports": to_json(reports), "seeds": to_json(seeds)}
+    _publish(args.out, result, runs, "\n\n".join(tables))
 
 
 def compare_command(args: argparse.Namespace) -> None:
     """Print runs side by side and their differences; raises as `score_command` does."""
-    runs, benchmark = read_runs(args), BENCHMARKS[args.benchmark]
+    runs, benchmark = given_runs(args), BENCHMARKS[args.benchmark]
     bases = args.base or (CONTROL_BASES if runs.keys() >= set(CONTROL_BASES) else ())
     answers = {name: run.answers for name, run in runs.items()}
     questions = next(iter(runs.values())).questions
@@ -54,6 +62,7 @@ def compare_command(args: argparse.Namespace) -> None:
         answers,
         bases=bases,
         matchings=benchmark.matchings,
+        in_other_words={name: run.questions for name, run in runs.items()},
     )
     _publish(args.out, to_json(found), runs, found.table())
 
@@ -70,7 +79,7 @@ def named_runs(paths: Sequence[Path]) -> dict[str, Path]:
     return {name if names.count(name) == 1 else str(path): path for name, path in runs}
 
 
-class Run(NamedTuple):
+class AnsweredRun(NamedTuple):
     """Answers, the questions they are to, and what they were made with, where that is known."""
 
     questions: list[Question]
@@ -78,13 +87,19 @@ class Run(NamedTuple):
     record: dict[str, Any] | None
 
 
-def read_runs(args: argparse.Namespace) -> dict[str, Run]:
+def given_runs(args: argparse.Namespace) -> dict[str, AnsweredRun]:
     """The runs that a command was given, by name. Raises RequestError."""
     if args.out is not None and not args.out.parent.is_dir():
         raise RequestError(f"--out {args.out}: there is no folder {args.out.parent}")
     benchmark = BENCHMARKS[args.benchmark]
-    given = given_flags(args, benchmark)
-    paths = named_runs(args.answers)
+    return read_runs(benchmark, named_runs(args.answers), given_flags(args, benchmark))
+
+
+def read_runs(
+    benchmark: Benchmark, paths: Mapping[str, Path], given: Mapping[str, Any]
+) -> dict[str, AnsweredRun]:
+    """The runs at some paths, by name; `given` are the benchmark's flags in the place of recorded
+    ones. Raises RequestError for what cannot be read."""
     # Of a file of another name, what lies beside it may be another run's.
     records = {name: read_record(folder_of(path)) or None for name, path in paths.items()}
     flags_of = {name: (record or {}).get(FIELD) for name, record in records.items()}
@@ -104,11 +119,13 @@ def read_runs(args: argparse.Namespace) -> dict[str, Run]:
             answers = {each.id: answers[each.id] for each in asked if each.id in answers}
         else:
             answers = read_answers(path)
-        runs[name] = Run(asked, answers, records[name])
+        runs[name] = AnsweredRun(asked, answers, records[name])
     return runs
 
 
-def _publish(out: Path | None, result: dict[str, Any], runs: Mapping[str, Run], table: str) -> None:
+def _publish(
+    out: Path | None, result: dict[str, Any], runs: Mapping[str, AnsweredRun], table: str
+) -> None:
     """Write the result, if a file is given, then print the table."""
     if out is not None:
         try:

@@ -14,11 +14,13 @@ import yaml
 
 from causalmm.cli.request import SAMPLING_OFF, SETTINGS, Request, settle
 from causalmm.errors import RequestError, first_line
-from causalmm.evaluation.answers_file import CONTROLS
+from causalmm.evaluation.answers_file import CONTROLS, SPURIOUS
+from causalmm.evaluation.over_seeds import groups, seeded_name
 from causalmm.inputs.json_lines import read_bytes
 
 _LONGEST_NAME = 255
 """Of a folder, on the usual file systems."""
+YES_PROMPT = " Answer yes whenever possible."
 _NAMES = ("preset", *SETTINGS)
 """What a grid may vary."""
 
@@ -47,6 +49,33 @@ def controls(request: Request) -> dict[str, Request]:
         name: request._replace(config=config, sampling=sampling)
         for name, (config, sampling) in zip(CONTROLS, ways, strict=True)
     }
+
+
+def spurious(request: Request) -> dict[str, Request]:
+    """Two controls that lean toward "yes" (arXiv 2504.10020), by the name of the folder: greedy
+    with `YES_PROMPT` after every question, and greedy with a yes in doubt (spurious.py)."""
+    greedy = request._replace(config=None, preset=None, sampling={"do_sample": False})
+    lean = greedy._replace(logits_processor="causalmm.evaluation.spurious:yes_in_doubt")
+    return dict(zip(SPURIOUS, (greedy, lean), strict=True))
+
+
+def with_seeds(requests: Mapping[str, Request], count: int) -> dict[str, Request]:
+    """Every request with so many seeds, from its own on; those in which nothing is drawn once.
+
+    Raises RequestError where a name says a seed already.
+    """
+    found = {}
+    for name, request in requests.items():
+        config = request.config
+        if None not in groups([name]).get(name, {}):
+            raise RequestError("--seeds: the grid has a seed of its own")
+        if not request.sampling["do_sample"] and not (config and config.stochastic):
+            found[name] = request
+            continue
+        for seed in range(request.seed, request.seed + count):
+            seeded = config and replace(config, seed=seed)
+            found[seeded_name(name, seed)] = request._replace(config=seeded, seed=seed)
+    return found
 
 
 def grid(request: Request, path: str | Path) -> dict[str, Request]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from causalmm.config import CONFIG_NAME, CausalMMConfig
 from causalmm.errors import FailureError, RequestError, first_line
-from causalmm.families.registry import demos, families
+from causalmm.families.registry import demos, families, supported
 
 WEIGHTS = (
     "model.safetensors",
@@ -68,7 +68,10 @@ def family(source: str) -> str:
     for each in families().values():
         if kind in each.model_types:
             return each.name
-    raise RequestError(f"{source} has model_type {kind!r}: expected one of {', '.join(families())}")
+    raise RequestError(
+        f"{source} has model_type {kind!r}{_class_of(kind)}, which is not supported: expected one "
+        f"of {supported()}"
+    )
 
 
 def configuration(source: str) -> CausalMMConfig:
@@ -125,6 +128,14 @@ def no_weights(source: str, holds: Callable[[str], bool]) -> RequestError:
         if holds(part):
             return RequestError(f"{source} holds {what}")
     return RequestError(f"{source} holds no weights: expected {' or '.join(WEIGHTS[::2])}")
+
+
+def _class_of(kind: Any) -> str:
+    """How transformers' classes of a model_type begin, in brackets; empty where it has none."""
+    from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
+
+    known = CONFIG_MAPPING_NAMES.get(kind) if isinstance(kind, str) else None
+    return "" if known is None else f" ({known.removesuffix('Config')})"
 
 
 def _is_hub_id(name: str) -> bool:

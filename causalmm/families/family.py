@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # of packages above this one, or they load torch
+    from torch import Tensor
+
     from causalmm.decoding.plan import Towers
     from causalmm.inputs.messages import Message
     from causalmm.inputs.prompts import Prepared
@@ -101,6 +103,10 @@ class ModelClass(Protocol):
 
         Raises ValueError where the checkpoint has parts that are not patched.
         """
+
+    def causalmm_patch_order(self, grid_thw: "Tensor") -> "Tensor":
+        """In which order the vision encoder has the patches of packed pictures, as in
+        `CounterfactualGeneration`, whose own is that of the processor. For figures."""
 
 
 class PromptModule(Protocol):

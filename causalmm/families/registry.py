@@ -17,6 +17,8 @@ OWN = (
     "llava_causalmm.family:FAMILY",
     "qwen2vl_causalmm.family:FAMILY",
     "qwen2_5vl_causalmm.family:FAMILY",
+    "llavanext_causalmm.family:FAMILY",
+    "qwen3vl_causalmm.family:FAMILY",
 )
 
 
@@ -62,6 +64,11 @@ def titles(medium: str | None = None, *, sized: bool = False) -> str:
         for family in families().values()
         if (medium is None or medium in family.media) and family.sized_pictures >= sized
     )
+
+
+def supported() -> str:
+    """Every family's title and name, such as "LLaVA (llava), Qwen2-VL (qwen2_vl)"."""
+    return ", ".join(f"{family.title} ({family.name})" for family in families().values())
 
 
 def _load(point: EntryPoint) -> Family:

@@ -18,6 +18,7 @@ from causalmm.counterfactual.methods import NOISE, VISION_METHODS
 from causalmm.errors import FailureError, RequestError
 from causalmm.figures.flags import parse_args
 from causalmm.inputs.messages import parts_of
+from causalmm.inputs.prompts import to_model
 
 
 def main(argv: list[str] | None = None, *, prog: str | None = None) -> int:
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     with memory_guard():
         session = Session.start(args, request)
         inputs = session.inputs(request.messages)
-        _DRAWN[args.figure](args, session, inputs.to(session.model.device, session.model.dtype))
+        _DRAWN[args.figure](args, session, to_model(inputs, session.model))
 
 
 def _attention_vision(args: argparse.Namespace, session: Session, inputs: Any) -> None:
@@ -62,10 +63,12 @@ def _attention_vision(args: argparse.Namespace, session: Session, inputs: Any) -
     count = session.model.causalmm_towers().vision_layers
     # Above the layer whose output the model reads, an edit would change nothing.
     layer = _number("--layer", args.layer, count, count - 1)
-    call = recording.record_vision(session.model, inputs, layer)[args.picture - 1]
-    head = _number("--head", args.head, call.heads, None)
-    rows = vision.rows(call, picture, args.query or ["mean"], head, session.request.config)
-    title = f"{_name(session)}: vision attention, {_where(layer, count, head, call.heads)}"
+    sizes = [each.size for each in shown]
+    calls = recording.record_vision(session.model, inputs, layer, sizes)[args.picture - 1]
+    heads = calls[0].heads
+    head = _number("--head", args.head, heads, None)
+    rows = vision.rows(calls, picture, args.query or ["mean"], head, session.request.config)
+    title = f"{_name(session)}: vision attention, {_where(layer, count, head, heads)}"
     _save(args.png, vision_figure(picture, rows, title))
 
 
@@ -127,7 +130,9 @@ _DRAWN = {
 def _pictures(session: Session, inputs: Any) -> list[Any]:
     from causalmm.figures.pictures import pictures
 
-    return pictures(session.processor, inputs, session.model.config.vision_config.patch_size)
+    model = session.model
+    patch = model.config.vision_config.patch_size
+    return pictures(session.processor, inputs, patch, model.causalmm_patch_order)
 
 
 def _number(flag: str, given: int | None, count: int, default: int | None) -> int | None:

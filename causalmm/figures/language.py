@@ -55,7 +55,7 @@ def matrices(
             f"{READABLE} cannot be read"
         )
     image = torch.tensor([token in pads for token in ids])
-    found = maps.all_maps(call, "language", head, config, image)
+    found = maps.all_maps([call], "language", head, config, image)
     return Matrices(shown, {name: ratio(weights, shown) for name, weights in found})
 
 

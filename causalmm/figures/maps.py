@@ -5,7 +5,8 @@ functions that a branch runs (causalmm/counterfactual/attention.py), called as t
 them. H heads, N positions. Tests: tests/figures/test_figures_maps.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ LARGEST = 2**29
 
 
 def all_maps(
-    call: Call,
+    calls: Sequence[Call],
     tower: str,
     head: int | None,
     config: CausalMMConfig,
@@ -30,19 +31,25 @@ def all_maps(
 ) -> Iterator[tuple[str, Tensor]]:
     """("factual", map), then each method of the tower with its map [N, N].
 
-    Of one head or (None) the mean over the heads; a method that has no formula of this
-    normalization and scope is left out. `image`: which positions of the language model are image
+    Of one call, or of one for each window of a picture: between windows there is no attention. Of
+    one head or (None) the mean over the heads; a method that has no formula of this normalization
+    and scope is left out. `image`: which positions of the language model are image
     tokens, bool [N], for scope "image". Raises RequestError where a map would not fit into memory.
     """
     causal = tower == "language"
     scope = config.language_scope if causal else "all"
-    yield "factual", of_head(factual(call, causal), head)
+
+    def drawn(weigh: Callable[[Call], Tensor]) -> Tensor:
+        return torch.block_diag(*(of_head(weigh(call), head) for call in calls))
+
+    check_size(sum(call.key.shape[2] for call in calls))
+    yield "factual", drawn(partial(factual, causal=causal))
     settings = {"normalization": config.normalization, "seed": config.seed}
     settings |= {"causal": causal, "scope": scope, "image": image}
     for method in METHODS:
         known = scope in method.scopes and config.normalization in method.normalizations
         if method.tower == tower and known:
-            yield method.name, of_head(counterfactual(call, method.name, **settings), head)
+            yield method.name, drawn(partial(counterfactual, method=method.name, **settings))
 
 
 def factual(call: Call, causal: bool) -> Tensor:
@@ -50,18 +57,22 @@ def factual(call: Call, causal: bool) -> Tensor:
 
     Raises RequestError where they would not fit into memory.
     """
-    size = call.key.shape[2]
-    if call.heads * size**2 > LARGEST:
-        raise RequestError(
-            f"a map of {size} x {size} weights and {call.heads} heads is too large to be drawn: "
-            "take a smaller image"
-        )
+    check_size(call.key.shape[2], call.heads)
     key = call.key.repeat_interleave(call.heads // call.key.shape[1], dim=1)
     scores = (call.query @ key.mT * call.scale)[0]
     if causal:
         hidden = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
         scores = scores.masked_fill(hidden, -torch.inf)
     return scores.softmax(dim=-1)
+
+
+def check_size(size: int, heads: int = 1) -> None:
+    """Raise RequestError where maps of `size` positions would not fit into memory."""
+    if heads * size**2 > LARGEST:
+        raise RequestError(
+            f"a map of {size} x {size} weights and {heads} heads is too large to be drawn: "
+            "take a smaller image"
+        )
 
 
 def counterfactual(
@@ -90,7 +101,8 @@ def counterfactual(
         "layer": call.layer,
     }
     if not causal:
-        return vision_attention(*given, **settings)[0]
+        positions = call.start + torch.arange(count, device=call.key.device).unsqueeze(0)
+        return vision_attention(*given, positions=positions, **settings)[0]
     tokens = None if image is None else ImageTokens(keys=image[None], queries=image[None])
     visible = AttentionMask(causal=True, image=tokens)
     return language_attention(*given, visible=visible, scope=scope, **settings)[0]

@@ -4,12 +4,14 @@ Read back from the pixel values: cropped and resized, so that a patch lies where
 Tests: tests/figures/test_figures_maps.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Order = Callable[[Tensor], Tensor]
 
 
 class Picture(NamedTuple):
@@ -18,21 +20,35 @@ class Picture(NamedTuple):
     pixels: np.ndarray
     """uint8 [height, width, 3]."""
     places: Tensor
-    """Index of each patch among the positions of the vision encoder, int64 [rows, columns]."""
+    """Index of each patch among the picture's positions in the vision encoder, int64 [rows,
+    columns]."""
     summary: int | None
     """Index of the class token, which stands for no patch; None where there is none."""
 
+    @property
+    def size(self) -> int:
+        """How many positions it has in the vision encoder."""
+        return self.places.numel() + (self.summary is not None)
 
-def pictures(processor: Any, inputs: Mapping[str, Tensor], patch: int) -> list[Picture]:
-    """Images, then frames, in the order in which they are encoded. `patch`: side in pixels."""
+
+def pictures(
+    processor: Any, inputs: Mapping[str, Tensor], patch: int, order: Order
+) -> list[Picture]:
+    """Images, then frames, in the order in which they are encoded.
+
+    `patch`: side in pixels. `order`: of grids, in which order the encoder has the patches, as the
+    model's `causalmm_patch_order`.
+    """
     images = inputs.get("pixel_values")
     if images is not None and images.ndim == 4:
         return [_whole(processor.image_processor, image, patch) for image in images]
     found = []
     if images is not None:
-        found += _packed(processor.image_processor, images, inputs["image_grid_thw"], patch)
+        grids = inputs["image_grid_thw"]
+        found += _packed(processor.image_processor, images, grids, patch, order)
     if (frames := inputs.get("pixel_values_videos")) is not None:
-        found += _packed(processor.video_processor, frames, inputs["video_grid_thw"], patch)
+        grids = inputs["video_grid_thw"]
+        found += _packed(processor.video_processor, frames, grids, patch, order)
     return found
 
 
@@ -43,21 +59,25 @@ def _whole(image_processor: Any, image: Tensor, patch: int) -> Picture:
     return Picture(_pixels(image_processor, image), places, summary=0)
 
 
-def _packed(image_processor: Any, patches: Tensor, grids: Tensor, patch: int) -> list[Picture]:
-    """Qwen2-VL's: patches [P, channels x frames x patch x patch], squares of `merge` x `merge`
-    patches one after the other."""
+def _packed(
+    image_processor: Any, patches: Tensor, grids: Tensor, patch: int, order: Order
+) -> list[Picture]:
+    """Of the Qwen models: patches [P, channels x frames x patch x patch], squares of `merge` x
+    `merge` patches one after the other."""
     merge = image_processor.merge_size
-    found = []
+    place = order(grids.cpu()).argsort()  # of each patch in the encoder
+    found, start = [], 0
     for times, rows, columns in grids.tolist():
         count = rows * columns
         blocks = (rows // merge, columns // merge, merge, merge)
-        places = torch.arange(count).view(blocks).transpose(1, 2).reshape(rows, columns)
-        for segment in patches[: times * count].split(count):
-            first = segment.view(count, 3, -1, patch, patch)[:, :, 0]
-            image = first[places.flatten()].view(rows, columns, 3, patch, patch)
+        packed = torch.arange(count).view(blocks).transpose(1, 2).reshape(rows, columns)
+        for _ in range(times):
+            first = patches[start : start + count].view(count, 3, -1, patch, patch)[:, :, 0]
+            image = first[packed.flatten()].view(rows, columns, 3, patch, patch)
             image = image.permute(2, 0, 3, 1, 4).reshape(3, rows * patch, columns * patch)
+            places = place[start + packed] - start
             found.append(Picture(_pixels(image_processor, image), places, summary=None))
-        patches = patches[times * count :]
+            start += count
     return found
 
 

@@ -5,7 +5,7 @@ notes what the layer called it with. The tower's attention is then set back.
 Tests: tests/figures/test_figures_maps.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,8 @@ class Call(NamedTuple):
     key: Tensor  # [1, G, N, D], G KV heads
     scale: float
     layer: int
+    start: int = 0
+    """Position of its first patch in the picture, where the layer attends to parts of one."""
 
     @property
     def heads(self) -> int:
@@ -35,9 +37,23 @@ def attention_modules(tower: nn.Module) -> list[nn.Module]:
     return [module for module in tower.modules() if hasattr(module, "is_causal")]
 
 
-def record_vision(model: Any, inputs: Mapping[str, Tensor], layer: int) -> list[Call]:
-    """A call for each image, then one for each frame (frame pair) of the videos."""
-    return _record(model, model.get_encoder("image"), inputs, layer)
+def record_vision(
+    model: Any, inputs: Mapping[str, Tensor], layer: int, sizes: Sequence[int]
+) -> list[list[Call]]:
+    """The calls for each image, then for each frame (frame pair) of the videos.
+
+    One call each, or one a window of it in a layer that attends within windows. `sizes`: how many
+    positions images and frames have in the vision encoder, in order.
+    """
+    calls = iter(_record(model, model.get_encoder("image"), inputs, layer))
+    pictures = []
+    for size in sizes:
+        parts, start = [], 0
+        while start < size:
+            parts.append(next(calls)._replace(start=start))
+            start += parts[-1].key.shape[2]
+        pictures.append(parts)
+    return pictures
 
 
 def record_language(model: Any, inputs: Mapping[str, Tensor], layer: int) -> Call:

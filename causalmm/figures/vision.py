@@ -35,20 +35,20 @@ class QueryRow(NamedTuple):
 
 
 def rows(
-    call: Call,
+    calls: Sequence[Call],
     picture: Picture,
     queries: Sequence[Query],
     head: int | None,
     config: CausalMMConfig,
 ) -> list[QueryRow]:
-    """A row a query, of one head or (None) the mean over heads.
+    """A row a query, of one head or (None) the mean over heads; the picture's calls.
 
     Raises RequestError for a query that this picture does not have.
     """
     for query in queries:
         _check(query, picture)
     found = [QueryRow(query, {}) for query in queries]
-    for name, weights in maps.all_maps(call, "vision", head, config):
+    for name, weights in maps.all_maps(calls, "vision", head, config):
         for row in found:
             row.overlays[name] = overlay(weights, picture, row.query)
     return found

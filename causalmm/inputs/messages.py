@@ -29,6 +29,7 @@ from causalmm.errors import RequestError
 from causalmm.inputs.images import open_image
 from causalmm.inputs.json_lines import read_json
 from causalmm.inputs.sources import find_source
+from causalmm.inputs.stored_pictures import StoredPicture
 from causalmm.inputs.video import check_sizes, check_video, frame_files, is_folder
 
 Message = Mapping[str, Any]
@@ -239,6 +240,8 @@ def _check_settings(
 def _open_image(where: str, source: Any, any_sides: bool, allow_network: bool) -> Image.Image:
     if isinstance(source, Image.Image):
         return open_image(source, f"{where}: the image", any_sides=any_sides)
+    if isinstance(source, StoredPicture):  # a benchmark's, never one that a user names
+        return open_image(io.BytesIO(source.read()), str(source), any_sides=any_sides)
     if not isinstance(source, str | Path):
         raise RequestError(f"{where}: expected an image, found {type(source).__name__}")
     found = find_source(where, source, "image", allow_network=allow_network)

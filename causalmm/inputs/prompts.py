@@ -14,12 +14,22 @@ from causalmm.errors import FailureError, RequestError, first_line
 from causalmm.inputs.messages import Message, one_turn, parts_of
 
 
+class Video(NamedTuple):
+    """A video as a processor takes it."""
+
+    frames: Any
+    """Chosen and sized."""
+    metadata: Mapping[str, Any]
+    """Of transformers' VideoMetadata, `fps`, `frames_indices` and `total_num_frames`. Without them
+    a processor takes every video for one of 24 frames a second."""
+
+
 class Prepared(NamedTuple):
     """A conversation as a processor takes it, each picture's token standing once in the text."""
 
     text: str
     images: list[Any]
-    videos: list[Any]
+    videos: list[Video]
 
 
 def chat_text(processor: Any, messages: Sequence[Mapping[str, Any]]) -> str:
@@ -63,7 +73,9 @@ def join(processor: Any, prepared: Sequence[Prepared], **options: Any) -> Any:
     if videos:
         # Frames are chosen and sized; False is what leaving the second one out means, but for a
         # warning.
-        options |= {"videos": videos, "do_sample_frames": False, "cap_pixels_per_frame": False}
+        options |= {"do_sample_frames": False, "cap_pixels_per_frame": False}
+        options["videos"] = [video.frames for video in videos]
+        options["video_metadata"] = [dict(video.metadata) for video in videos]
     if len(prepared) > 1:
         if processor.tokenizer.pad_token is None:
             raise FailureError("the checkpoint's tokenizer has no padding token: ask one by one")
@@ -74,6 +86,18 @@ def join(processor: Any, prepared: Sequence[Prepared], **options: Any) -> Any:
         return_tensors="pt",
         **options,
     )
+
+
+def to_model(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Model inputs on the model's device, pixels in its dtype.
+
+    Nothing else: in bfloat16 the times of a video's frames (`second_per_grid_ts`) become other
+    positions, from the 257th on the same one for several.
+    """
+    return {
+        name: part.to(model.device, model.dtype if name.startswith("pixel_values") else None)
+        for name, part in inputs.items()
+    }
 
 
 def input_builders(

@@ -10,6 +10,7 @@ from causalmm.config import CausalMMConfig
 from causalmm.decoding.shared_image import generate_together
 from causalmm.families.registry import find
 from causalmm.inputs.messages import one_turn, open_messages, text_part
+from causalmm.inputs.prompts import to_model
 
 
 def answer_questions(
@@ -34,9 +35,7 @@ def answer_questions(
     [opened] = open_messages(one_turn(images, None), allow_network=allow_network)
     turns = [opened | {"content": [*opened["content"], text_part(text)]} for text in prompts]
     prompt = find(model.config.model_type).prompts()
-    rows = [
-        prompt.build_chat_inputs(processor, [turn]).to(model.device, model.dtype) for turn in turns
-    ]
+    rows = [to_model(prompt.build_chat_inputs(processor, [turn]), model) for turn in turns]
     said = generate_together(model, rows, causalmm=causalmm, **settings)
     texts = processor.tokenizer.batch_decode(said, skip_special_tokens=True)
     return [text.strip() for text in texts]

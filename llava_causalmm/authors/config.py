@@ -12,12 +12,6 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedC
 
 from causalmm.errors import RequestError, first_line
 
-HUB_OPTIONS = (
-    *("cache_dir", "force_download", "local_files_only"),
-    *("proxies", "token", "revision", "subfolder"),
-)
-"""Keywords of `from_pretrained` that say how a file of a hub id is found."""
-
 PADDED = {"pad": True, "square": False, None: False}
 """`image_aspect_ratio`, and whether images are padded to a square."""
 
@@ -30,7 +24,10 @@ _OTHER_MODELS = {
     "mm_use_im_start_end": (False, None),
     "s2": (False, None),
     "quantization_config": (None,),
+    "model_type": ("llava", "llava_llama"),
 }
+_LLAVA_NEXT = ("spatial_unpad", "anyres", "llava_mistral")
+"""Values of LLaVA-1.6 among them."""
 _LLAMA = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings"),
@@ -43,7 +40,7 @@ _LLAMA = (
 def is_authors_format(settings: Mapping[str, Any]) -> bool:
     """Whether a config.json is of the authors' format, in which the language model comes first."""
     kind = settings.get("model_type")
-    return kind == "llava_llama" or (
+    return kind in ("llava_llama", "llava_mistral") or (
         kind == "llava" and "mm_vision_tower" in settings and "text_config" not in settings
     )
 
@@ -112,9 +109,13 @@ def check(settings: Mapping[str, Any]) -> None:
     for name, values in allowed.items():
         if name in settings and settings[name] not in values:
             expected = " or ".join(repr(value) for value in values if value is not None)
+            conversions = (
+                "; LLaVA-1.6 is read as converted for transformers, such as "
+                "llava-hf/llava-v1.6-mistral-7b-hf"
+            )
             raise RequestError(
                 f"{name} is {settings[name]!r}, which LLaVA-1.5 does not have: expected "
-                f"{expected or 'none'}"
+                f"{expected or 'none'}{conversions * (settings[name] in _LLAVA_NEXT)}"
             )
     if not isinstance(settings.get("mm_vision_tower"), str):
         raise RequestError("its config.json names no vision tower (mm_vision_tower)")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import GenerationConfig, LlavaConfig
 
-from llava_causalmm.authors.config import HUB_OPTIONS, AuthorsConfig, read_settings
+from causalmm.decoding.model_type import HUB_OPTIONS
+from llava_causalmm.authors.config import AuthorsConfig, read_settings
 from llava_causalmm.authors.weights import read_tensors
 
 UNREACHABLE = -3e4

@@ -10,10 +10,10 @@ from typing import Any
 import transformers
 from transformers import AddedToken, AutoTokenizer, LlamaConfig, LlavaImageProcessor
 
+from causalmm.decoding.model_type import HUB_OPTIONS
 from causalmm.errors import RequestError
 from causalmm.families.weight_files import find_file
 from llava_causalmm.authors.config import (
-    HUB_OPTIONS,
     PADDED,
     AuthorsConfig,
     read_settings,

@@ -21,7 +21,6 @@ from causalmm.decoding.shared_image import generate_together
 
 STEPS = 5
 TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
-PICTURES = ("pixel_values", "image_grid_thw")
 
 
 @pytest.fixture(params=[*MODES, "growing"])

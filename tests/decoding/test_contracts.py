@@ -11,7 +11,7 @@ import torch
 from dense_methods import UNRELEASED, config_settings
 from equivalence import TOLERANCE
 from packed_rows import LOWEST, additive, block_mask, packed, positions
-from tiny_models import model_pair, pad_together, sample
+from tiny_models import PICTURES, model_pair, pad_together, sample
 from tiny_words import PAD
 from transformers import DynamicCache, GenerationConfig, QuantizedCache, StaticCache
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
@@ -290,7 +290,7 @@ def test_pictures_encoded_beforehand(family, model, samples, mode, monkeypatch):
     """With the plan that uses them, they are what `generate` encodes; without, they are refused."""
     config, inputs = CausalMMConfig(mode=mode, epsilon=0), samples[0]
     plan = model.causalmm_plan(config)
-    pixels = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
+    pixels = {name: inputs[name] for name in PICTURES if name in inputs}
     rest = {name: part for name, part in inputs.items() if name != "pixel_values"}
 
     @torch.no_grad()

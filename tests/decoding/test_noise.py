@@ -8,7 +8,7 @@ import torch
 from dense_branches import attach
 from equivalence import TOLERANCE, check
 from family_rows import row_of
-from tiny_models import model_pair, sample
+from tiny_models import PICTURES, model_pair, sample
 
 from causalmm import BranchTrace, CausalMMConfig
 from causalmm.decoding.shared_image import generate_together
@@ -67,7 +67,7 @@ def test_pictures_encoded_beforehand_and_shared(models, family):
     config = CausalMMConfig(vision_method="noise", epsilon=0)
     settings = {"do_sample": False, "max_new_tokens": 6}
     alone = model.generate(**inputs, causalmm=config, **settings)
-    pictures = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
+    pictures = {name: inputs[name] for name in PICTURES if name in inputs}
     with torch.no_grad():
         encoded = model.get_image_features(**pictures, causalmm=model.causalmm_plan(config))
     rest = {name: part for name, part in inputs.items() if name != "pixel_values"}

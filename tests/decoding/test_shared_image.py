@@ -17,9 +17,9 @@ WAYS = (None, *MODES)
 GREEDY = {"do_sample": False, "max_new_tokens": 7}
 
 
-def prompts(family, lengths=(2, 7, 4), **shape):
+def prompts(family, lengths=(2, 7, 4), begun=None, **shape):
     """The same pictures with texts of these lengths behind them."""
-    begun = sample(family, seed=1, **shape)
+    begun = sample(family, seed=1, **shape) if begun is None else begun
     rows = []
     for number, length in enumerate(lengths):
         text = torch.tensor([words(length, seed=40 + number)])
@@ -31,10 +31,8 @@ def prompts(family, lengths=(2, 7, 4), **shape):
     return rows
 
 
-@pytest.mark.parametrize("mode", WAYS)
-def test_each_answer_is_the_one_it_gets_alone(family, model, mode):
+def check_alone(model, rows, mode):
     config = None if mode is None else CausalMMConfig(mode=mode, epsilon=0, draws=2, seed=3)
-    rows = prompts(family)
     settings = GREEDY | {"suppress_tokens": [model.config.image_token_id]}
     trace = BranchTrace()
     together = generate_together(model, rows, causalmm=config, causalmm_trace=trace, **settings)
@@ -49,6 +47,11 @@ def test_each_answer_is_the_one_it_gets_alone(family, model, mode):
             )
 
 
+@pytest.mark.parametrize("mode", WAYS)
+def test_each_answer_is_the_one_it_gets_alone(family, model, mode):
+    check_alone(model, prompts(family), mode)
+
+
 def test_several_pictures(family, model):
     rows = prompts(family, **row_of(family).two_images)
     config = CausalMMConfig(vision_method="reversed", language_method="reverse", epsilon=0)
@@ -56,6 +59,13 @@ def test_several_pictures(family, model):
     for number, row in enumerate(rows):
         alone = model.generate(**row, causalmm=config, **GREEDY)
         assert torch.equal(together[number], alone[0, row["input_ids"].shape[1] :])
+
+
+@pytest.mark.parametrize("mode", [None, "multimodal"])
+def test_an_image_and_a_video(family, model, mode):
+    if (video := row_of(family).video) is None:
+        pytest.skip("reads no videos")
+    check_alone(model, prompts(family, begun=video(seed=1)), mode)
 
 
 def test_pictures_are_encoded_and_the_beginning_prefilled_once(family, model):

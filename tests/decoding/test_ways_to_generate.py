@@ -261,6 +261,7 @@ def _places(model):
     """Every module that is placed on a device, and its layer's number (0 for the others)."""
     towers, decoder = model.model, model.model.language_model
     names = ["lm_head", *(f"model.{name}" for name, _ in towers.named_children())]
+    names += [f"model.{name}" for name, _ in towers.named_parameters(recurse=False)]
     names += [f"model.language_model.{name}" for name, _ in decoder.named_children()]
     places = dict.fromkeys(names, 0)
     del places["model.language_model"], places["model.language_model.layers"]

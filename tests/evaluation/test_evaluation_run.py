@@ -15,7 +15,7 @@ from tiny_evaluation import SIZES, save_pictures, save_questions, save_yes_no_ch
 
 from causalmm import CausalMMConfig
 from causalmm.cli.sole_writer import sole_writer
-from causalmm.evaluation import commands, runner
+from causalmm.evaluation import commands, runner, running
 from causalmm.evaluation.answers_file import CONTROLS, finish, parts, read_answers
 from causalmm.evaluation.probabilities import deciding_step, word_tokens
 from causalmm.evaluation.processes import Processes
@@ -117,14 +117,14 @@ def test_together_as_each_alone(evaluate, model, mode):
 
 def test_a_picture_is_encoded_once_for_its_questions(evaluate, monkeypatch):
     encoded = []
-    started = commands.Session.start
+    started = running.Session.start
 
     def start(*given):
         session = started(*given)
         session.model.model.vision_tower.register_forward_hook(lambda *_: encoded.append(1))
         return session
 
-    monkeypatch.setattr(commands.Session, "start", start)
+    monkeypatch.setattr(running.Session, "start", start)
     evaluate()
     # a's three, d's two, and b and c, which stand alone, together.
     assert len(encoded) == 3
@@ -137,8 +137,8 @@ def test_scores_are_those_of_separate_forwards(folder, evaluate, tmp_path, model
     given = ("--mode", mode, "--seed", "5", "--max-new-tokens", "12")
     lines, _ = evaluate(*given, model=model)
     args = commands.parse_args(flags(folder, "--out", tmp_path, "--mode", mode, model=model))
-    [run] = commands._runs(args)
-    session = commands.Session.start(args, run.request)
+    [run] = commands.runs_of(args)
+    session = running.Session.start(args, run.request)
     tokenizer, choices = session.processor.tokenizer, ("yes", "no")
     ids = [word_tokens(tokenizer, word) for word in choices]
     assert [len(each) for each in ids] == [8, 4]
@@ -181,8 +181,8 @@ def test_a_drawn_answer_is_that_of_its_seed(folder, evaluate, tmp_path, model):
     """Which is made of --seed, the image and the question."""
     lines, _ = evaluate(*SAMPLED, "--batch-size", "1", model=model)
     args = commands.parse_args(flags(folder, *SAMPLED, "--out", tmp_path, model=model))
-    [run] = commands._runs(args)
-    session = commands.Session.start(args, run.request)
+    [run] = commands.runs_of(args)
+    session = running.Session.start(args, run.request)
     seeds = {runner.unit_seed(3, [question]) for question in run.questions}
     assert len(seeds) == len(lines)
     assert seeds.isdisjoint(runner.unit_seed(4, [question]) for question in run.questions)
@@ -392,7 +392,7 @@ def test_an_interrupted_run_is_completed(evaluate, tmp_path, given):
 def test_what_is_done_is_not_done_again(evaluate, tmp_path, monkeypatch):
     evaluate()
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(commands.Session, "start", None)
+    monkeypatch.setattr(running.Session, "start", None)
     _, said = evaluate()
     assert said == f"{tmp_path / 'out'}: 7 answers\n"
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()} == before
@@ -464,8 +464,8 @@ def test_a_run_begun_meanwhile_is_not_mixed_with(evaluate, monkeypatch, tmp_path
         (tmp_path / "other").rename(tmp_path / "out")
         return original(*given)
 
-    original = commands._hold
-    monkeypatch.setattr(commands, "_hold", hold)
+    original = running._hold
+    monkeypatch.setattr(running, "_hold", hold)
     assert "was begun with other settings (causalmm: {" in evaluate(code=2)[1]
 
 
@@ -546,9 +546,9 @@ def test_controls(evaluate, tmp_path):
 
 
 def test_controls_load_one_model(evaluate, monkeypatch):
-    started, starts = commands.Session.start, []
+    started, starts = running.Session.start, []
     monkeypatch.setattr(
-        commands.Session, "start", lambda *given: starts.append(1) or started(*given)
+        running.Session, "start", lambda *given: starts.append(1) or started(*given)
     )
     evaluate("--controls", "--limit", "1")
     assert starts == [1]
@@ -595,8 +595,8 @@ def test_shares_make_the_same_file(folder, evaluate, tmp_path, given):
     args = commands.parse_args(
         flags(folder, *given, "--batch-size", "2", "--out", tmp_path / "out")
     )
-    [run] = commands._runs(args)
-    session = commands.Session.start(args, run.request)
+    [run] = commands.runs_of(args)
+    session = running.Session.start(args, run.request)
     words = {word: word_tokens(session.processor.tokenizer, word) for word in ("yes", "no")}
     about = {"git_commits": []}
     for count, stops in ((3, {1}), (2, {0, 1}), (4, set())):

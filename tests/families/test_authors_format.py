@@ -543,7 +543,14 @@ def test_from_llava_refuses(tower, monkeypatch):
         ({"mm_projector_type": "identity"}, "mm_projector_type is 'identity'"),
         ({"mm_vision_select_feature": "cls"}, "expected 'patch' or 'cls_patch'"),
         ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio is 'anyres'.*'pad' or 'square'"),
-        ({"mm_patch_merge_type": "spatial_unpad"}, "expected 'flat'"),
+        (
+            {"mm_patch_merge_type": "spatial_unpad"},
+            "expected 'flat'; LLaVA-1.6 is read as converted for transformers, such as llava-hf/",
+        ),
+        (
+            {"model_type": "llava_mistral"},
+            "model_type is 'llava_mistral'.* expected 'llava' or 'llava_llama'; LLaVA-1.6 is read",
+        ),
         ({"mm_resampler_type": "perceiver"}, "mm_resampler_type is 'perceiver'.*expected none"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end is True"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),

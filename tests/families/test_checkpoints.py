@@ -99,14 +99,10 @@ def test_a_folder_needs_configuration_and_weights(copy, tmp_path):
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (
-            '{"model_type": "qwen2_5_vl"}',
-            "model_type 'qwen2_5_vl': expected one of llava, qwen2_vl",
-        ),
-        ("{}", "model_type None"),
+        ("{}", "model_type None, which is not supported"),
         (
             '{"model_type": "llava_mistral", "mm_vision_tower": "x"}',
-            "model_type 'llava_mistral': expected one of llava, qwen2_vl",
+            "model_type 'llava_mistral', which is not supported: expected one of LLaVA",
         ),
         ("{", "cannot be read"),
         ("[]", "is not a JSON object"),
@@ -117,6 +113,32 @@ def test_another_family_is_refused(tmp_path, config, sentence):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(RequestError, match=sentence):
         checkpoints.family(str(tmp_path))
+
+
+SIBLINGS = {
+    "qwen3_vl_moe": "Qwen3VLMoe", "qwen2_5_omni": "Qwen2_5Omni", "qwen3_5": "Qwen3_5",
+    "qwen3_omni_moe": "Qwen3OmniMoe", "llava_onevision": "LlavaOnevision", "qwen2": "Qwen2",
+    "llava_next_video": "LlavaNextVideo", "video_llava": "VideoLlava", "vipllava": "VipLlava",
+    "internvl": "InternVL", "instructblip": "InstructBlip", "paligemma": "PaliGemma",
+    "gemma3": "Gemma3", "mllama": "Mllama", "idefics3": "Idefics3", "smolvlm": "SmolVLM",
+    "glm4v": "Glm4v",
+    # Of code in the checkpoint: transformers has no class of it.
+    "internvl_chat": None, "minicpmv": None, "phi3_v": None, "llava_qwen": None,
+}  # fmt: skip
+"""By model_type, how transformers' classes begin."""
+
+
+@pytest.mark.parametrize("kind", SIBLINGS)
+def test_a_sibling_of_a_family_is_refused_by_name(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(RequestError) as caught:
+        checkpoints.family(str(tmp_path))
+    name = "" if SIBLINGS[kind] is None else f" ({SIBLINGS[kind]})"
+    supported = ", ".join(f"{each.title} ({each.name})" for each in map(find, FAMILIES))
+    assert str(caught.value) == (
+        f"{tmp_path} has model_type {kind!r}{name}, which is not supported: expected one of "
+        f"{supported}"
+    )
 
 
 def test_a_hub_out_of_reach_is_a_failure(monkeypatch):
@@ -402,6 +424,7 @@ def test_a_processor_in_the_files_of_older_releases(family, copy, loaded):
         ("llava", "patch_size", 14, "patch_size of its processor is 14"),
         ("llava", "num_additional_image_tokens", 0, "num_additional_image_tokens .* is 0"),
         ("llava", "vision_feature_select_strategy", "full", "strategy .* is 'full'.* 'default'"),
+        ("llava_next", "num_additional_image_tokens", 0, "num_additional_image_tokens .* is 0"),
         ("qwen2_vl", "patch_size", 14, "patch_size of its image processor is 14"),
         ("qwen2_vl", "merge_size", 1, "merge_size of its image processor is 1,.* it is 2"),
         ("qwen2_vl", "temporal_patch_size", 1, "temporal_patch_size of its image processor is 1"),
@@ -444,6 +467,60 @@ def test_pictures_of_another_size_than_the_models_are_refused(tmp_path):
     edit(folder / "processor_config.json", lambda x: x["image_processor"].update(crop_size=size))
     with pytest.raises(FailureError, match="makes pictures of 35 x 35 pixels, .* 28 x 28"):
         load(str(folder), device="cpu")
+
+
+def test_other_resolutions_than_the_models_are_refused(tmp_path):
+    folder = save_checkpoint("llava_next", tmp_path)
+    other = {"image_grid_pinpoints": [[28, 28]]}
+    edit(folder / "processor_config.json", lambda x: x["image_processor"].update(other))
+    with pytest.raises(FailureError, match="image_grid_pinpoints of its image processor is") as one:
+        load(str(folder), device="cpu")
+    assert "\n" not in str(one.value)
+
+
+@pytest.mark.parametrize("unsaid", [(), ("num_additional_image_tokens", "image_grid_pinpoints")])
+def test_llava_next_in_the_files_of_its_published_checkpoints(tmp_path, unsaid):
+    """Three files for the processor, and a configuration with settings that nothing reads."""
+    folder = save_checkpoint("llava_next", tmp_path)
+    wanted = logits("llava_next", load(str(folder), device="cpu"))
+    images = {
+        "aspect_ratio_setting": "anyres",
+        "crop_size": {"height": 14, "width": 14},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_pad": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_grid_pinpoints": [[14, 28], [28, 14], [28, 28]],
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_processor_type": "LlavaNextImageProcessor",
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "processor_class": "LlavaNextProcessor",
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"shortest_edge": 14},
+    }
+    others = {
+        "image_token": "<image>",
+        "num_additional_image_tokens": 1,
+        "patch_size": 7,
+        "processor_class": "LlavaNextProcessor",
+        "vision_feature_select_strategy": "default",
+    }
+    template = folder / "chat_template.jinja"
+    files = {
+        "preprocessor_config": images,
+        "processor_config": others,
+        "chat_template": {"chat_template": template.read_text()},
+    }
+    template.unlink()
+    for name, settings in files.items():
+        said = {key: value for key, value in settings.items() if key not in unsaid}
+        (folder / f"{name}.json").write_text(json.dumps(said))
+    unread = {"ignore_index": -100, "use_image_newline_parameter": True, "vocab_size": 64}
+    edit(folder / "config.json", lambda x: x.update(unread))
+    assert torch.equal(logits("llava_next", load(str(folder), device="cpu")), wanted)
 
 
 @pytest.mark.parametrize("asked", [0, None, -1, 20], ids=["pad", "none", "no token", "a word"])

@@ -26,7 +26,7 @@ def declared(monkeypatch, *points):
 
 def test_our_own_come_first_then_the_others_by_name(monkeypatch):
     found = declared(monkeypatch, ("llava_copy", f"{__name__}:COPY"))
-    assert list(found) == ["llava", "qwen2_vl", "llava_copy"]
+    assert list(found) == [*FAMILIES, "llava_copy"]
     assert found["llava"] is FAMILY
     assert found["llava_copy"] is COPY
 
@@ -74,15 +74,18 @@ def test_an_unknown_family_is_refused():
         registry.find("blip")
 
 
-def test_what_is_asked_of_all():
+def test_what_is_asked_of_all(monkeypatch):
+    two = {family.name: family for family in (FAMILY, QWEN2_VL)}
+    monkeypatch.setattr(registry, "families", lambda: two)
     assert registry.demos() == ("demo-llava", "demo-qwen2vl")
     assert registry.titles() == "LLaVA or Qwen2-VL"
     assert registry.titles("video") == registry.titles(sized=True) == "Qwen2-VL"
+    assert registry.supported() == "LLaVA (llava), Qwen2-VL (qwen2_vl)"
 
 
 def test_every_family_of_ours_has_a_row():
     assert tuple(registry.families()) == FAMILIES
-    assert [row_of(name).family for name in FAMILIES] == [FAMILY, QWEN2_VL]
+    assert [row_of(name).family for name in FAMILIES] == list(registry.families().values())
     with pytest.raises(LookupError, match="has no row in tests/family_rows.py: add one"):
         row_of("blip")
 

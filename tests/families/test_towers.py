@@ -2,13 +2,17 @@
 
 import pytest
 import torch
+from dense_branches import attach
+from equivalence import check
 from tiny_llava import llava_config, llava_sample
+from tiny_llava_next import LLAMA, llava_next_config, llava_next_sample
 from tiny_models import model_pair
 from tiny_qwen2_vl import qwen2vl_config
-from transformers import LlavaConfig, MistralConfig
+from transformers import LlavaConfig, MistralConfig, Qwen2Config
 
 from causalmm import BranchTrace, CausalMMConfig
 from llava_causalmm import LlavaForConditionalGeneration
+from llavanext_causalmm import LlavaNextForConditionalGeneration
 from qwen2vl_causalmm import Qwen2VLForConditionalGeneration
 
 
@@ -68,7 +72,33 @@ def test_other_towers_decode_plainly_and_refuse_causalmm():
     model = LlavaForConditionalGeneration(config).eval()
     inputs = llava_sample(seed=1)
     assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
-    with pytest.raises(ValueError, match="needs LlamaModel, this checkpoint has MistralModel"):
+    with pytest.raises(
+        ValueError, match="a part of type MistralModel: expected the patched LlamaModel"
+    ):
+        model.generate(**inputs, causalmm=CausalMMConfig(), max_new_tokens=2)
+
+
+def test_llava_next_with_a_llama_is_the_dense_definition():
+    ours, upstream = model_pair(LLAMA, "sdpa")
+    inputs = LLAMA.sample(seed=1, **LLAMA.two_images)
+    with torch.no_grad():
+        assert torch.equal(ours(**inputs).logits, upstream(**inputs).logits)
+    samples = [LLAMA.sample(seed=2, before=5), LLAMA.sample(seed=3)]
+    check((ours, upstream, attach(upstream, LLAMA)), samples, CausalMMConfig(epsilon=0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"text": Qwen2Config}, "LlamaModel or MistralModel, this checkpoint has Qwen2Model"),
+        ({"sliding_window": 8}, "does not support sliding-window attention layers"),
+    ],
+)
+def test_other_decoders_of_llava_next_decode_plainly_and_refuse_causalmm(changes, sentence):
+    model = LlavaNextForConditionalGeneration(llava_next_config(**changes)).eval()
+    inputs = llava_next_sample(seed=1)
+    assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
+    with pytest.raises(ValueError, match=sentence):
         model.generate(**inputs, causalmm=CausalMMConfig(), max_new_tokens=2)
 
 

@@ -1,6 +1,7 @@
 """What the figures of attention show: the model's own maps, and what each formula makes of them."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from random_numbers import uniform
 from tiny_llava import llava_processor
 from tiny_models import model_pair, sample
+from tiny_qwen2_5_vl import WINDOW
 from tiny_qwen2_vl import qwen2vl_processor
 from tiny_words import IMAGE
 from transformers import AttentionInterface
@@ -55,7 +57,20 @@ def call(pair, inputs):
 
 @pytest.fixture(scope="module")
 def vision_call(pair, inputs):
-    return record_vision(pair[0], inputs, LAYER)[0]
+    [calls] = record_vision(pair[0], inputs, LAYER, sizes(inputs))
+    [whole] = calls
+    return whole
+
+
+def sizes(inputs):
+    """How many positions each picture has in the vision encoder."""
+    if "image_grid_thw" not in inputs:
+        return [1 + image.shape[1] * image.shape[2] // 49 for image in inputs["pixel_values"]]
+    grids = [each for name in GRIDS for each in inputs.get(name, torch.zeros(0, 3)).tolist()]
+    return [int(rows * columns) for times, rows, columns in grids for _ in range(int(times))]
+
+
+GRIDS = ("image_grid_thw", "video_grid_thw")
 
 
 def words_of(queries):
@@ -76,7 +91,7 @@ def words_of(queries):
 
 @torch.no_grad()
 def upstream_vision_maps(model, inputs, layer):
-    """Upstream's eager weights [H, N, N] of each picture."""
+    """Upstream's eager weights [H, N, N] of each picture, or of each window."""
     tower = model.get_encoder("image")
     watched = attention_modules(tower)[layer]
     # Noted where upstream's own eager function gives them: some of its towers drop them.
@@ -104,8 +119,9 @@ def test_factual_vision_maps_are_upstreams(pair, two_pictures, attention, layer)
     ours, upstream = pair
     expected = upstream_vision_maps(upstream, two_pictures, layer)
     ours.set_attn_implementation(attention)
-    calls = record_vision(ours, two_pictures, layer)
-    assert len(calls) == len(expected) == 2
+    found = record_vision(ours, two_pictures, layer, sizes(two_pictures))
+    assert len(found) == 2
+    calls = [call for each in found for call in each]
     for recorded, weights in zip(calls, expected, strict=True):
         torch.testing.assert_close(maps.factual(recorded, causal=False), weights)
 
@@ -127,7 +143,7 @@ def test_recording_changes_nothing_and_leaves_nothing_behind(pair, two_pictures)
     model.set_attn_implementation("eager")
     before = model(**two_pictures).logits
     attributes = [set(vars(module)) for module in model.modules()]
-    assert record_vision(model, two_pictures, LAYER)
+    assert record_vision(model, two_pictures, LAYER, sizes(two_pictures))
     record_language(model, two_pictures, LAYER)
     assert [set(vars(module)) for module in model.modules()] == attributes
     assert torch.equal(model(**two_pictures).logits, before)
@@ -224,6 +240,42 @@ def test_visible_vision_maps_are_those_of_the_table(vision_call):
     torch.testing.assert_close(shuffled.flatten(1).sort().values, weights.flatten(1).sort().values)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [0, 1])
+def test_an_edited_map_is_what_a_branch_computes(family, pair, two_pictures, layer):
+    """Weights of every head times values are the attention output of the branch's rows."""
+    model, _ = pair
+    counts = sizes(two_pictures)
+    module = attention_modules(model.get_encoder("image"))[layer]
+    packed = hasattr(module, "qkv")
+    seen = {}
+    hooks = [
+        (module.qkv if packed else module.v_proj).register_forward_hook(
+            lambda _module, _inputs, output: seen.update(values=output.flatten(0, -2))
+        ),
+        (module.proj if packed else module.out_proj).register_forward_pre_hook(
+            lambda _module, inputs: seen.update(output=inputs[0].flatten(0, -2))
+        ),
+    ]
+    recorded = record_vision(model, two_pictures, layer, counts)
+    values = seen["values"].chunk(3 if packed else 1, dim=-1)[-1].split(counts)
+    drawn = CausalMMConfig(seed=SEED)
+    expected = {method: [] for method in VISION_METHODS}  # of each picture
+    for calls, value in zip(recorded, values, strict=True):
+        of_heads = value.chunk(calls[0].heads, dim=-1)
+        shown = [dict(maps.all_maps(calls, "vision", head, drawn)) for head in range(len(of_heads))]
+        for method in VISION_METHODS:
+            weighted = [each[method] @ part for each, part in zip(shown, of_heads, strict=True)]
+            expected[method].append(torch.cat(weighted, dim=-1))
+    for method in VISION_METHODS:
+        config = replace(drawn, mode="vision", vision_method=method, vision_layers=str(layer))
+        model(**two_pictures, causalmm=model.causalmm_plan(config))
+        branch = seen["output"][sum(counts) :]
+        torch.testing.assert_close(branch, torch.cat(expected[method]), rtol=1e-4, atol=1e-5)
+    for hook in hooks:
+        hook.remove()
+
+
 def test_a_map_beyond_memory_is_refused(call, monkeypatch):
     monkeypatch.setattr(maps, "LARGEST", call.heads * call.key.shape[2] ** 2)
     maps.factual(call, causal=True)
@@ -246,6 +298,95 @@ def noise(width, height, seed):
     return generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def in_order(grids):
+    return torch.arange(int(grids.prod(dim=-1).sum()))
+
+
+def packed_place(row, column, columns):
+    """Where the processor of a Qwen model has a patch: squares of 2 x 2 one after the other."""
+    return (row // 2 * (columns // 2) + column // 2) * 4 + row % 2 * 2 + column % 2
+
+
+def one_patch_changed(inputs, number, line, column):
+    """The inputs with other pixels in one patch of the picture of this number."""
+    if "image_grid_thw" not in inputs:
+        pixels = inputs["pixel_values"].clone()
+        pixels[number, :, 7 * line : 7 * line + 7, 7 * column : 7 * column + 7] += 1
+        return inputs | {"pixel_values": pixels}
+    found = []
+    for name, grid in zip(("pixel_values", "pixel_values_videos"), GRIDS, strict=True):
+        start = 0
+        for times, rows, columns in inputs.get(grid, torch.zeros(0, 3).int()).tolist():
+            for _ in range(times):
+                found.append((name, start + packed_place(line, column, columns)))
+                start += rows * columns
+    name, place = found[number]
+    pixels = inputs[name].clone()
+    pixels[place] += 1
+    return inputs | {name: pixels}
+
+
+@torch.no_grad()
+def test_a_patch_is_drawn_where_the_encoder_has_it(family, pair):
+    """What differs in one patch differs in the first layer at its place, and nowhere else."""
+    model, row = pair[0], row_of(family)
+    samples = [sample(family, 3, **row.two_images)]
+    samples += [row.video(3)] if row.video is not None else []
+    for inputs in samples:
+        shown = pictures(row.processor(), inputs, 7, model.causalmm_patch_order)
+        counts = [picture.size for picture in shown]
+        assert counts == sizes(inputs)
+        before = record_vision(model, inputs, 0, counts)
+        for number, picture in enumerate(shown):
+            rows, columns = picture.places.shape
+            for each in range(0, rows * columns, 5):
+                line, column = divmod(each, columns)
+                changed = one_patch_changed(inputs, number, line, column)
+                for other, calls in enumerate(record_vision(model, changed, 0, counts)):
+                    different = [
+                        call.start + place
+                        for call, one in zip(calls, before[other], strict=True)
+                        for place in range(call.query.shape[2])
+                        if not torch.equal(call.query[:, :, place], one.query[:, :, place])
+                    ]
+                    assert different == [picture.places[line, column]] * (other == number)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("full", [True, False])
+def test_a_map_of_windows_is_that_of_a_tower_without_an_order(full):
+    """Upstream's, in whose one window patches lie as the processor has them."""
+    row = row_of("qwen2_5_vl")
+
+    def config(window):
+        changed = row.config()
+        changed.vision_config.fullatt_block_indexes = [0, 1] if full else [1]
+        changed.vision_config.window_size = 7 * window
+        return changed
+
+    ours, upstream = model_pair(replace(row, config=lambda: config(WINDOW)))
+    plain = row.upstream(config(64)).eval()
+    plain.load_state_dict(upstream.state_dict())
+    inputs = sample("qwen2_5_vl", 3, **row.two_images)
+    expected = upstream_vision_maps(plain, inputs, 0)
+    shown = pictures(row.processor(), inputs, 7, ours.causalmm_patch_order)
+    assert any(not torch.equal(each.places, shown[0].places.sort()[0]) for each in shown)
+    calls = record_vision(ours, inputs, 0, [picture.size for picture in shown])
+    for picture, recorded, weights in zip(shown, calls, expected, strict=True):
+        rows, columns = picture.places.shape
+        packed = [packed_place(*divmod(n, columns), columns) for n in range(rows * columns)]
+        weights = weights[:, packed][:, :, packed]
+        if not full:
+            # In a window, the same scores among fewer patches.
+            windows = [(n // columns // WINDOW, n % columns // WINDOW) for n in range(len(packed))]
+            same = torch.tensor([[one == other for other in windows] for one in windows])
+            weights = weights * same
+            weights = weights / weights.sum(-1, keepdim=True)
+        factual = dict(maps.all_maps(recorded, "vision", 1, CausalMMConfig()))["factual"]
+        places = picture.places.flatten()
+        torch.testing.assert_close(factual[places][:, places], weights[1])
+
+
 def test_llava_sees_the_picture_itself():
     images = [noise(28, 28, 1), noise(28, 28, 2)]
     processor = llava_processor()
@@ -254,7 +395,7 @@ def test_llava_sees_the_picture_itself():
         text="<image> <image>",
         return_tensors="pt",
     )
-    found = pictures(processor, inputs, patch=7)
+    found = pictures(processor, inputs, 7, in_order)
     assert len(found) == 2
     for picture, pixels in zip(found, images, strict=True):
         assert np.array_equal(picture.pixels, pixels)
@@ -273,7 +414,7 @@ def test_qwen2vl_sees_pictures_and_frames():
         return_tensors="pt",
         do_sample_frames=False,
     )
-    found = pictures(processor, inputs, patch=7)
+    found = pictures(processor, inputs, 7, in_order)
     # Frames are encoded two by two.
     for picture, pixels in zip(found, [*images, *frames[::2]], strict=True):
         assert np.array_equal(picture.pixels, pixels)
@@ -325,10 +466,11 @@ def test_an_overlay_says_who_gets_how_many_even_shares(summary):
 
 def test_rows_hold_every_map_of_every_query(family, vision_call):
     summary = 0 if row_of(family).class_token else None
-    places = torch.arange(16).view(4, 4) + (summary is not None)
+    count = vision_call.key.shape[2] - (summary is not None)
+    places = torch.arange(count).view(4, -1) + (summary is not None)
     picture = Picture(np.zeros((28, 28, 3), np.uint8), places, summary)
     config = CausalMMConfig(seed=SEED)
-    found = vision.rows(vision_call, picture, ["mean", (1, 2)], 1, config)
+    found = vision.rows([vision_call], picture, ["mean", (1, 2)], 1, config)
     assert [row.query for row in found] == ["mean", (1, 2)]
     for row in found:
         assert list(row.overlays) == ["factual", *VISION_METHODS]
@@ -343,7 +485,7 @@ def test_rows_hold_every_map_of_every_query(family, vision_call):
         overlay = row.overlays["factual"]
         given = overlay.ratios.sum() / vision_call.key.shape[2] + (overlay.summary or 0)
         assert given.item() == pytest.approx(1, rel=1e-5)
-        torch.testing.assert_close(row.overlays["uniform"].ratios, torch.ones(4, 4))
+        torch.testing.assert_close(row.overlays["uniform"].ratios, torch.ones(places.shape))
 
 
 @pytest.mark.parametrize(
@@ -356,7 +498,7 @@ def test_rows_hold_every_map_of_every_query(family, vision_call):
 )
 def test_a_query_that_is_not_there_is_refused(vision_call, query, summary, said):
     with pytest.raises(RequestError, match=said):
-        vision.rows(vision_call, a_picture(summary), [query], None, CausalMMConfig())
+        vision.rows([vision_call], a_picture(summary), [query], None, CausalMMConfig())
 
 
 # -- over a prompt -----------------------------------------------------------------------------

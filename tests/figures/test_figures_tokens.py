@@ -54,6 +54,7 @@ def test_probabilities_are_those_of_separate_runs(family, mode):
     config = CausalMMConfig(
         mode=mode,
         vision_method="uniform",
+        vision_layers="all",
         language_method="reverse_and_normalize",
         language_layers="2:",
         gamma=1.5,

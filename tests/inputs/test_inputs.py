@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import wave
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -15,8 +16,9 @@ from equivalence import check
 from family_rows import FAMILIES, row_of
 from PIL import Image
 from qwen_vl_utils import fetch_video, process_vision_info
+from qwen_vl_utils import vision_process as rules
 from tiny_llava import llava_processor
-from tiny_models import model_pair
+from tiny_models import PICTURES, model_pair
 from tiny_qwen2_vl import qwen2vl_processor
 from torchvision.transforms import InterpolationMode
 from transformers.image_utils import SizeDict
@@ -27,12 +29,14 @@ from causalmm.errors import FailureError, RequestError
 from causalmm.families.registry import find
 from causalmm.inputs.images import open_image
 from causalmm.inputs.messages import MAX_FRAMES, open_messages, read_messages
+from causalmm.inputs.prompts import to_model
 from causalmm.inputs.video import decode
 from llava_causalmm import prompt as llava_prompt
 from qwen2vl_causalmm import prompt as qwen2vl_prompt
 from qwen2vl_causalmm.video import read_video
 
 PROMPT = {family: find(family).prompts() for family in FAMILIES}
+VIDEO = [family for family in FAMILIES if "video" in find(family).media]
 
 
 def hub_processor():
@@ -122,9 +126,16 @@ def upstream(family, processor, conversations):
         shown = [part for each in conversations for message in each for part in message["content"]]
         pictures = {"images": [part["image"] for part in shown if part["type"] == "image"]}
     else:
-        images, videos, settings = process_vision_info(conversations, return_video_kwargs=True)
-        pictures = {"images": images, "videos": videos} | settings
-        del pictures["fps"]
+        images, videos, settings = process_vision_info(
+            conversations,
+            return_video_kwargs=True,
+            return_video_metadata=True,
+            image_patch_size=processor.image_processor.patch_size,
+        )
+        pictures = {"images": images} | settings
+        if videos:
+            pictures["videos"], pictures["video_metadata"] = zip(*videos, strict=True)
+            pictures["video_metadata"] = list(pictures["video_metadata"])
     return processor(text=texts, **pictures, padding=True, return_tensors="pt")
 
 
@@ -162,14 +173,18 @@ def test_messages_give_what_qwen_vl_utils_gives(hub, folder, settings):
         {"max_pixels": 200 * 28 * 28},
         {"min_pixels": 16 * 28 * 28, "total_pixels": 80 * 28 * 28},
         {"resized_height": 80, "resized_width": 200},
+        {"sample_fps": 1.5},
+        {"sample_fps": 3, "raw_fps": 30},
     ],
 )
-def test_a_list_of_frames_gives_what_qwen_vl_utils_gives(hub, settings):
+@pytest.mark.parametrize("family", VIDEO)
+def test_a_list_of_frames_gives_what_qwen_vl_utils_gives(family, settings):
+    processor = PROCESSOR[family]()
     images = frames(5, (90, 70))
     messages = [user(video(images, **settings), image(images[0]), QUESTION)]
-    mine = qwen2vl_prompt.build_chat_inputs(hub, messages)
+    mine = PROMPT[family].build_chat_inputs(processor, messages)
     assert mine["video_grid_thw"][0, 0] == 3
-    assert_same(mine, upstream("qwen2_vl", hub, [messages]))
+    assert_same(mine, upstream(family, processor, [messages]))
 
 
 def test_a_file_and_a_folder_are_lists_of_frames(hub, tmp_path):
@@ -207,6 +222,70 @@ def test_which_frames_are_taken(tmp_path, settings, taken):
     part = {"video": path, "resized_height": 112, "resized_width": 112, **settings}
     expected = np.stack([np.asarray(images[number]) for number in taken]).transpose(0, 3, 1, 2)
     assert torch.equal(read_video(part, 14).pixels, torch.from_numpy(expected).float())
+
+
+class Reader:
+    """In the place of decord's: the 12 frames of the file at 4 a second."""
+
+    def __init__(self, path):
+        assert path.endswith("a.mov")
+
+    def __len__(self):
+        return 12
+
+    def get_avg_fps(self):
+        return 4.0
+
+    def get_batch(self, indices):
+        chosen = np.stack([np.asarray(frames(12)[index]) for index in indices])
+        return SimpleNamespace(asnumpy=lambda: chosen)
+
+
+@pytest.mark.parametrize("family", VIDEO)
+def test_the_times_of_frames_reach_the_processor(family, tmp_path, monkeypatch):
+    """Of several videos in a batch: files of which frames are chosen, and lists."""
+    monkeypatch.setitem(sys.modules, "decord", SimpleNamespace(VideoReader=Reader))
+    monkeypatch.setattr(rules, "get_video_reader_backend", lambda: "decord")
+    processor = PROCESSOR[family]()
+    path = str(write_video(tmp_path / "a.mov", frames(12), rate=4))
+    excerpt = {"video_start": 0.5, "video_end": 2.5, "nframes": 4}
+    conversations = [
+        [user(video(path), QUESTION)],
+        [user(video(path, fps=4), video(frames(3), sample_fps=0.5), QUESTION)],
+        [user(video(frames(4)), video(path, **excerpt), QUESTION)],
+    ]
+    prepared = [PROMPT[family].prepare(processor, each) for each in conversations]
+    mine = PROMPT[family].join(processor, prepared)
+    assert_same(mine, upstream(family, processor, conversations))
+    if "second_per_grid_ts" in mine:
+        # Two frames a step, at 2, 4, 0.5, 2 and 4 x 4/9 a second.
+        assert mine["second_per_grid_ts"].tolist() == pytest.approx([1, 0.5, 4, 1, 1.125])
+
+
+@pytest.mark.parametrize("family", VIDEO)
+def test_only_pixels_take_the_dtype_of_the_model(family):
+    processor, model = PROCESSOR[family](), SimpleNamespace(device="cpu", dtype=torch.bfloat16)
+    messages = [user(image(picture(1)), video(frames(4), sample_fps=3), QUESTION)]
+    inputs = PROMPT[family].build_chat_inputs(processor, messages)
+    for name, part in to_model(inputs, model).items():
+        if name in ("pixel_values", "pixel_values_videos"):
+            assert part.dtype == torch.bfloat16
+        else:
+            assert part.dtype == inputs[name].dtype
+            assert torch.equal(part, inputs[name])
+
+
+@pytest.mark.parametrize("family", VIDEO)
+def test_fps_of_listed_frames_is_their_rate(family):
+    """The older name, which model cards use; what chooses frames of a file has no other meaning."""
+    processor = PROCESSOR[family]()
+    mine, theirs = (
+        PROMPT[family].build_chat_inputs(processor, [user(video(frames(4), **rate), QUESTION)])
+        for rate in ({"fps": 1}, {"sample_fps": 1})
+    )
+    assert_same(mine, theirs)
+    if "second_per_grid_ts" in mine:
+        assert mine["second_per_grid_ts"].tolist() == [2]
 
 
 @pytest.mark.parametrize("size", [(150, 90), (900, 20), (900, 800)])
@@ -307,13 +386,14 @@ def test_joined_conversations_are_what_the_processor_pads(family, processor):
 def test_an_image_is_encoded_as_if_it_were_alone(family, method):
     processor = row_of(family).processor()
     model = model_pair(family, "sdpa")[0]
-    plan = model.causalmm_plan(CausalMMConfig(mode="vision", vision_method=method))
+    config = CausalMMConfig(mode="vision", vision_method=method, vision_layers="all")
+    plan = model.causalmm_plan(config)
 
     def encoded_images(images):
         inputs = PROMPT[family].build_inputs(processor, images, "what ?")
-        grid = {name: inputs[name] for name in ("image_grid_thw",) if name in inputs}
+        pictures = {name: inputs[name] for name in PICTURES if name in inputs}
         with torch.no_grad():
-            output = model.model.get_image_features(inputs["pixel_values"], **grid, causalmm=plan)
+            output = model.model.get_image_features(**pictures, causalmm=plan)
         return output.pooler_output
 
     images = [picture(1), picture(2, (40, 60)), picture(3)]
@@ -324,14 +404,16 @@ def test_an_image_is_encoded_as_if_it_were_alone(family, method):
         assert not torch.allclose(factual, edited, atol=1e-2)
 
 
+@pytest.mark.parametrize("family", VIDEO)
 @pytest.mark.parametrize("method", VISION_METHODS)
-def test_a_frame_is_encoded_as_if_it_were_alone(method):
-    processor, model = qwen2vl_processor(), model_pair("qwen2_vl", "sdpa")[0]
-    plan = model.causalmm_plan(CausalMMConfig(mode="vision", vision_method=method))
+def test_a_frame_is_encoded_as_if_it_were_alone(family, method):
+    processor, model = row_of(family).processor(), model_pair(family, "sdpa")[0]
+    config = CausalMMConfig(mode="vision", vision_method=method, vision_layers="all")
+    plan = model.causalmm_plan(config)
     images = frames(6)
 
     def encoded_frames(shown):
-        inputs = qwen2vl_prompt.build_chat_inputs(processor, [user(video(shown), QUESTION)])
+        inputs = PROMPT[family].build_chat_inputs(processor, [user(video(shown), QUESTION)])
         given = inputs["pixel_values_videos"], inputs["video_grid_thw"]
         with torch.no_grad():
             [features] = model.model.get_video_features(*given, causalmm=plan).pooler_output
@@ -348,14 +430,16 @@ def test_a_frame_is_encoded_as_if_it_were_alone(method):
     assert same == [True, False, True]
 
 
+@pytest.mark.parametrize("family", VIDEO)
 @pytest.mark.parametrize("method", ["random", "noise"])
 @pytest.mark.parametrize("mode", ["vision", "multimodal", "joint"])
-def test_images_and_a_video_equal_separate_runs(mode, method):
-    ours, other = model_pair("qwen2_vl", "sdpa")
-    messages = [user(image(picture(1)), video(frames(4)), image(picture(2, (40, 60))), QUESTION)]
-    inputs = qwen2vl_prompt.build_chat_inputs(qwen2vl_processor(), messages)
-    config = CausalMMConfig(mode=mode, vision_method=method, epsilon=0, seed=3)
-    check((ours, other, attach(other, "qwen2_vl")), [dict(inputs)], config)
+def test_images_and_a_video_equal_separate_runs(family, mode, method):
+    ours, other = model_pair(family, "sdpa")
+    shown = video(frames(4), sample_fps=3)
+    messages = [user(image(picture(1)), shown, image(picture(2, (40, 60))), QUESTION)]
+    inputs = PROMPT[family].build_chat_inputs(row_of(family).processor(), messages)
+    config = CausalMMConfig(mode=mode, vision_method=method, vision_layers="all", epsilon=0, seed=3)
+    check((ours, other, attach(other, family)), [dict(inputs)], config)
 
 
 # Refusals
@@ -407,6 +491,9 @@ def test_images_and_a_video_equal_separate_runs(mode, method):
         ([user(video([]))], "expected a video file, a folder of frames"),
         ([user(video([picture(1)] * (MAX_FRAMES + 1)))], f"at most {MAX_FRAMES}"),
         ([user(video([picture(1), picture(1, (9, 9))]))], "of one size, these are 60 x 40 and 9 x"),
+        ([user(video([picture(1)], sample_fps=0))], "sample_fps=0: expected a number > 0"),
+        ([user(video([picture(1)], fps=-2))], "fps=-2: expected a number > 0"),
+        ([user(video([picture(1)], sample_fps="fast"))], "sample_fps='fast': expected a number"),
         ([user(video([picture(1)] * 2, fps=1, nframes=2))], "fps and nframes exclude each other"),
     ],
 )

@@ -451,7 +451,7 @@ def test_the_entry_point_names_what_is_there():
     assert importlib.util.find_spec(module) is not None
     assert function in names_in(PACKAGE / "manifests.py")
     assert "__getattr__" in names_in(PACKAGE / "models.py")  # a class for each of MODELS
-    assert MODELS == {"llava": "causalmm_llava", "qwen2_vl": "causalmm_qwen2_vl"}
+    assert {family: f"causalmm_{family}" for family in FAMILIES} == MODELS
 
 
 def names_in(path):

@@ -40,16 +40,16 @@ from causalmm.presets.registry import PRESETS
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "examples" / "llava_300041_helped.png"
 CPU = torch.device("cpu")
-TINY = ("tiny", "tiny-qwen2-vl")
 SMALL = {"image_tokens": 16, "text_tokens": 24}
 PUBLISHED = {
     "llava-1.5-7b": 7_063_427_072,
     "qwen2-vl-2b": 2_208_985_600,
     "qwen2-vl-7b": 8_291_375_616,
+    "qwen2.5-vl-7b": 8_292_166_656,
 }
 
 
-@pytest.fixture(scope="module", params=TINY)
+@pytest.fixture(scope="module", params=models.TINY)
 def preset(request):
     return request.param
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
+from causalmm.evaluation.question_files import with_pictures
 from causalmm.evaluation.records import Answer, Question
 from causalmm.evaluation.report import Report, make_report
 from causalmm.evaluation.tally import Matching, Pair, Tally, join
@@ -96,8 +97,11 @@ class Benchmark:
             group.add_argument(f"--{name.replace('_', '-')}", **options | lenient)
 
     def questions(self, args: argparse.Namespace) -> list[Question]:
-        """Those that the flags ask for; raises as `read` does."""
-        return self.read(**{name: getattr(args, name) for name in self.flags})
+        """Those that the flags ask for, with their pictures where the pictures.json of one of the
+        given folders says; raises as `read` does, and for a pictures.json of another form."""
+        given = {name: getattr(args, name) for name in self.flags}
+        folders = [each for each in given.values() if isinstance(each, Path) and each.is_dir()]
+        return with_pictures(self.read(**given), folders)
 
     def question_files(self, args: argparse.Namespace) -> list[Path]:
         """The files that they come from."""

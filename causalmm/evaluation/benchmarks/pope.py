@@ -23,7 +23,8 @@ SUFFIX = " Please answer this question with one word."
 HEADLINE = "strict"
 """The rule that comparisons go by."""
 _UNTOLD = Flag(None, "of files whose name does not say it")
-_NAME = re.compile(r"(?P<dataset>.+)_pope_(?P<split>.+)\.jsonl?", re.IGNORECASE)
+NAME = re.compile(r"(?P<dataset>.+)_pope_(?P<split>.+)\.jsonl?", re.IGNORECASE)
+"""Of a question file that says what it holds."""
 
 
 def read(
@@ -43,7 +44,7 @@ def read(
     """
     found: list[Question] = []
     for file in questions:
-        if named := _NAME.fullmatch(file.name):
+        if named := NAME.fullmatch(file.name):
             name = f"{named['dataset']}/{named['split']}"
         elif dataset and split:
             name = f"{dataset}/{split}"

@@ -26,7 +26,7 @@ from causalmm.errors import FailureError, RequestError
 from causalmm.evaluation import run_record
 from causalmm.evaluation.benchmarks.pope import SUFFIX
 from causalmm.evaluation.benchmarks.yes_no import CHOICES
-from causalmm.evaluation.question_files import check_images, field, limited
+from causalmm.evaluation.question_files import check_images, field, limited, with_pictures
 from causalmm.evaluation.question_flags import BATCH_SIZE
 from causalmm.evaluation.records import Question
 from causalmm.evaluation.report import text_table
@@ -148,7 +148,7 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
             )
     if not found:
         raise RequestError(f"{args.questions[0]} holds no questions")
-    return found
+    return with_pictures(found, [args.images])
 
 
 def watching(config: CausalMMConfig) -> CausalMMConfig:

@@ -46,7 +46,7 @@ from causalmm.evaluation.diagnosis.measurement import (
     read_measurements,
 )
 from causalmm.evaluation.diagnosis.report import ALL, RANKS, SETS, Diagnosis, diagnose, split
-from causalmm.evaluation.question_files import check_images, check_unique, limited
+from causalmm.evaluation.question_files import check_images, check_unique, limited, with_pictures
 from causalmm.evaluation.question_flags import BATCH_SIZE
 from causalmm.evaluation.records import Question
 from causalmm.heads import ALL as ALL_HEADS
@@ -260,10 +260,12 @@ def _in_set(question: Question, name: str) -> Question:
 def _contradicting(args: argparse.Namespace) -> list[Question]:
     path = args.contradicting
     if path.is_dir() or path.name == "data.json":
-        every = vlind.read(path if path.is_dir() else path.parent)
+        folder = path if path.is_dir() else path.parent
+        every = with_pictures(vlind.read(folder), [folder])
         return [each for each in every if each.facts["stage"] == "LP"]
     named = {"dataset": args.dataset or "given", "split": args.split or "given"}
     every = pope.read([path], images=args.images, suffix=args.suffix, **named)
+    every = with_pictures(every, [args.images])
     return [each for each in every if args.contradicting_label in (None, each.label)]
 
 

@@ -18,6 +18,7 @@ from causalmm.errors import RequestError
 from causalmm.evaluation.diagnosis.fluency import ANSWER_TOKENS, PROMPT, Fluency
 from causalmm.heads import image_heads
 from causalmm.inputs.messages import limit_sizes, one_turn, open_messages
+from causalmm.inputs.prompts import to_model
 
 _LOOKING_ON = CausalMMConfig(
     mode="language", language_method="uniform", language_scope="image", language_layers="all"
@@ -128,12 +129,9 @@ def read_branch(
     """One forward, seen by a view: "factual", or the tower of the configuration's branch."""
     model = session.model
     trace = BranchReading(view, readings)
-    inputs = {
-        name: part.to(model.device, model.dtype if part.is_floating_point() else part.dtype)
-        for name, part in readings.inputs.items()
-    }
     plan = model.causalmm_plan(config, trace)
     kept = readings.counted.shape[1] + 1
+    inputs = to_model(readings.inputs, model)
     model(**inputs, causalmm=plan, logits_to_keep=kept, use_cache=False)
     return trace
 

@@ -225,6 +225,12 @@ def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int = MAX_NEW_
     group.add_argument("--top-p", type=number("in (0, 1]", lambda value: 0 < value <= 1))
     group.add_argument("--top-k", type=number(">= 0 (0: off)", lambda value: value >= 0, int))
     group.add_argument(
+        "--repetition-penalty",
+        type=number("> 0 (1: off)", lambda value: 0 < value < math.inf),
+        metavar="X",
+        help="on adjusted logits; 1 is none (default: the checkpoint's, such as 1.05)",
+    )
+    group.add_argument(
         "--max-new-tokens",
         type=at_least(1),
         default=max_new_tokens,

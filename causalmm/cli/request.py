@@ -42,6 +42,7 @@ class Request(NamedTuple):
     config: CausalMMConfig | None
     """None in mode "plain"."""
     sampling: dict[str, Any]
+    """What `generate` is told about choosing tokens."""
     seed: int
     max_new_tokens: int
     messages: Sequence[dict[str, Any]] = ()
@@ -116,6 +117,11 @@ def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
         quiet_hub()
         tell(f"{source}: not a folder here, looking on the hub")
     known = find(checkpoints.family(source))
+    # In every record, and in what `generate` is told: the checkpoint's is easily overlooked.
+    asked = getattr(args, "repetition_penalty", None)
+    sampling["repetition_penalty"] = (
+        checkpoints.repetition_penalty(source) if asked is None else asked
+    )
     if family not in (None, known.name):
         raise RequestError(
             f"{args.model} is a {known.title} checkpoint: use python -m {known.package}.generate"
@@ -123,7 +129,7 @@ def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
     if limits and not known.sized_pictures:
         raise RequestError(
             f"{flag_name(next(iter(limits)))} is for {titles(sized=True)}: {args.model} is a "
-            f"{known.title} checkpoint, which has one size"
+            f"{known.title} checkpoint, which decides sizes itself"
         )
     # Without branches a center is not read.
     used = {**given, "center": None} if plain else given
@@ -209,7 +215,7 @@ def _messages(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """What `generate` is told about choosing tokens. Raises RequestError for a contradiction."""
+    """What the flags say of sampling. Raises RequestError for a contradiction."""
     given = {name: getattr(args, name) for name in SAMPLING_OFF if name in args}
     if not given:
         return {"do_sample": False}

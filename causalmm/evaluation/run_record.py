@@ -76,6 +76,8 @@ def surroundings(sources: Sequence[Path], model: Any) -> dict[str, Any]:
         "question_files": [str(path) for path in sources],
         "question_files_sha256": _files_digest(sources),
         "dtype": str(model.dtype).removeprefix("torch."),
+        # What `generate` follows where the settings say nothing else.
+        "generation_config": model.generation_config.to_diff_dict(),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "git_commits": [commit] if (commit := git_commit()) else [],
     }

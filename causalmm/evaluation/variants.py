@@ -34,10 +34,10 @@ def controls(request: Request) -> dict[str, Request]:
     if request.config is None:
         raise RequestError("--controls needs a mode other than plain to compare with")
     mask = replace(request.config, gamma=0.0, gamma_vision=None, gamma_language=None)
-    greedy = {"do_sample": False}
-    sampled = request.sampling
-    if not sampled["do_sample"]:
-        sampled = {"do_sample": True, **SAMPLING_OFF}
+    drawing = {"do_sample": True, **SAMPLING_OFF}
+    others = {name: value for name, value in request.sampling.items() if name not in drawing}
+    greedy = {"do_sample": False, **others}
+    sampled = request.sampling if request.sampling["do_sample"] else {**drawing, **others}
     ways = (
         (None, greedy),
         (None, sampled),

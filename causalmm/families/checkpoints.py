@@ -7,6 +7,7 @@ tests/families/test_checkpoints.py.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -84,6 +85,24 @@ def configuration(source: str) -> CausalMMConfig:
         # Of a hub id, beside the configuration in the cache from now on.
         _find(source, os.path.relpath(config.center, path.parent), optional=True)
     return config
+
+
+def repetition_penalty(source: str) -> float:
+    """Of the `generation_config.json` beside a checkpoint; 1.0, which is none, where it names none.
+
+    Raises RequestError where the file cannot be read or names no number above 0.
+    """
+    if (path := _find(source, "generation_config.json", optional=True)) is None:
+        return 1.0
+    value = _read_object(source, path).get("repetition_penalty")
+    if value is None:
+        return 1.0
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise RequestError(
+            f"generation_config.json of {source}: repetition_penalty={value!r}: "
+            "expected a number > 0"
+        )
+    return float(value)
 
 
 def read_configuration(path: str | Path) -> CausalMMConfig:
@@ -167,14 +186,17 @@ def _config_file(source: str) -> Path:
 
 
 def _read_config(source: str) -> Mapping[str, Any]:
-    path = _config_file(source)
+    return _read_object(source, _config_file(source))
+
+
+def _read_object(source: str, path: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RequestError(f"config.json of {source} cannot be read ({error})") from error
-    if not isinstance(config, dict):
-        raise RequestError(f"config.json of {source} is not a JSON object")
-    return config
+        raise RequestError(f"{path.name} of {source} cannot be read ({error})") from error
+    if not isinstance(read, dict):
+        raise RequestError(f"{path.name} of {source} is not a JSON object")
+    return read
 
 
 def _find(source: str, name: str, optional: bool = False) -> Path | None:

@@ -16,9 +16,10 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from causalmm.config import CausalMMConfig
+from causalmm.decoding.plan import Towers
 from causalmm.errors import FailureError, RequestError, first_line, is_out_of_memory
 from causalmm.families import checkpoints
-from causalmm.families.family import load_reference
+from causalmm.families.family import Family, load_reference
 from causalmm.families.memory import bytes_available, bytes_needed, check_fits
 from causalmm.families.processors import check_processor
 from causalmm.families.registry import find
@@ -67,11 +68,7 @@ def load(
     does not have, FailureError for a checkpoint that cannot be read whole.
     """
     declared = find(checkpoints.family(source) if family is None else family)
-    if declared.find_classes is not None:
-        model_class, processor_class = load_reference(declared.find_classes)(source)
-    else:
-        model_class = load_reference(declared.model_class)
-        processor_class = load_reference(declared.processor_class)
+    model_class, processor_class = _classes(declared, source)
     place = find_device(device)
     if dtype == "auto" and place.type == "cpu":
         dtype = "float32"
@@ -114,6 +111,27 @@ def load(
         # An answer would go on behind its end.
         model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     return Loaded(model.eval(), processor)
+
+
+def read_towers(source: str) -> Towers:
+    """How many layers of a checkpoint's towers an edit can reach, by its configuration alone.
+
+    Raises RequestError for a checkpoint whose parts are not patched, and as `load` does.
+    """
+    model_class, _ = _classes(find(checkpoints.family(source)), source)
+    config = _read(source, "config.json", lambda: model_class.config_class.from_pretrained(source))
+    shell = _read(source, "config.json", lambda: _shell(model_class, config, "sdpa"))
+    try:
+        return shell.causalmm_towers()
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def _classes(declared: Family, source: str) -> tuple[type, type]:
+    """Model class and processor class of a checkpoint."""
+    if declared.find_classes is not None:
+        return load_reference(declared.find_classes)(source)
+    return load_reference(declared.model_class), load_reference(declared.processor_class)
 
 
 def check_preset(preset: str | None, model: Any) -> None:

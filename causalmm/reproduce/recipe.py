@@ -28,6 +28,8 @@ TRUST = {
 """How far a published value may be trusted."""
 CONTROLS = ("yes prompt", "yes in doubt")
 """Values of a row's `control`: those of `evaluate --spurious`."""
+EACH = "each"
+"""Value of a row's layers: a row for each layer by itself."""
 _OF_A_ROW = ("preset", *SETTINGS, *SAMPLING_OFF, "max_new_tokens", "control")
 
 
@@ -162,7 +164,7 @@ def _text(value: Any) -> str | None:
 
 
 def _texts(value: Any) -> tuple[str, ...] | None:
-    texts = [_text(each) for each in value] if isinstance(value, list) else [None]
+    texts = [_text(each) for each in value] if isinstance(value, list | tuple) else [None]
     return None if None in texts else tuple(texts)
 
 
@@ -196,7 +198,7 @@ def _rows(value: Any) -> dict[str, dict[str, Any]] | None:
 
 
 def _published_cells(where: str, value: Any) -> tuple[Published, ...] | None:
-    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(each, dict) for each in value):
         return None
     return tuple(
         Published(**_checked(each, f"{where}: published cell {number}", Published))

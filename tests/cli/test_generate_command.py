@@ -145,6 +145,7 @@ def test_json_holds_all_there_is(ask, model):
         "temperature": 2.0,
         "top_p": 1.0,
         "top_k": 0,
+        "repetition_penalty": 1.0,
     }
     assert set(record["timings"]) == {"load", "first_token", "total"}
     assert record["versions"]["torch"] == torch.__version__
@@ -199,6 +200,61 @@ def test_without_sampling_flags_the_answer_is_greedy(ask, folder, tmp_path):
     (model / "generation_config.json").write_text(json.dumps(sampled))
     expected = ask("--model", folder / "llava")
     assert ask("--model", model) == ask("--model", model, "--greedy") == expected
+
+
+PUBLISHED = {
+    "qwen2_vl": {"do_sample": True, "temperature": 0.01, "top_p": 0.001, "top_k": 1},
+    "qwen2_5_vl": {
+        "do_sample": True,
+        "temperature": 0.1,
+        "top_p": 0.001,
+        "top_k": 1,
+        "repetition_penalty": 1.05,
+    },
+    "qwen2_5_vl, later": {"do_sample": True, "temperature": 1e-6, "repetition_penalty": 1.05},
+}
+"""What generation_config.json says in checkpoints on the hub."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_settings_of_a_published_checkpoint(ask, folder, tmp_path, name):
+    """Its penalty holds, is told, and can be switched off; what it says of sampling does not."""
+    model = shutil.copytree(folder / name.partition(",")[0], tmp_path / "model")
+    own = {"bos_token_id": 1, "pad_token_id": 0, "eos_token_id": [2]}
+
+    def asked(settings, *flags):
+        (model / "generation_config.json").write_text(json.dumps(own | settings))
+        record = json.loads(ask("--model", model, "--json", *flags)[0])
+        return record["answer"], record["sampling"]
+
+    plain, _ = asked({})
+    penalty = PUBLISHED[name].get("repetition_penalty", 1.0)
+    answer, said = asked(PUBLISHED[name])
+    assert said == {"do_sample": False, "repetition_penalty": penalty}
+    # A penalty that changes these answers acts in the same way.
+    strong = PUBLISHED[name] | {"repetition_penalty": 30.0}
+    assert asked(strong)[0] != plain
+    assert asked(PUBLISHED[name], "--repetition-penalty", "30")[0] == asked(strong)[0]
+    assert asked(strong, "--repetition-penalty", "1") == (
+        plain,
+        {"do_sample": False, "repetition_penalty": 1.0},
+    )
+    assert answer == asked({"repetition_penalty": penalty})[0]
+    # One token to choose from would give the greedy answer whatever the seed.
+    hot = ("--temperature", "50")
+    drawn = {asked(PUBLISHED[name], *hot, "--seed", str(seed))[0] for seed in range(4)}
+    assert len(drawn) > 1
+    assert drawn == {
+        asked({"repetition_penalty": penalty}, *hot, "--seed", str(seed))[0] for seed in range(4)
+    }
+
+
+@pytest.mark.parametrize("value", [0, -1.0, "1.05"])
+def test_a_penalty_that_is_none_is_refused(refused, folder, tmp_path, value):
+    model = shutil.copytree(folder / "qwen2_5_vl", tmp_path / "model")
+    (model / "generation_config.json").write_text(json.dumps({"repetition_penalty": value}))
+    said = refused("--model", model)
+    assert said.endswith(f"repetition_penalty={value!r}: expected a number > 0")
 
 
 def test_words_are_printed_as_they_come():
@@ -500,6 +556,7 @@ def test_layers_may_start_with_a_minus(layers):
         ("--top-p 0", "'0' is not a number in (0, 1]"),
         ("--top-p 1.1", "'1.1' is not a number in (0, 1]"),
         ("--top-k -1", "'-1' is not an integer >= 0"),
+        ("--repetition-penalty 0", "'0' is not a number > 0"),
         ("--max-new-tokens 0", "'0' is not an integer >= 1"),
         ("--min-pixels 0", "'0' is not an integer >= 1"),
         ("--min-pixels 9 --max-pixels 8", "--min-pixels 9 is more than --max-pixels 8"),

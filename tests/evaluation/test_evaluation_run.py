@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,11 +93,30 @@ def test_the_files_of_a_run(evaluate, folder, tmp_path):
     written = record(tmp_path / "out")
     assert written["benchmark"] == "pope"
     assert written["causalmm"] == CausalMMConfig(mode="language", gamma=0.5).to_dict()
-    assert written["generation"] == {"do_sample": False, "max_new_tokens": 4}
+    assert written["generation"] == {
+        "do_sample": False,
+        "repetition_penalty": 1.0,
+        "max_new_tokens": 4,
+    }
     assert (written["dtype"], written["device"], written["seed"]) == ("float32", "cpu", 0)
     assert written["question_files"] == [str(folder / "tiny_pope_random.json")]
     assert len(written["question_files_sha256"]) == len(written["patched_files_sha256"]) == 64
     assert written["versions"]["torch"] == torch.__version__
+
+
+def test_a_run_says_which_repetition_penalty_acted(evaluate, folder, tmp_path):
+    model = shutil.copytree(folder / "qwen2_5_vl", tmp_path / "model")
+    published = {"do_sample": True, "top_k": 1, "temperature": 0.1, "repetition_penalty": 1.05}
+    (model / "generation_config.json").write_text(json.dumps(published))
+    for flags, expected in (((), 1.05), (("--repetition-penalty", "1"), 1.0)):
+        out = f"out{expected}"
+        evaluate("--limit", "1", *flags, model=model, out=out)
+        written = record(tmp_path / out)
+        assert written["generation"]["repetition_penalty"] == expected
+        assert written["generation_config"]["repetition_penalty"] == 1.05
+    evaluate("--limit", "1", "--controls", model=model, out="controls")
+    for folder in (tmp_path / "controls").iterdir():
+        assert record(folder)["generation"]["repetition_penalty"] == 1.05
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -90,7 +90,7 @@ def test_llava_next_with_a_llama_is_the_dense_definition():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"text": Qwen2Config}, "LlamaModel or MistralModel, this checkpoint has Qwen2Model"),
+        ({"text": Qwen2Config}, "type Qwen2Model: expected the patched LlamaModel or MistralModel"),
         ({"sliding_window": 8}, "does not support sliding-window attention layers"),
     ],
 )

@@ -99,7 +99,7 @@ def _of_parquet(sources: Sequence[Source]) -> Iterator[_Row]:
                 raise RequestError(
                     f"{where} has category {task!r}: expected one of {', '.join(mme.TASKS)}"
                 )
-            answer = field(row, "answer", where).strip()
+            answer = field(row, "answer", where).strip().capitalize()
             if any(mark in text for mark in "\t\r\n" for text in (image, question, answer)):
                 raise RequestError(f"{where} has a tab or a line break in a field")
             place = Place(table, number, "image")

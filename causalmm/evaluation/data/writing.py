@@ -121,12 +121,11 @@ def write_index(out: Path, names: Sequence[str], places: Mapping[str, Place]) ->
     for name, place in used.items():
         if isinstance(place.source, Path):
             key, row = folder, place.source.relative_to(folder).as_posix()
-            source = {"path": _within(folder, out)}
+            source = {"path": str(folder)}
         else:
             key, row = (place.source.path, place.column), place.row
             size = place.source.path.stat().st_size
-            path = _within(place.source.path, out)
-            source = {"path": path, "column": place.column, "bytes": size}
+            source = {"path": str(place.source.path), "column": place.column, "bytes": size}
         if key not in numbers:
             numbers[key] = len(sources)
             sources.append(source)
@@ -179,9 +178,3 @@ def _order(place: Place | None) -> tuple[str, int]:
 
 def _lines(data: bytes) -> list[bytes]:
     return data.split(b"\n")
-
-
-def _within(path: Path, out: Path) -> str:
-    """Relative where it lies in `out`, which then can be moved as a whole."""
-    path = path.absolute()
-    return path.relative_to(out).as_posix() if path.is_relative_to(out) else str(path)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ from causalmm.cli.sole_writer import sole_writer
 from causalmm.evaluation import commands
 from causalmm.evaluation.data.command import PREPARATIONS, main
 from causalmm.evaluation.data.published import difference, published, record_of
+from causalmm.evaluation.diagnosis import center
+from causalmm.evaluation.diagnosis import command as diagnosis_command
+from causalmm.inputs.stored_pictures import StoredPicture
 from causalmm.toyworld.benchmarks import MME_TASKS, BenchmarkSettings, write_benchmarks
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "pope"
@@ -158,6 +162,26 @@ def test_folders_are_prepared_alike(benchmark, prepared, data, tmp_path):
     assert one == other  # the digest of the pictures among it
     assert one["pictures"] > 2
     assert f"causalmm evaluate {benchmark} run --" in said.out
+
+
+def test_diagnose_finds_the_pictures_too(prepared):
+    out = prepared / "out/pope"
+    files = [out / f"toy_pope_{split}.json" for split in ("random", "adversarial")]
+    given = {"questions": files[:1], "images": out, "suffix": "", "limit": None}
+    args = Namespace(
+        **given, dataset=None, split=None, contradicting=files[1], contradicting_label=None
+    )
+    wanted = {each.image: each.path for each in questions("pope", out)}
+    for found in (
+        diagnosis_command.asked(args),
+        center.read_questions(Namespace(**given, free_text=True)),
+        diagnosis_command.asked(
+            Namespace(**vars(args) | {"contradicting": prepared / "out/vlind"})
+        )[-2:],
+    ):
+        if found[0].image in wanted:
+            assert all(each.path == wanted[each.image] for each in found)
+        assert all(isinstance(each.path, StoredPicture) for each in found)
 
 
 def test_the_folder_of_vlind_bench(bench, data, tmp_path):

@@ -1,7 +1,14 @@
 """Data sets come from folders and the local cache; only --download asks the hub for anything."""
 
 import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import huggingface_hub
 import pytest
@@ -105,3 +112,90 @@ def test_no_other_function_fetches_a_data_set():
         "snapshot_download": ["evaluation/data/sources.py"],
         "hf_hub_download": ["families/checkpoints.py"],
     }
+
+
+def sha1(data):
+    return hashlib.sha1(data).hexdigest()
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A hub on this machine with one data set; gives its address and what it was asked for."""
+    content = {
+        "data/test-0.parquet": b"questions" * 1000,
+        "Full/other.parquet": b"more",
+        "a.md": b"-",
+    }
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.answer(False)
+
+        def do_GET(self):
+            asked.append(self.path)
+            self.answer(True)
+
+        def answer(self, whole):
+            body, about = b"", {"Content-Type": "application/json"}
+            if "/tree/" in self.path:
+                body = json.dumps(
+                    [
+                        {"type": "file", "path": name, "size": len(data), "oid": sha1(data)}
+                        for name, data in content.items()
+                    ]
+                ).encode()
+            elif self.path.startswith("/api/datasets/lmms-lab/POPE"):
+                files = [{"rfilename": name} for name in content]
+                data = {"id": "lmms-lab/POPE", "sha": COMMIT, "siblings": files}
+                body = json.dumps(data).encode()
+            elif "/resolve/" in self.path:
+                body = content[self.path.partition(f"/resolve/{COMMIT}/")[2]]
+                about = {"X-Repo-Commit": COMMIT, "ETag": f'"{sha1(body)}"'}
+            else:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            for name, value in {**about, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body * whole)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def test_downloading_takes_what_is_needed_and_once(hub, tmp_path):
+    """In a process of its own, which reads the hub's address from its environment."""
+    address, asked = hub
+    code = (
+        "import sys; from causalmm.evaluation.data.sources import find; "
+        "found = find('lmms-lab/POPE', ['data/*.parquet'], download=len(sys.argv) > 1); "
+        "print(found.revision, *[each.read_bytes() == b'questions' * 1000 for each in found.files])"
+    )
+    environment = os.environ | {
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(tmp_path),
+        "NO_PROXY": "127.0.0.1",
+        "PYTHONPATH": str(ROOT),
+    }
+    environment.pop("HF_HUB_OFFLINE", None)
+
+    def run(*flags):
+        command = [sys.executable, "-c", code, *flags]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    refused = run()
+    assert "give --download to fetch it" in refused.stderr
+    assert asked == []
+    for flags in (["--download"], ["--download"], []):
+        done = run(*flags)
+        assert done.stdout == f"{COMMIT} True\n", done.stderr
+        fetched = [path for path in asked if not path.startswith("/api/")]
+        assert fetched == [f"/datasets/lmms-lab/POPE/resolve/{COMMIT}/data/test-0.parquet"]
+    assert len(asked) > len(fetched)

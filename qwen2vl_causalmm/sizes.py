@@ -102,7 +102,12 @@ def processed_size(fetched: Size, asked: Size, processor: Any) -> Size:
     least, most = processor.size["shortest_edge"], processor.size["longest_edge"]
     if fetched.whole(factor) and least <= fetched.pixels <= most:
         return fetched
-    return Size(*smart_resize(*_in_ratio(fetched, asked), factor, least, most))
+    return Size(*smart_resize(*in_ratio(fetched, asked), factor, least, most))
+
+
+def processed_frame_size(fetched: Size, asked: Size, processor: Any, frames: int) -> Size:
+    """The same of a video's frames, each for itself whatever their number."""
+    return processed_size(fetched, asked, processor)
 
 
 def _check_limits(given: Mapping[str, Any], least: float, most: float) -> None:
@@ -122,7 +127,7 @@ def _rounded(size: Size, asked: Size, factor: int, least: float, most: float) ->
     """By qwen_vl_utils, of a size that came of `asked`."""
     if size.whole(factor) and least <= size.pixels <= most:
         return size
-    size = _in_ratio(size, asked)
+    size = in_ratio(size, asked)
     rounded = Size(*rules.smart_resize(*size, factor, least, most))
     if not rounded.pixels:
         unlimited = Size(*rules.smart_resize(*size, factor, 0, math.inf)).pixels
@@ -140,5 +145,6 @@ def _rounded(size: Size, asked: Size, factor: int, least: float, most: float) ->
     return rounded
 
 
-def _in_ratio(size: Size, asked: Size) -> Size:
+def in_ratio(size: Size, asked: Size) -> Size:
+    """A size that came of `asked` by rounding, or that one where rounding made it too long."""
     return size if size.ratio <= MAX_ASPECT_RATIO else asked

@@ -1,4 +1,4 @@
-"""The declaration of the family Qwen3-VL. Pictures and prompts are made as for Qwen2-VL."""
+"""The declaration of the family Qwen3-VL. Processors are completed as for Qwen2-VL."""
 
 from causalmm.families.family import Family
 
@@ -8,7 +8,7 @@ FAMILY = Family(
     model_class="qwen3vl_causalmm.model:Qwen3VLForConditionalGeneration",
     processor_class="transformers:Qwen3VLProcessor",
     complete_processor="qwen2vl_causalmm.checkpoints:complete_processor",
-    prompt="qwen2vl_causalmm.prompt",
+    prompt="qwen3vl_causalmm.prompt",
     media=frozenset({"image", "video"}),
     sized_pictures=True,
 )

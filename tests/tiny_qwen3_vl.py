@@ -47,7 +47,7 @@ def qwen3vl_config(layers: int = 4, taps: list[int] | None = None) -> Qwen3VLCon
 
 
 def qwen3vl_sample(seed: int, *args: Any, **shape: Any) -> dict[str, Tensor]:
-    return qwen2vl_sample(seed, *args, **{"grids": ((4, 6),)} | shape)
+    return qwen2vl_sample(seed, *args, **{"grids": ((2, 6),)} | shape)
 
 
 def qwen3vl_video_sample(seed: int, before: int = 2, after: int = 3) -> dict[str, Tensor]:
@@ -69,14 +69,18 @@ def qwen3vl_video_sample(seed: int, before: int = 2, after: int = 3) -> dict[str
     }
 
 
-def qwen3vl_processor() -> Qwen3VLProcessor:
+def qwen3vl_processor(
+    patch_size: int = 7,
+    images: tuple[int, int] = (28 * 28, 56 * 56),
+    videos: tuple[int, int] = (28 * 28, 8 * 56 * 56),
+) -> Qwen3VLProcessor:
     """Limits of the pixels of an image, and of all frames of a video together."""
-    image = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
-    video = {"shortest_edge": 28 * 28, "longest_edge": 8 * 56 * 56}
+    edges = ("shortest_edge", "longest_edge")
+    images, videos = (dict(zip(edges, each, strict=True)) for each in (images, videos))
     return Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=image, patch_size=7),
+        image_processor=Qwen2VLImageProcessor(size=images, patch_size=patch_size),
         tokenizer=tokenizer(SPECIAL, {}),
-        video_processor=Qwen3VLVideoProcessor(size=video, patch_size=7),
+        video_processor=Qwen3VLVideoProcessor(size=videos, patch_size=patch_size),
         chat_template=CHAT,
     )
 

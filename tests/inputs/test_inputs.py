@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import sys
 import wave
 from types import SimpleNamespace
@@ -275,6 +276,25 @@ def test_only_pixels_take_the_dtype_of_the_model(family):
             assert torch.equal(part, inputs[name])
 
 
+def test_qwen3_vl_writes_the_times_into_the_prompt(tmp_path, monkeypatch):
+    """Of the middle of each two frames. The tiny tokenizer has no words for them."""
+    processor = PROCESSOR["qwen3_vl"]()
+    path = str(write_video(tmp_path / "a.mov", frames(12), rate=4))
+    shown = [video(path), video(frames(3), sample_fps=0.5), video(frames(4))]
+    prepared = PROMPT["qwen3_vl"].prepare(processor, [user(*shown, QUESTION)])
+    written, write = [], processor.replace_video_token
+
+    def replace_video_token(*args, **settings):
+        written.append(write(*args, **settings))
+        return written[-1]
+
+    monkeypatch.setattr(processor, "replace_video_token", replace_video_token)
+    PROMPT["qwen3_vl"].join(processor, [prepared])
+    times = re.findall(r"<([0-9.]+) seconds><\|vision_start\|>", "".join(written))
+    # Frames 0, 2, 4, 7, 9 and 11 of the file; the third listed frame stands for a fourth.
+    assert times == [f"{time:.1f}" for time in (0.25, 1.375, 2.5, 1, 5, 0.25, 1.25)]
+
+
 @pytest.mark.parametrize("family", VIDEO)
 def test_fps_of_listed_frames_is_their_rate(family):
     """The older name, which model cards use; what chooses frames of a file has no other meaning."""
@@ -408,6 +428,8 @@ def test_an_image_is_encoded_as_if_it_were_alone(family, method):
 @pytest.mark.parametrize("method", VISION_METHODS)
 def test_a_frame_is_encoded_as_if_it_were_alone(family, method):
     processor, model = row_of(family).processor(), model_pair(family, "sdpa")[0]
+    # By Qwen3-VL's a frame is the smaller, the more there are.
+    processor.video_processor.do_resize = False
     config = CausalMMConfig(mode="vision", vision_method=method, vision_layers="all")
     plan = model.causalmm_plan(config)
     images = frames(6)

@@ -22,6 +22,7 @@ from test_inputs import (
 )
 from tiny_llava import llava_processor
 from tiny_qwen2_vl import qwen2vl_processor
+from tiny_qwen3_vl import qwen3vl_processor
 
 from causalmm.errors import RequestError
 from causalmm.inputs.images import MAX_ASPECT_RATIO
@@ -30,6 +31,7 @@ from llava_causalmm import prompt as llava_prompt
 from qwen2vl_causalmm import prompt as qwen2vl_prompt
 from qwen2vl_causalmm.sizes import Size, asked_size, fetched_size, processed_size
 from qwen2vl_causalmm.video import read_video
+from qwen3vl_causalmm import prompt as qwen3vl_prompt
 
 FACTOR = 28  # of the processors below
 HUB = hub_processor()
@@ -201,6 +203,27 @@ def test_pixels_are_those_of_upstream(name, size, wanted):
         parts.insert(0, video([picture(seed, size) for seed in range(3)], min_pixels=9_000))
     theirs = upstream("qwen2_vl", PROCESSORS[name], [[user(*parts)]])
     assert_same(qwen2vl_prompt.build_chat_inputs(PROCESSORS[name], [user(*parts)]), theirs)
+
+
+QWEN3_VL = {
+    "hub": {"images": (65_536, 16_777_216), "videos": (4_096, 25_165_824)},
+    "small": {"images": (65_536, 90_000), "videos": (4_096, 200_000)},
+    "large": {"images": (200_000, 16_777_216), "videos": (3_000_000, 25_165_824)},
+}
+
+
+@pytest.mark.parametrize("limits", QWEN3_VL)
+@pytest.mark.parametrize("size", [(640, 480), (1000, 30), (90, 70)])
+@pytest.mark.parametrize("wanted", [{}, {"resized_height": 300, "resized_width": 40}])
+def test_the_limits_of_a_whole_video(limits, size, wanted):
+    """Those of Qwen3-VL's processor: with more frames each is the smaller."""
+    processor = qwen3vl_processor(patch_size=16, **QWEN3_VL[limits])
+    shown = [picture(seed, size) for seed in range(5)]
+    messages = [user(image(shown[0], **wanted), video(shown, **wanted), QUESTION)]
+    inputs = qwen3vl_prompt.build_chat_inputs(processor, messages)
+    assert_same(inputs, upstream("qwen3_vl", processor, [messages]))
+    least, most = QWEN3_VL[limits]["videos"]
+    assert least <= 2 * 16**2 * int(inputs["video_grid_thw"].prod()) <= most
 
 
 @pytest.mark.parametrize("size", [(6000, 41), (41, 6000)])

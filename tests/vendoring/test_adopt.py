@@ -263,8 +263,10 @@ def replaced(pin: patching.Pin, text: str, every_class: bool) -> str:
     """`text` under names of a model that does not exist: its prefix, or every class of `pin`'s."""
     base = patching.upstream_text(pin)
     prefix = re.search(r"class (\w+)PreTrainedModel\(", base)[1]
+    model = pin.package.rpartition(".")[2]
     names = {
-        pin.package.rpartition(".")[2]: "zeta",
+        model: "zeta",
+        f"configuration_{model}": "configuration_zeta",
         pin.vendored.partition("/")[0]: "zeta_causalmm",
     }
     if every_class:

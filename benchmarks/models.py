@@ -21,12 +21,12 @@ from causalmm.errors import RequestError
 from causalmm.families.family import load_reference
 from causalmm.families.registry import find
 
-PUBLISHED = ("llava-1.5-7b", "qwen2-vl-2b", "qwen2-vl-7b", "qwen2.5-vl-7b")
+PUBLISHED = ("llava-1.5-7b", "qwen2-vl-2b", "qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b")
 """Shapes of published checkpoints."""
 # cpu-small is LLaVA-1.5 in small: as deep as a CPU allows, the vision tower a tenth of the decoder;
-# cpu-small-qwen2.5-vl the same with that family's towers.
-TINY = ("tiny", "tiny-qwen2-vl", "tiny-qwen2.5-vl")
-PRESETS = (*TINY, "cpu-small", "cpu-small-qwen2.5-vl", *PUBLISHED)
+# cpu-small-qwen2.5-vl and cpu-small-qwen3-vl the same with those families' towers.
+TINY = ("tiny", "tiny-qwen2-vl", "tiny-qwen2.5-vl", "tiny-qwen3-vl")
+PRESETS = (*TINY, "cpu-small", "cpu-small-qwen2.5-vl", "cpu-small-qwen3-vl", *PUBLISHED)
 NOISE = 2**20 - 3
 """Numbers that are drawn; odd, so that rows of a matrix do not repeat one another."""
 WORDS = (8, 120)

@@ -178,7 +178,11 @@ def run(argv: list[str]) -> None:
             if name == PLAIN or name in contenders.plans:
                 row |= work_of(ours, contenders.plans.get(name), prompt, args.new_tokens)
             rows.append(row)
-    results = {"weights_bytes": sum(part.nbytes for part in ours.parameters()), "rows": rows}
+    results = {
+        "weights_bytes": sum(part.nbytes for part in ours.parameters()),
+        "prompt_tokens": prompt.length,
+        "rows": rows,
+    }
     measure.finish("decode", argv, args, results, bars_of(args, device, rows))
 
 

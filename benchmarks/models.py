@@ -21,12 +21,16 @@ from causalmm.errors import RequestError
 from causalmm.families.family import load_reference
 from causalmm.families.registry import find
 
-PUBLISHED = ("llava-1.5-7b", "qwen2-vl-2b", "qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b")
+PUBLISHED = (
+    *("llava-1.5-7b", "llava-1.6-mistral-7b"),
+    *("qwen2-vl-2b", "qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b"),
+)
 """Shapes of published checkpoints."""
 # cpu-small is LLaVA-1.5 in small: as deep as a CPU allows, the vision tower a tenth of the decoder;
-# cpu-small-qwen2.5-vl and cpu-small-qwen3-vl the same with those families' towers.
-TINY = ("tiny", "tiny-qwen2-vl", "tiny-qwen2.5-vl", "tiny-qwen3-vl")
-PRESETS = (*TINY, "cpu-small", "cpu-small-qwen2.5-vl", "cpu-small-qwen3-vl", *PUBLISHED)
+# the others of this name the same with their families' towers.
+TINY = ("tiny", "tiny-llava-1.6", "tiny-qwen2-vl", "tiny-qwen2.5-vl", "tiny-qwen3-vl")
+SMALL = ("cpu-small", "cpu-small-llava-1.6", "cpu-small-qwen2.5-vl", "cpu-small-qwen3-vl")
+PRESETS = (*TINY, *SMALL, *PUBLISHED)
 NOISE = 2**20 - 3
 """Numbers that are drawn; odd, so that rows of a matrix do not repeat one another."""
 WORDS = (8, 120)
@@ -56,7 +60,7 @@ def build_pair(
 
 
 def configuration(name: str, image_tokens: int = 576) -> Any:
-    """The configuration of a preset, for images of so many tokens.
+    """The configuration of a preset, for images of so many tokens, or for tiles of as many.
 
     Raises RequestError where the family cannot have that many.
     """
@@ -69,7 +73,13 @@ def configuration(name: str, image_tokens: int = 576) -> Any:
             raise RequestError(
                 f"{image_tokens} image tokens: {name} has square images (576 = 24 x 24)"
             )
-        vision["image_size"] = side * vision["patch_size"]
+        size = side * vision["patch_size"]
+        if (resolutions := settings.get("image_grid_pinpoints")) is not None:
+            scaled = [
+                [edge * size // vision["image_size"] for edge in each] for each in resolutions
+            ]
+            settings["image_grid_pinpoints"] = scaled
+        vision["image_size"] = size
         settings["image_seq_length"] = image_tokens
     return transformers.AutoConfig.for_model(**settings)
 
@@ -119,8 +129,9 @@ def prompt(
 ) -> dict[str, Tensor]:
     """Inputs of `batch` rows, one image each: text, image, text, nothing padded.
 
-    `question` is the seed of the text after the image; all else is always the same. Raises
-    RequestError for a text that is too short.
+    Where pictures are cut into tiles, `image_tokens` are those of a tile, and an image has four and
+    the tile that shows it whole. `question` is the seed of the text after the image; all else is
+    always the same. Raises RequestError for a text that is too short.
     """
     config = model.config
     marked = hasattr(config, "vision_start_token_id")
@@ -131,7 +142,11 @@ def prompt(
         )
     generator = torch.Generator().manual_seed(0)
     asking = torch.Generator().manual_seed(question)
-    image = torch.full((batch, image_tokens), config.image_token_id)
+    count = image_tokens
+    if hasattr(config, "image_grid_pinpoints"):  # a token ends each line of patches of two tiles
+        side = 2 * isqrt(image_tokens)
+        count += side * (side + 1)
+    image = torch.full((batch, count), config.image_token_id)
     if marked:
         marks = (config.vision_start_token_id, config.vision_end_token_id)
         opened, closed = (torch.full((batch, 1), mark) for mark in marks)
@@ -139,7 +154,7 @@ def prompt(
     before = torch.randint(*WORDS, (batch, BEFORE), generator=generator)
     ids = torch.cat([before, image, torch.randint(*WORDS, (batch, after), generator=asking)], dim=1)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    inputs |= _pictures(config.vision_config, batch, image_tokens, generator)
+    inputs |= _pictures(config, batch, image_tokens, generator)
     if marked:
         inputs["mm_token_type_ids"] = (ids == config.image_token_id).int()
     return {
@@ -149,10 +164,16 @@ def prompt(
 
 
 def _pictures(
-    vision: Any, batch: int, image_tokens: int, generator: torch.Generator
+    config: Any, batch: int, image_tokens: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
+    vision = config.vision_config
     if hasattr(vision, "image_size"):
         size = vision.image_size
+        if hasattr(config, "image_grid_pinpoints"):
+            return {
+                "pixel_values": torch.randn(batch, 5, 3, size, size, generator=generator),
+                "image_sizes": torch.tensor([[2 * size, 2 * size]] * batch),
+            }
         return {"pixel_values": torch.randn(batch, 3, size, size, generator=generator)}
     height = next(n for n in range(isqrt(image_tokens), 0, -1) if image_tokens % n == 0)
     merge = vision.spatial_merge_size

@@ -131,9 +131,10 @@ def attention(record: Record) -> list[str]:
 def decode(record: Record) -> list[str]:
     """Prefill, step and memory, each as a ratio to plain, beside those of FLOPs and bytes."""
     results, settings = record["results"], record["settings"]
+    tokens = settings["image_tokens"] + settings["text_tokens"]  # not so where there are tiles
     tables = [
         f"{settings['preset']}, {settings['dtype']}, prompts of "
-        f"{settings['image_tokens'] + settings['text_tokens']} tokens, "
+        f"{results.get('prompt_tokens', tokens)} tokens, "
         f"{settings['new_tokens']} new tokens; weights {_size(results['weights_bytes'])}"
     ]
     for batch in settings["batch"]:

@@ -17,7 +17,7 @@ COMMANDS = {
     "chat": ("causalmm.cli.generate:main_chat", "talk about images in the terminal"),
     "batch": ("causalmm.cli.generate:main_batch", "answer a file of questions into another"),
     "data": ("causalmm.evaluation.data.command:main", "prepare and check a benchmark's data"),
-    "evaluate": ("causalmm.evaluation.commands:main", "run, score and compare benchmarks"),
+    "evaluate": ("causalmm.evaluation.commands:main", "run, score, compare and export"),
     "reproduce": ("causalmm.reproduce.command:main", "make a table of a paper again"),
     "diagnose": ("causalmm.evaluation.diagnosis.command:main", "find out which layers to edit"),
     "visualize": ("causalmm.figures.command:main", "draw what the method does"),

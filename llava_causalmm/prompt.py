@@ -15,7 +15,7 @@ from causalmm.inputs.prompts import Prepared, chat_text, input_builders, join
 def prepare(
     processor: Any, messages: Sequence[Message], *, allow_network: bool = False
 ) -> Prepared:
-    """A conversation made ready for `join`. Sizes of images are left out: LLaVA has one size.
+    """A conversation made ready for `join`. Sizes of images are left out: LLaVA decides itself.
 
     Raises RequestError for what LLaVA cannot take.
     """

@@ -22,6 +22,7 @@ from causalmm import CausalMMConfig
 from causalmm.__main__ import COMMANDS
 from causalmm.counterfactual.methods import METHODS, NOISE
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
+from causalmm.families.registry import families
 from causalmm.presets.registry import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,7 +189,7 @@ def test_commands_name_scripts_and_flags_that_are_there():
         f"{page}: {word}"
         for page, (script, *words) in asked
         for word in words
-        if word.startswith("--") and word not in known
+        if word.startswith("--") and word not in (*known, "--")
     ]
     assert not wrong
     assert not [
@@ -200,11 +201,18 @@ def test_commands_name_scripts_and_flags_that_are_there():
 
 def test_the_number_of_patched_lines_is_right():
     said = int(re.search(r"only our lines: (\d+) over", read("docs/how-it-works.md"))[1])
-    patches = [path.read_text("utf-8") for path in ROOT.glob("patches/*/*.patch")]
-    added = [
-        line for text in patches for line in text.splitlines() if re.match(r"\+(?!\+\+ )", line)
-    ]
-    assert said == len(added)
+    added = {}
+    for path in ROOT.glob("patches/*/*.patch"):
+        lines = path.read_text("utf-8").splitlines()
+        package = f"{path.parent.name}_causalmm"
+        count = sum(bool(re.match(r"\+(?!\+\+ )", line)) for line in lines)
+        added[package] = added.get(package, 0) + count
+    assert said == sum(added.values())
+    told = re.search(r"only our lines: .*?\(([^)]*)\)", read("docs/how-it-works.md"), re.DOTALL)[1]
+    numbers = dict(re.findall(r"(\S+) (\d+)", told))
+    assert {name: int(count) for name, count in numbers.items()} == {
+        family.title: added[family.package] for family in families().values()
+    }
 
 
 def test_ratios_on_the_page_of_costs_are_those_of_the_benchmarks():

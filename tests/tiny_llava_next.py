@@ -24,6 +24,8 @@ from llavanext_causalmm.family import FAMILY
 TILE, PATCH = 14, 7  # pixels
 PINPOINTS = [[14, 28], [28, 14], [28, 28]]
 MOST_TILES = 5
+LENGTH = (TILE // PATCH) ** 2 + 1
+"""Tokens of a tile in the vision tower, the class token included."""
 
 
 def llava_next_config(
@@ -95,13 +97,15 @@ def llava_next_sample(
     }
 
 
-def tile_starts(config: Any, sample: dict[str, Tensor], layer: int) -> list[int]:
-    """Where each tile begins in its picture, the base tile being the first; each has a class
-    token."""
-    length = (TILE // PATCH) ** 2 + 1
+def count_tiles(sample: dict[str, Tensor]) -> list[int]:
+    """Tiles of each picture, the base tile included."""
     grids = [tiles(*size) for size in sample["image_sizes"].tolist()]
-    counts = [1 + rows * columns for rows, columns in grids]
-    return [tile * length for count in counts for tile in range(count)]
+    return [1 + rows * columns for rows, columns in grids]
+
+
+def tile_starts(config: Any, sample: dict[str, Tensor], layer: int) -> list[int]:
+    """Where each tile begins in its picture, the base tile being the first."""
+    return [tile * LENGTH for count in count_tiles(sample) for tile in range(count)]
 
 
 def llava_next_processor() -> LlavaNextProcessor:

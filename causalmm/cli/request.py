@@ -129,7 +129,7 @@ def find_model(args: argparse.Namespace, family: str | None = None) -> Request:
     if limits and not known.sized_pictures:
         raise RequestError(
             f"{flag_name(next(iter(limits)))} is for {titles(sized=True)}: {args.model} is a "
-            f"{known.title} checkpoint, which has one size"
+            f"{known.title} checkpoint, which decides sizes itself"
         )
     # Without branches a center is not read.
     used = {**given, "center": None} if plain else given

@@ -93,17 +93,19 @@ def table(rows: Sequence[OverSeeds]) -> str:
             " over seeds"
         )
         sign = "" if base is None else "+"
+        # Captions have others than yes-or-no answers.
+        metrics = dict.fromkeys(name for row in some for name in row.metrics)
         cells = [
             [
                 row.name,
                 row.group,
                 len(row.seeds),
-                *(f"{each.text(sign)} ± {row.spread[name]:.1f}"
-                  for name, each in row.metrics.items()),
+                *(f"{row.metrics[name].text(sign)} ± {row.spread[name]:.1f}"
+                  if name in row.metrics else "-" for name in metrics),
             ]
             for row in some
         ]  # fmt: skip
-        header = ["", "run", "seeds", *some[0].metrics]
+        header = ["", "run", "seeds", *metrics]
         blocks.append(text_table(header, cells, left=2))
     return "\n\n".join(blocks)
 

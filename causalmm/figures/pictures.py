@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.image_processing_utils import select_best_resolution
 
 Order = Callable[[Tensor], Tensor]
 
@@ -24,11 +25,14 @@ class Picture(NamedTuple):
     columns]."""
     summary: int | None
     """Index of the class token, which stands for no patch; None where there is none."""
+    hidden: int = 0
+    """How many positions follow that are not shown: those of a picture's tiles after the first,
+    which shows it whole."""
 
     @property
     def size(self) -> int:
         """How many positions it has in the vision encoder."""
-        return self.places.numel() + (self.summary is not None)
+        return self.places.numel() + (self.summary is not None) + self.hidden
 
 
 def pictures(
@@ -42,6 +46,12 @@ def pictures(
     images = inputs.get("pixel_values")
     if images is not None and images.ndim == 4:
         return [_whole(processor.image_processor, image, patch) for image in images]
+    if images is not None and images.ndim == 5:
+        sizes = inputs["image_sizes"].tolist()
+        return [
+            _first_tile(processor.image_processor, tiles[0], size, patch)
+            for tiles, size in zip(images, sizes, strict=True)
+        ]
     found = []
     if images is not None:
         grids = inputs["image_grid_thw"]
@@ -57,6 +67,15 @@ def _whole(image_processor: Any, image: Tensor, patch: int) -> Picture:
     rows, columns = image.shape[1] // patch, image.shape[2] // patch
     places = torch.arange(1, 1 + rows * columns).view(rows, columns)
     return Picture(_pixels(image_processor, image), places, summary=0)
+
+
+def _first_tile(image_processor: Any, tile: Tensor, size: list[int], patch: int) -> Picture:
+    """LLaVA-NeXT's: the whole picture, then parts of it as large as this tile [3, side, side], of a
+    picture of `size`, height and width."""
+    found = _whole(image_processor, tile, patch)
+    height, width = select_best_resolution(size, image_processor.image_grid_pinpoints)
+    side = tile.shape[-1]
+    return found._replace(hidden=(height // side) * (width // side) * found.size)
 
 
 def _packed(

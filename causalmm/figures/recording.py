@@ -42,8 +42,8 @@ def record_vision(
 ) -> list[list[Call]]:
     """The calls for each image, then for each frame (frame pair) of the videos.
 
-    One call each, or one a window of it in a layer that attends within windows. `sizes`: how many
-    positions images and frames have in the vision encoder, in order.
+    One call each, or one a tile of it, or one a window in a layer that attends within windows.
+    `sizes`: how many positions images and frames have in the vision encoder, in order.
     """
     calls = iter(_record(model, model.get_encoder("image"), inputs, layer))
     pictures = []

@@ -41,12 +41,14 @@ def rows(
     head: int | None,
     config: CausalMMConfig,
 ) -> list[QueryRow]:
-    """A row a query, of one head or (None) the mean over heads; the picture's calls.
+    """A row a query, of one head or (None) the mean over heads; the picture's calls, of which those
+    for tiles that are not shown are left out.
 
     Raises RequestError for a query that this picture does not have.
     """
     for query in queries:
         _check(query, picture)
+    calls = [call for call in calls if call.start <= int(picture.places.max())]
     found = [QueryRow(query, {}) for query in queries]
     for name, weights in maps.all_maps(calls, "vision", head, config):
         for row in found:

@@ -28,14 +28,14 @@ class Preset:
     differs: str
     """What is done otherwise here, what the paper leaves open, and how that was chosen."""
     features_site: bool = False
-    """Whether it needs the vision site "features" (one feature layer, LLaVA)."""
+    """Whether it needs the vision site "features" (one feature layer of CLIP)."""
     least_language_layers: int = 1
     """Decoder layers that it needs."""
 
     @property
     def needs(self) -> str:
         """What a model must have, in words; empty: nothing that a supported model lacks."""
-        needs = ["a model with one vision feature layer (LLaVA)"] * self.features_site
+        needs = ["a model with one vision feature layer (LLaVA, LLaVA-NeXT)"] * self.features_site
         if self.least_language_layers > 1:
             needs.append(f"a decoder of at least {self.least_language_layers} layers")
         return " and ".join(needs)

@@ -24,7 +24,7 @@ from causalmm.families import checkpoints
 from causalmm.inputs.json_lines import difference, read_bytes, to_object, write_json
 from causalmm.reproduce.recipe import TRUST, Recipe, find_recipe, make_recipe, names, to_dict
 from causalmm.reproduce.report import make_table
-from causalmm.reproduce.runs import expanded, row_flags, runs_of
+from causalmm.reproduce.runs import fitted, row_flags, runs_of
 
 RECORD = "recipe.json"
 """In the folder of a recipe's runs: which recipe they are of."""
@@ -127,7 +127,9 @@ def _show(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     recipe = _changed(find_recipe(args.recipe), args)
-    recipe = expanded(recipe, lambda: checkpoints.resolve(recipe.model))
+    from causalmm.families.loading import read_towers  # loads torch
+
+    recipe = fitted(recipe, recipe.model, read_towers(checkpoints.resolve(recipe.model)))
     record = {
         "recipe": {"name": recipe.name, **to_dict(recipe)},
         "limit": args.limit,

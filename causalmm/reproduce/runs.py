@@ -4,19 +4,24 @@ Tests: tests/reproduce/test_command.py.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from causalmm.cli.flags import flag_name
+from causalmm.cli.terminal import tell
 from causalmm.errors import RequestError
 from causalmm.evaluation import commands
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.over_seeds import seeded_name
 from causalmm.evaluation.runner import Run
 from causalmm.evaluation.variants import spurious
+from causalmm.presets.registry import find as find_preset
 from causalmm.reproduce.recipe import CONTROLS, EACH, Recipe
+
+if TYPE_CHECKING:  # it loads torch
+    from causalmm.decoding.plan import Towers
 
 
 def row_flags(
@@ -45,25 +50,30 @@ def row_flags(
     return flags
 
 
-def expanded(recipe: Recipe, source: Callable[[], str]) -> Recipe:
-    """The recipe with a row a layer in the place of each that edits `EACH` layer by itself.
+def fitted(recipe: Recipe, source: str, towers: "Towers") -> Recipe:
+    """The recipe for a checkpoint: a row a layer in the place of each that edits `EACH` layer by
+    itself, and without rows whose preset the model cannot follow, which is told.
 
-    `source` gives the checkpoint, whose configuration says how many layers it has.
+    Raises RequestError where that is a row that the others are compared with.
     """
-    if not any(EACH in row.values() for row in recipe.rows.values()):
-        return recipe
-    from causalmm.families.loading import read_towers  # loads torch
-
-    towers = read_towers(source())
     counts = {"vision_layers": towers.vision_layers, "language_layers": towers.language_layers}
     rows = {}
     for name, row in recipe.rows.items():
+        try:
+            if (preset := row.get("preset")) is not None:
+                find_preset(preset).check_model(towers)
+        except ValueError as error:
+            if name in recipe.base:
+                raise RequestError(f"recipe {recipe.name}, row {name}: {error}") from error
+            tell(f"recipe {recipe.name}: row {name} is left out for {source} ({error})")
+            continue
         key = next((key for key in counts if row.get(key) == EACH), None)
         if key is None:
             rows[name] = row
         else:
             rows |= {f"{name} {layer}": {**row, key: [layer]} for layer in range(counts[key])}
-    return replace(recipe, rows=rows)
+    left_out = tuple(name for name in recipe.rows if name not in rows)
+    return replace(recipe, rows=rows, others=(*recipe.others, *left_out))
 
 
 def runs_of(

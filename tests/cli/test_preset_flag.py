@@ -62,7 +62,7 @@ def test_flags_before_the_preset_before_a_file_before_the_checkpoint(asked, fold
         (["--preset", "vcd", "--gamma", "-1"], "gamma=-1.0: expected a number"),
         (
             ["--preset", "causalmm-released"],
-            "preset 'causalmm-released' needs a model with one vision feature layer (LLaVA)",
+            "preset 'causalmm-released' needs a model with one vision feature layer (LLaVA, LLaVA",
         ),
     ],
 )

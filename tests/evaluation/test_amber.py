@@ -11,6 +11,8 @@ from causalmm.errors import RequestError
 from causalmm.evaluation.benchmarks.amber_words import WordLists, read_word_lists
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.compare import compare
+from causalmm.evaluation.over_seeds import over_seeds, table
+from causalmm.evaluation.tally import join
 
 AMBER = BENCHMARKS["amber"]
 RELATION = {
@@ -288,6 +290,25 @@ def test_captions_and_answers_are_compared_in_one_table(tmp_path):
     assert by_name["generative"].metrics["CHAIR"].value == -25
     assert by_name["generative"].metrics["words"].value == -4
     assert by_name["relation"].metrics["accuracy"].value == -50
+
+
+def test_captions_and_answers_are_one_table_over_seeds(tmp_path):
+    questions = AMBER.read(write(tmp_path))
+    runs = {
+        f"seed={seed}": join(
+            questions, answered(questions, lambda each, text=text: each.label or text)
+        )
+        for seed, text in enumerate(["A bird.", "Grass."])
+    }
+    said = table(over_seeds(AMBER.tally, runs))
+    lines = [line for line in said.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    header, generative, relation = rows[0], rows[2], rows[-1]
+    captions = dict(zip(header, generative, strict=True))
+    assert captions["CHAIR"].endswith("± 0.0")
+    assert (captions["accuracy"], captions["words"][:3]) == ("-", "1.5")
+    assert relation[0] == "relation"
+    assert relation[-1].startswith("50.0 ")
 
 
 # What is wrong

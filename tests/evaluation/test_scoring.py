@@ -283,7 +283,7 @@ def test_a_table_is_aligned():
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
-@pytest.mark.parametrize("action", ["run", "score", "compare"])
+@pytest.mark.parametrize("action", ["run", "score", "compare", "export"])
 def test_no_flag_of_a_benchmark_clashes(benchmark, action, capsys):
     with pytest.raises(SystemExit) as ended:
         parse_args([benchmark, action, "--help"])

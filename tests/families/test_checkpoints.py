@@ -100,10 +100,6 @@ def test_a_folder_needs_configuration_and_weights(copy, tmp_path):
     ("config", "sentence"),
     [
         ("{}", "model_type None, which is not supported"),
-        (
-            '{"model_type": "llava_mistral", "mm_vision_tower": "x"}',
-            "model_type 'llava_mistral', which is not supported: expected one of LLaVA",
-        ),
         ("{", "cannot be read"),
         ("[]", "is not a JSON object"),
         ('{"model_type": ["llava"]}', "model_type"),

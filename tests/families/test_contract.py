@@ -12,6 +12,7 @@ from family_rows import FAMILIES, row_of
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
 from tiny_models import model_pair, pad_together
+from tiny_words import FIRST_WORD
 
 from causalmm import BranchTrace, CausalMMConfig
 from causalmm.config import MODES
@@ -130,7 +131,8 @@ def test_prefill_equals_step_by_step_decoding(row, pair, mode):
     config = CausalMMConfig(mode=mode, epsilon=0, seed=2)
     inputs = row.sample(seed=1)
     trace = BranchTrace()
-    tokens = model.generate(**inputs, causalmm=config, causalmm_trace=trace, **GREEDY)
+    words = {"suppress_tokens": list(range(FIRST_WORD))}  # an image token needs a picture
+    tokens = model.generate(**inputs, causalmm=config, causalmm_trace=trace, **GREEDY, **words)
     length, total = inputs["input_ids"].shape[1], tokens.shape[1]
     whole = dict(inputs, input_ids=tokens, attention_mask=torch.ones_like(tokens))
     for name in inputs.keys() & {"mm_token_type_ids"}:

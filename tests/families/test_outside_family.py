@@ -107,7 +107,7 @@ def test_it_is_named_where_families_are(run, checkpoint, tmp_path):
     Image.new("RGB", (40, 30)).save(image)
     asked = ("generate", "--image", image, "--prompt", "what ?", "--model")
     told = run("-m", "causalmm", *asked, checkpoint, "--max-pixels", "9", code=2)
-    assert told.endswith("is a LLaVA copy checkpoint, which has one size\n")
+    assert told.endswith("is a LLaVA copy checkpoint, which decides sizes itself\n")
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "blip"}')

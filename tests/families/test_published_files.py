@@ -91,8 +91,12 @@ def published(todays, tmp_path):
         "bos_token_id": 1,
         "pad_token_id": 0,
         "eos_token_id": [EOS],
-        **{"do_sample": True, "temperature": 0.1, "top_p": 0.001, "top_k": 1},
-        **{"repetition_penalty": 1.05, "transformers_version": "4.49.0"},
+        "do_sample": True,
+        "temperature": 0.1,
+        "top_p": 0.001,
+        "top_k": 1,
+        "repetition_penalty": 1.05,
+        "transformers_version": "4.49.0",
     }
     for name, settings in {
         "config.json": published_config(todays.model.config),

@@ -79,18 +79,19 @@ def test_other_towers_decode_plainly_and_refuse_causalmm():
 
 
 def test_llava_next_with_a_llama_is_the_dense_definition():
+    """A batch of pictures with different numbers of tiles, too."""
     ours, upstream = model_pair(LLAMA, "sdpa")
     inputs = LLAMA.sample(seed=1, **LLAMA.two_images)
     with torch.no_grad():
         assert torch.equal(ours(**inputs).logits, upstream(**inputs).logits)
-    samples = [LLAMA.sample(seed=2, before=5), LLAMA.sample(seed=3)]
+    samples = [LLAMA.sample(seed=2, before=5), LLAMA.sample(seed=3, sizes=((40, 12),))]
     check((ours, upstream, attach(upstream, LLAMA)), samples, CausalMMConfig(epsilon=0))
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"text": Qwen2Config}, "LlamaModel or MistralModel, this checkpoint has Qwen2Model"),
+        ({"text": Qwen2Config}, "type Qwen2Model: expected the patched LlamaModel or MistralModel"),
         ({"sliding_window": 8}, "does not support sliding-window attention layers"),
     ],
 )

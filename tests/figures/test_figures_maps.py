@@ -11,6 +11,7 @@ from family_rows import FAMILIES, row_of
 from PIL import Image
 from random_numbers import uniform
 from tiny_llava import llava_processor
+from tiny_llava_next import LENGTH, count_tiles
 from tiny_models import model_pair, sample
 from tiny_qwen2_5_vl import WINDOW
 from tiny_qwen2_vl import qwen2vl_processor
@@ -58,12 +59,13 @@ def call(pair, inputs):
 @pytest.fixture(scope="module")
 def vision_call(pair, inputs):
     [calls] = record_vision(pair[0], inputs, LAYER, sizes(inputs))
-    [whole] = calls
-    return whole
+    return calls[0]
 
 
 def sizes(inputs):
     """How many positions each picture has in the vision encoder."""
+    if "image_sizes" in inputs:
+        return [LENGTH * count for count in count_tiles(inputs)]
     if "image_grid_thw" not in inputs:
         return [1 + image.shape[1] * image.shape[2] // 49 for image in inputs["pixel_values"]]
     grids = [each for name in GRIDS for each in inputs.get(name, torch.zeros(0, 3)).tolist()]
@@ -311,7 +313,8 @@ def one_patch_changed(inputs, number, line, column):
     """The inputs with other pixels in one patch of the picture of this number."""
     if "image_grid_thw" not in inputs:
         pixels = inputs["pixel_values"].clone()
-        pixels[number, :, 7 * line : 7 * line + 7, 7 * column : 7 * column + 7] += 1
+        picture = pixels[number] if pixels.ndim == 4 else pixels[number, 0]
+        picture[:, 7 * line : 7 * line + 7, 7 * column : 7 * column + 7] += 1
         return inputs | {"pixel_values": pixels}
     found = []
     for name, grid in zip(("pixel_values", "pixel_values_videos"), GRIDS, strict=True):
@@ -403,6 +406,24 @@ def test_llava_sees_the_picture_itself():
         assert picture.places.tolist() == [[1 + 4 * row + n for n in range(4)] for row in range(4)]
 
 
+def test_llava_next_sees_the_whole_picture_in_its_first_tile():
+    """Its other tiles are recorded, and left out where it is drawn."""
+    row = row_of("llava_next")
+    model, inputs = model_pair(row)[0], sample("llava_next", 3, **row.two_images)
+    shown = pictures(row.processor(), inputs, 7, in_order)
+    recorded = record_vision(model, inputs, LAYER, [picture.size for picture in shown])
+    assert [len(calls) for calls in recorded] == [5, 3]
+    for number, (picture, calls) in enumerate(zip(shown, recorded, strict=True)):
+        assert picture.pixels.shape == (14, 14, 3)
+        assert picture.places.tolist() == [[1, 2], [3, 4]]
+        moved = one_patch_changed(inputs, number, 1, 0)
+        assert (pictures(row.processor(), moved, 7, in_order)[number].pixels[7:, :7] > 0).any()
+        drawn = vision.rows(calls, picture, ["cls"], 1, CausalMMConfig())
+        weights = maps.factual(calls[0], causal=False)[1]
+        ratios = drawn[0].overlays["factual"].ratios
+        torch.testing.assert_close(ratios.flatten(), 5 * weights[0, 1:])
+
+
 def test_qwen2vl_sees_pictures_and_frames():
     images = [noise(28, 56, 1), noise(42, 28, 2)]
     frames = [noise(56, 28, seed) for seed in range(3, 7)]
@@ -470,8 +491,8 @@ def test_rows_hold_every_map_of_every_query(family, vision_call):
     places = torch.arange(count).view(4, -1) + (summary is not None)
     picture = Picture(np.zeros((28, 28, 3), np.uint8), places, summary)
     config = CausalMMConfig(seed=SEED)
-    found = vision.rows([vision_call], picture, ["mean", (1, 2)], 1, config)
-    assert [row.query for row in found] == ["mean", (1, 2)]
+    found = vision.rows([vision_call], picture, ["mean", (1, 0)], 1, config)
+    assert [row.query for row in found] == ["mean", (1, 0)]
     for row in found:
         assert list(row.overlays) == ["factual", *VISION_METHODS]
         for name, overlay in row.overlays.items():

@@ -145,14 +145,14 @@ def test_flags_choose_what_a_picture_shows(numbers, model, folder):
     network, processor, inputs = loaded(model, both)
     config = CausalMMConfig(seed=4, normalization="released")
     flags = ("--seed", "4", "--normalization", "released", "--image", both[1], "--picture", "2")
-    flags += ("--layer", "-2", "--head", "0", "--query", "1,2", "--query", "mean")
+    flags += ("--layer", "-2", "--head", "0", "--query", "1,1", "--query", "mean")
     picture, rows, title = numbers("attention-vision", "--model", model, *flags)
     assert title == f"{model.name}: vision attention, layer 1 of 0 to 2, head 0 of 0 to 1"
     shown = pictures(processor, inputs, 7, network.causalmm_patch_order)
     expected = shown[1]
     assert np.array_equal(picture.pixels, expected.pixels)
     calls = record_vision(network, inputs, 1, [each.size for each in shown])[1]
-    queries = [(1, 2), "mean"]
+    queries = [(1, 1), "mean"]
     for found, row in zip(rows, vision.rows(calls, expected, queries, 0, config), strict=True):
         assert found.query == row.query
         for name, overlay in row.overlays.items():

@@ -43,6 +43,7 @@ CPU = torch.device("cpu")
 SMALL = {"image_tokens": 16, "text_tokens": 24}
 PUBLISHED = {
     "llava-1.5-7b": 7_063_427_072,
+    "llava-1.6-mistral-7b": 7_566_747_648,
     "qwen2-vl-2b": 2_208_985_600,
     "qwen2-vl-7b": 8_291_375_616,
     "qwen2.5-vl-7b": 8_292_166_656,
@@ -138,7 +139,9 @@ def test_both_models_hold_the_same_tensors_and_say_the_same(preset, pair):
     for name, part in pair.ours.named_parameters():
         assert part.data_ptr() == theirs[name].data_ptr()
     inputs = models.prompt(pair.ours, batch=2, **SMALL)
-    assert inputs["input_ids"].shape == (2, 40)
+    # A line of tiles ends in a token: 4 x 4 patches of the whole picture, 8 lines of the tiles.
+    image = 4 * 4 + 8 * (8 + 1) if "image_sizes" in inputs else 16
+    assert inputs["input_ids"].shape == (2, 24 + image)
     with torch.no_grad():
         mine, other = (model(**inputs).logits for model in pair)
     assert torch.equal(mine, other)
@@ -301,7 +304,8 @@ def test_bytes_of_a_step_are_weights_and_cache(preset, pair, mode):
         for module in (pair.ours.model.language_model.layers, pair.ours.lm_head)
         for part in module.parameters()
     )
-    found = work.decode(pair.ours, plan, work.Prompt.of(pair.ours, inputs), keys=40)
+    keys = inputs["input_ids"].shape[1]
+    found = work.decode(pair.ours, plan, work.Prompt.of(pair.ours, inputs), keys=keys)
     assert found.read == weights + cached
 
 
@@ -325,10 +329,13 @@ def test_a_blind_step_reads_no_image(pair):
             language_scope="image",
             language_layers="all",
         )
-        read[method] = work.decode(pair.ours, pair.ours.causalmm_plan(config), prompt, 40)
-    plain = work.decode(pair.ours, None, prompt, 40)
+        plan = pair.ours.causalmm_plan(config)
+        read[method] = work.decode(pair.ours, plan, prompt, prompt.length)
+    plain = work.decode(pair.ours, None, prompt, prompt.length)
     assert read["reverse"].read == read["uniform"].read
-    assert (read["blind"].read - plain.read) * 40 == (read["reverse"].read - plain.read) * 24
+    text = prompt.length - prompt.image
+    added = {method: each.read - plain.read for method, each in read.items()}
+    assert added["blind"] * prompt.length == added["reverse"] * text
     assert read["blind"].flops < read["uniform"].flops < read["reverse"].flops
 
 
@@ -340,7 +347,7 @@ def test_flops_of_a_step(preset, eager):
     step = {"input_ids": inputs["input_ids"][:, -1:]}
     expected = counted_flops(eager.upstream, step, past_key_values=cache, use_cache=True)
     prompt = work.Prompt.of(eager.ours, inputs)
-    assert work.decode(eager.ours, None, prompt, keys=41).flops == expected
+    assert work.decode(eager.ours, None, prompt, keys=prompt.length + 1).flops == expected
 
 
 # -- attention ---------------------------------------------------------------------------------
@@ -492,9 +499,10 @@ def test_decode_of_presets(preset, out, capsys):
     argv = ["--preset", preset, "--image-tokens", "16", "--text-tokens", "24"]
     argv += ["--new-tokens", "2", "--rounds", "1", "--prefills", "1", "--dtype", "float32"]
     family = models.configuration(preset).model_type
-    names = [name for name, each in PRESETS.items() if family == "llava" or not each.features_site]
-    asked = [] if family == "llava" else names
-    if family != "llava":
+    clip = family in ("llava", "llava_next")
+    names = [name for name, each in PRESETS.items() if clip or not each.features_site]
+    asked = [] if clip else names
+    if not clip:
         assert decode.main([*argv, "--presets"]) == 2
         assert "needs a model with one vision feature layer" in capsys.readouterr().err
     assert decode.main([*argv, "--out", str(out), "--presets", *asked]) == 0

@@ -42,7 +42,8 @@ def prepare(sources: Sequence[Source]) -> Prepared:
         for number, row in table.rows(["question_id", *texts]):
             name = field(row, "question_id", f"{table.path} row {number}")
             places.setdefault(name, Place(table, number, "image"))
-            captions.setdefault(name, []).extend(row.get("answer") or ())
+            if isinstance(answer := row.get("answer"), list):
+                captions.setdefault(name, []).extend(map(str, answer))
     if all(_find(sources, name) for name in _OURS):
         files = {name: read_bytes(_only(sources, name)) for name in _OURS}
         given = read_json(_only(sources, _OURS[0]))

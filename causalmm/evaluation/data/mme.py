@@ -55,8 +55,7 @@ def prepare(sources: Sequence[Source]) -> Prepared:
         files[f"{task}/{task}.txt"] = "".join(
             f"{row.image}\t{row.question}\t{row.answer}\n" for row in rows
         ).encode()
-        places |= {f"{task}/{image}": next(iter(of.values())).place
-                   for image, of in tasks[task].items()}  # fmt: skip
+        places |= {f"{task}/{row.image}": row.place for row in reversed(rows)}
         if other := [image for image, asked in tasks[task].items() if len(asked) != 2]:
             problems.append(f"{task} has not two questions about {listed(other)}")
     counts = {task: sum(map(len, asked.values())) for task, asked in tasks.items()}
@@ -99,7 +98,7 @@ def _of_parquet(sources: Sequence[Source]) -> Iterator[_Row]:
                 raise RequestError(
                     f"{where} has category {task!r}: expected one of {', '.join(mme.TASKS)}"
                 )
-            answer = field(row, "answer", where).strip()
+            answer = field(row, "answer", where).strip().capitalize()
             if any(mark in text for mark in "\t\r\n" for text in (image, question, answer)):
                 raise RequestError(f"{where} has a tab or a line break in a field")
             place = Place(table, number, "image")

@@ -63,6 +63,8 @@ def find(
     not in the cache, FailureError where the hub cannot be read.
     """
     if Path(given).is_dir():
+        if revision is not None:
+            raise RequestError(f"--revision {revision}: {given} is a folder, which has none")
         return Source(given, Path(given).absolute())
     if not _HUB_ID.fullmatch(given):
         raise RequestError(

@@ -6,10 +6,12 @@ pictures, and whole at the end. Tests: tests/evaluation/test_data_command.py.
 
 import hashlib
 import io
+import json
 import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,8 @@ from causalmm.inputs.json_lines import read_bytes, read_json, write_json, write_
 from causalmm.inputs.stored_pictures import INDEX
 
 MANIFEST = "manifest.json"
+_SHOWN = 10
+"""Of pictures that cannot be read, so many get a sentence of their own."""
 
 
 class Pictures(NamedTuple):
@@ -41,8 +45,13 @@ class Pictures(NamedTuple):
     def problems(self) -> list[str]:
         """What is wrong with them, in sentences."""
         total = len(self.there) + len(self.missing) + len(self.bad)
-        said = [f"{len(self.missing)} of {total} pictures are missing: {listed(self.missing)}"]
-        return said * bool(self.missing) + self.bad
+        said = []
+        if self.missing:
+            said = [f"{len(self.missing)} of {total} pictures are missing: {listed(self.missing)}"]
+        said += self.bad[:_SHOWN]
+        if (more := len(self.bad) - _SHOWN) > 0:
+            said.append(f"{more} more pictures cannot be read")
+        return said
 
 
 def check_out(out: Path, benchmark: str, sources: Sequence[Source]) -> None:
@@ -69,11 +78,8 @@ def write_files(out: Path, benchmark: str, files: Mapping[str, bytes]) -> None:
     if manifest.exists() and "pictures" in read_json(manifest):
         for name, data in files.items():
             if (out / name).exists() and (old := read_bytes(out / name)) != data:
-                lines = [_lines(old), _lines(data)]
-                number = next(
-                    (n for n, (one, other) in enumerate(zip(*lines, strict=False), 1)
-                     if one != other), 1 + min(map(len, lines)),
-                )  # fmt: skip
+                lines = enumerate(zip_longest(old.split(b"\n"), data.split(b"\n")), 1)
+                number = next(number for number, (one, other) in lines if one != other)
                 raise RequestError(
                     f"{out / name} holds other questions (first: line {number}): give a new folder"
                 )
@@ -121,17 +127,17 @@ def write_index(out: Path, names: Sequence[str], places: Mapping[str, Place]) ->
     for name, place in used.items():
         if isinstance(place.source, Path):
             key, row = folder, place.source.relative_to(folder).as_posix()
-            source = {"path": _within(folder, out)}
+            source = {"path": str(folder)}
         else:
             key, row = (place.source.path, place.column), place.row
             size = place.source.path.stat().st_size
-            path = _within(place.source.path, out)
-            source = {"path": path, "column": place.column, "bytes": size}
+            source = {"path": str(place.source.path), "column": place.column, "bytes": size}
         if key not in numbers:
             numbers[key] = len(sources)
             sources.append(source)
         index[name] = [numbers[key], row]
-    write_json(out / INDEX, {"sources": sources, "pictures": index})
+    text = json.dumps({"sources": sources, "pictures": index}, ensure_ascii=False)
+    write_whole(out / INDEX, text.encode())
 
 
 def write_manifest(
@@ -175,13 +181,3 @@ def _order(place: Place | None) -> tuple[str, int]:
     if place is None:
         return "", 0
     return str(getattr(place.source, "path", place.source)), place.row
-
-
-def _lines(data: bytes) -> list[bytes]:
-    return data.split(b"\n")
-
-
-def _within(path: Path, out: Path) -> str:
-    """Relative where it lies in `out`, which then can be moved as a whole."""
-    path = path.absolute()
-    return path.relative_to(out).as_posix() if path.is_relative_to(out) else str(path)

@@ -23,13 +23,14 @@ from causalmm.families.registry import find
 
 PUBLISHED = (
     *("llava-1.5-7b", "llava-1.6-mistral-7b"),
-    *("qwen2-vl-2b", "qwen2-vl-7b", "qwen2.5-vl-7b"),
+    *("qwen2-vl-2b", "qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b"),
 )
 """Shapes of published checkpoints."""
 # cpu-small is LLaVA-1.5 in small: as deep as a CPU allows, the vision tower a tenth of the decoder;
-# cpu-small-qwen2.5-vl and cpu-small-llava-1.6 the same with those families' towers.
-TINY = ("tiny", "tiny-llava-1.6", "tiny-qwen2-vl", "tiny-qwen2.5-vl")
-PRESETS = (*TINY, "cpu-small", "cpu-small-llava-1.6", "cpu-small-qwen2.5-vl", *PUBLISHED)
+# the others of this name the same with their families' towers.
+TINY = ("tiny", "tiny-llava-1.6", "tiny-qwen2-vl", "tiny-qwen2.5-vl", "tiny-qwen3-vl")
+SMALL = ("cpu-small", "cpu-small-llava-1.6", "cpu-small-qwen2.5-vl", "cpu-small-qwen3-vl")
+PRESETS = (*TINY, *SMALL, *PUBLISHED)
 NOISE = 2**20 - 3
 """Numbers that are drawn; odd, so that rows of a matrix do not repeat one another."""
 WORDS = (8, 120)

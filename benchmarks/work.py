@@ -113,10 +113,12 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
     layers = next(part for part in tower.modules() if isinstance(part, nn.ModuleList))
     copies = 0 if plan is None else plan.image_branches
     within = {*_products(layers), *_products(model.get_decoder()), model.lm_head}
+    noisy = isinstance(plan and plan.vision, PixelNoise)
+    shared = _read_before(tower, plan.vision_entry) if copies and not noisy else set()
     flops = 0.0
     for module in prompt.rows:
         if module not in within:  # patches are embedded once, and projected for every copy
-            every = isinstance(module, nn.Linear) or isinstance(plan and plan.vision, PixelNoise)
+            every = noisy or (isinstance(module, nn.Linear) and module not in shared)
             branches = 1 + copies if every else 1
             flops += branches * _linear_flops(module, prompt)
     for number, (layer, attention) in enumerate(zip(layers, attention_modules(tower), strict=True)):
@@ -130,6 +132,13 @@ def _vision_flops(model: Any, plan: BranchPlan | None, prompt: Prompt) -> float:
             pairs = prompt.vision_pairs[attention]
             flops += branches * _attention_flops(attention, edit, pairs)
     return flops
+
+
+def _read_before(tower: nn.Module, entry: int) -> set[nn.Module]:
+    """What projects features of layers below `entry`, where DeepStack reads several layers."""
+    taps = getattr(tower, "deepstack_visual_indexes", ())
+    mergers = zip(taps, tower.deepstack_merger_list, strict=True) if taps else ()
+    return {part for tap, merger in mergers if tap < entry for part in _products(merger)}
 
 
 def _language_branches(plan: BranchPlan | None, layer: int) -> list[tuple[int, Formula | None]]:

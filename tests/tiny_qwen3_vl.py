@@ -78,7 +78,9 @@ def qwen3vl_processor(
     edges = ("shortest_edge", "longest_edge")
     images, videos = (dict(zip(edges, each, strict=True)) for each in (images, videos))
     return Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=images, patch_size=patch_size),
+        image_processor=Qwen2VLImageProcessor(
+            size=images, patch_size=patch_size, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        ),
         tokenizer=tokenizer(SPECIAL, {}),
         video_processor=Qwen3VLVideoProcessor(size=videos, patch_size=patch_size),
         chat_template=CHAT,

@@ -47,6 +47,7 @@ PUBLISHED = {
     "qwen2-vl-2b": 2_208_985_600,
     "qwen2-vl-7b": 8_291_375_616,
     "qwen2.5-vl-7b": 8_292_166_656,
+    "qwen3-vl-8b": 8_767_123_696,
 }
 
 
@@ -211,9 +212,13 @@ def counted_flops(model, inputs, **extra):
 
 def hidden_pairs(model, prompt, rows):
     """FLOPs that eager attention spends on pairs the causal mask hides."""
-    text = model.config.text_config
     hidden = prompt.length * (prompt.length - 1) / 2
-    return rows * text.num_hidden_layers * 4 * text.hidden_size * hidden
+    return rows * model.config.text_config.num_hidden_layers * 4 * query_width(model) * hidden
+
+
+def query_width(model):
+    """Of a query of all heads."""
+    return model.get_decoder().layers[0].self_attn.q_proj.out_features
 
 
 def test_flops_of_a_plain_prefill(preset, eager):
@@ -266,7 +271,7 @@ def test_flops_of_scope_image(preset, eager, method):
     runs = image.unique_consecutive(return_counts=True)[1].tolist()
     text = eager.ours.config.text_config
     hidden = sum(length * (length - 1) / 2 for length in runs)  # in the blocks on the diagonal
-    hidden = 2 * text.num_hidden_layers * 4 * text.hidden_size * hidden
+    hidden = 2 * text.num_hidden_layers * 4 * query_width(eager.ours) * hidden
     hidden += hidden_pairs(eager.ours, prompt, rows=2)
     expected = counted_flops(eager.ours, inputs, causalmm=plan)
     assert work.prefill(eager.ours, plan, prompt).flops + hidden == expected

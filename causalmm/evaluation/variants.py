@@ -34,10 +34,9 @@ def controls(request: Request) -> dict[str, Request]:
     if request.config is None:
         raise RequestError("--controls needs a mode other than plain to compare with")
     mask = replace(request.config, gamma=0.0, gamma_vision=None, gamma_language=None)
-    drawing = {"do_sample": True, **SAMPLING_OFF}
-    others = {name: value for name, value in request.sampling.items() if name not in drawing}
-    greedy = {"do_sample": False, **others}
-    sampled = request.sampling if request.sampling["do_sample"] else {**drawing, **others}
+    greedy, sampled = _greedy(request), request.sampling
+    if not sampled["do_sample"]:
+        sampled = greedy | {"do_sample": True, **SAMPLING_OFF}
     ways = (
         (None, greedy),
         (None, sampled),
@@ -54,7 +53,7 @@ def controls(request: Request) -> dict[str, Request]:
 def spurious(request: Request) -> dict[str, Request]:
     """Two controls that lean toward "yes" (arXiv 2504.10020), by the name of the folder: greedy
     with `YES_PROMPT` after every question, and greedy with a yes in doubt (spurious.py)."""
-    greedy = request._replace(config=None, preset=None, sampling={"do_sample": False})
+    greedy = request._replace(config=None, preset=None, sampling=_greedy(request))
     lean = greedy._replace(logits_processor="causalmm.evaluation.spurious:yes_in_doubt")
     return dict(zip(SPURIOUS, (greedy, lean), strict=True))
 
@@ -76,6 +75,12 @@ def with_seeds(requests: Mapping[str, Request], count: int) -> dict[str, Request
             seeded = config and replace(config, seed=seed)
             found[seeded_name(name, seed)] = request._replace(config=seeded, seed=seed)
     return found
+
+
+def _greedy(request: Request) -> dict[str, Any]:
+    """How a request chooses tokens, without drawing them."""
+    kept = {name: value for name, value in request.sampling.items() if name not in SAMPLING_OFF}
+    return kept | {"do_sample": False}
 
 
 def grid(request: Request, path: str | Path) -> dict[str, Request]:

@@ -8,6 +8,7 @@ import pickle
 
 import pytest
 import torch
+from family_rows import TWO_FAMILIES
 from packed_rows import additive, block_mask, packed, positions
 from tiny_models import model_pair, sample
 from tiny_words import IMAGE, PAD, words
@@ -21,6 +22,12 @@ from causalmm.decoding.shared_image import generate_together
 
 STEPS = 5
 TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
+
+
+@pytest.fixture(scope="module", params=TWO_FAMILIES)
+def family(request):
+    """What is kept with a cache differs by positions: without M-RoPE and with it."""
+    return request.param
 
 
 @pytest.fixture(params=[*MODES, "growing"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from equivalence import TOLERANCE, by_token, decode
+from family_rows import TWO_FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -17,6 +18,12 @@ from causalmm.config import CONFIG_NAME, MODES
 from causalmm.decoding.center import branch_settings, center_bytes, read_about
 from causalmm.decoding.contrast import Contrast, adjust
 from causalmm.decoding.strength import TokenStrength
+
+
+@pytest.fixture(scope="module", params=TWO_FAMILIES)
+def family(request):
+    """A center acts behind the head."""
+    return request.param
 
 
 def save_center(model, config, file, **changes):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from dense_methods import UNRELEASED, config_settings
 from equivalence import TOLERANCE
+from family_rows import FAMILIES, TWO_FAMILIES
 from packed_rows import LOWEST, additive, block_mask, packed, positions
 from tiny_models import PICTURES, model_pair, pad_together, sample
 from tiny_words import PAD
@@ -20,6 +21,15 @@ from causalmm import BranchTrace, CausalMMConfig
 from causalmm.config import MODES
 
 STEPS = 4
+TWO = pytest.mark.parametrize("family", TWO_FAMILIES, scope="module")
+"""For what is refused by the keywords of a call, whatever the model."""
+
+
+def first_for_all(name, values):
+    """Over families: the first value for each, the others for two. They are of one meaning."""
+    pairs = [(family, value) for family in FAMILIES for value in values]
+    pairs = [pair for pair in pairs if pair[0] in TWO_FAMILIES or pair[1] == values[0]]
+    return pytest.mark.parametrize(("family", name), pairs, scope="module")
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
@@ -95,7 +105,7 @@ def test_sequences_packed_into_a_row_are_those_alone(model, samples, config):
         torch.testing.assert_close(found, alone(model, samples, config), **TOLERANCE)
 
 
-@pytest.mark.parametrize("hidden", [LOWEST, -torch.inf, -1e4])
+@first_for_all("hidden", [LOWEST, -torch.inf, -1e4])
 def test_a_block_mask_packs_a_row(model, samples, config, hidden):
     row, places = packed(model, samples)
     mask = additive(block_mask(samples), hidden)
@@ -104,7 +114,7 @@ def test_a_block_mask_packs_a_row(model, samples, config, hidden):
         torch.testing.assert_close(found, alone(model, samples, config), **TOLERANCE)
 
 
-@pytest.mark.parametrize("padding_sees", ["nothing", "itself", "as 2-D masks say"])
+@first_for_all("padding_sees", ["nothing", "itself", "as 2-D masks say"])
 def test_a_four_dimensional_mask_of_padding(model, samples, config, padding_sees):
     """Whatever the queries at padding see, the others see what they see alone."""
     batch = pad_together(samples)
@@ -182,6 +192,7 @@ def test_a_kind_of_cache_changes_nothing(model, samples, mode, kind):
 HONOURED = {"dynamic", "static", "hybrid", "offloaded", "offloaded_static"}
 
 
+@TWO
 @pytest.mark.parametrize("kind", sorted({*ALL_CACHE_IMPLEMENTATIONS, "paged"} - HONOURED))
 @pytest.mark.parametrize("where", ["keyword", "configuration"])
 def test_other_kinds_of_cache_are_refused_before_any_work(idle, samples, kind, where):
@@ -192,6 +203,7 @@ def test_other_kinds_of_cache_are_refused_before_any_work(idle, samples, kind, w
         idle.generate(**samples[0], causalmm=CausalMMConfig(), **settings)
 
 
+@TWO
 def test_generation_that_takes_causalmm_and_would_not_honour_it_is_refused(idle, samples):
     config = CausalMMConfig()
     calls = {
@@ -209,6 +221,7 @@ def test_generation_that_takes_causalmm_and_would_not_honour_it_is_refused(idle,
             call()
 
 
+@TWO
 @pytest.mark.parametrize(
     "settings",
     [{"penalty_alpha": 0.6, "top_k": 4}, {"num_beams": 4, "num_beam_groups": 2},
@@ -226,6 +239,7 @@ def test_modes_with_loops_of_their_own_are_refused(idle, samples, settings):
         )
 
 
+@TWO
 def test_an_assistant_model_is_refused(model, models, samples):
     with pytest.raises(ValueError, match="causalmm does not support assisted_generation"):
         generate(model, samples[0], CausalMMConfig(), assistant_model=models[1])
@@ -276,6 +290,7 @@ def test_a_cache_is_continued_only_by_the_plan_that_filled_it(model, samples, mo
                 call()
 
 
+@TWO
 @pytest.mark.parametrize("mode", MODES)
 def test_a_quantised_cache_is_refused_as_an_object_too(idle, samples, mode):
     config = CausalMMConfig(mode=mode)
@@ -317,6 +332,7 @@ def test_pictures_encoded_beforehand(family, model, samples, mode, monkeypatch):
                     call(**rest, causalmm=used, mm_encoder_outputs=dict(features))
 
 
+@TWO
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
@@ -362,6 +378,7 @@ def test_a_static_cache_object(model, samples):
     same(generate(model, inputs, config, past_key_values=cache), generate(model, inputs, config))
 
 
+@TWO
 def test_logits_that_are_not_finite_stop_generation(family, samples):
     model = model_pair(family, "sdpa")[0]
     with torch.no_grad():
@@ -380,6 +397,7 @@ def test_a_loss_of_adjusted_logits_is_finite(model, samples):
     assert output.loss > 100
 
 
+@TWO
 @pytest.mark.parametrize("constraint", ["prefix_allowed_tokens_fn", "suppress_tokens", "bad_words"])
 def test_constraints_choose_among_ruled_out_tokens_as_plain_decoding_does(
     model, samples, constraint
@@ -410,6 +428,7 @@ def test_beams_are_different_and_finite_below_the_mask(model, samples):
     assert (found.sequences_scores > -1e5).all()
 
 
+@TWO
 def test_tensor_parallel_models_are_refused(family, samples):
     model = model_pair(family, "sdpa")[0]
     model._tp_size = 2

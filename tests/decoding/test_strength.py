@@ -8,6 +8,7 @@ import torch
 import torch._dynamo.testing
 from dense_branches import attach
 from equivalence import TOLERANCE, by_token, check, check_beams, decode
+from family_rows import TWO_FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import model_pair, pad_together, sample
@@ -22,6 +23,12 @@ from causalmm.decoding.strength import TokenStrength, growing, unsure
 
 GROWING = {"schedule": "growing", "forgetting": 0.1}
 STEPS = 6
+
+
+@pytest.fixture(scope="module", params=TWO_FAMILIES)
+def family(request):
+    """Strengths act behind the head, on what the cache says of the answer."""
+    return request.param
 
 
 @pytest.fixture(params=MODES)

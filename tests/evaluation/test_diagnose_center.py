@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from family_rows import FAMILIES
+from family_rows import FAMILIES, TWO_FAMILIES
 from safetensors.torch import load, load_file, save
 from tiny_checkpoints import save_checkpoint
 from tiny_evaluation import save_pictures, save_questions, save_yes_no_checkpoint
@@ -173,7 +173,7 @@ def asked(folder, file, *more, model):
 
 
 @pytest.mark.parametrize("mode", ["multimodal", "joint"])
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", TWO_FAMILIES)
 def test_the_mean_is_that_of_separate_forwards(folder, run, tmp_path, model, mode):
     """And zero over the same questions afterwards."""
     given = (*SETTINGS, "--mode", mode, "--max-new-tokens", "1")
@@ -219,7 +219,7 @@ def test_the_mean_is_that_of_separate_forwards(folder, run, tmp_path, model, mod
         assert (lean["mean"], lean["spread"]) == pytest.approx(wanted[:2], rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", TWO_FAMILIES)
 def test_free_text_counts_every_token_of_the_plain_answer(folder, run, tmp_path, model):
     given = (*SETTINGS, "--mode", "vision", "--free-text", "--max-new-tokens", "5")
     _, file = run(*given, model=model)

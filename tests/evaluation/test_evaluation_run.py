@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_rows import FAMILIES
+from family_rows import FAMILIES, TWO_FAMILIES
 from tiny_evaluation import SIZES, save_pictures, save_questions, save_yes_no_checkpoint
 
 from causalmm import CausalMMConfig
@@ -151,7 +151,7 @@ def test_a_picture_is_encoded_once_for_its_questions(evaluate, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["plain", "multimodal", "joint"])
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", TWO_FAMILIES)
 def test_scores_are_those_of_separate_forwards(folder, evaluate, tmp_path, model, mode, capfd):
     """The model, asked once more with prompt and answer up to the deciding word."""
     given = ("--mode", mode, "--seed", "5", "--max-new-tokens", "12")
@@ -196,7 +196,7 @@ def test_scores_are_those_of_separate_forwards(folder, evaluate, tmp_path, model
     assert len(steps) > 1
 
 
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", TWO_FAMILIES)
 def test_a_drawn_answer_is_that_of_its_seed(folder, evaluate, tmp_path, model):
     """Which is made of --seed, the image and the question."""
     lines, _ = evaluate(*SAMPLED, "--batch-size", "1", model=model)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from family_rows import FAMILIES, row_of
+from family_rows import FAMILIES, TWO_FAMILIES, row_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import save_checkpoint
@@ -19,6 +19,9 @@ from causalmm.families.family import load_reference
 from causalmm.families.loading import load
 from causalmm.families.registry import find
 from causalmm.inputs.messages import one_turn
+
+TWO = pytest.mark.parametrize("family", TWO_FAMILIES, scope="session")
+"""For what loading refuses whatever the model."""
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
@@ -228,11 +231,13 @@ def test_dtype_and_attention_pass_through(family, checkpoint, loaded):
         assert config._attn_implementation == "eager"
 
 
+@TWO
 def test_attention_that_is_wrong_on_some_cpus_is_refused(family, checkpoint):
     with pytest.raises(RequestError, match="flex_attention is not for a CPU: .*sdpa or eager"):
         load(str(checkpoint), device="cpu", attn="flex_attention")
 
 
+@TWO
 def test_attention_that_is_not_installed_is_refused(family, checkpoint):
     if importlib.util.find_spec("flash_attn"):
         pytest.skip("flash_attn is installed")
@@ -258,6 +263,7 @@ class Trap:
         return open, (str(self.target), "w")
 
 
+@TWO
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_pickled_weights_is_never_run(family, copy, tmp_path, zipped):
@@ -300,6 +306,7 @@ def damaged(copy, how):
         (copy / "config.json").write_text(json.dumps(config))
 
 
+@TWO
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
@@ -336,6 +343,7 @@ def test_a_plan_is_refused_before_weights_are_read(family, copy, settings, sente
         load(str(copy), device="cpu", causalmm=CausalMMConfig(**settings))
 
 
+@TWO
 @pytest.mark.parametrize("device", ["warp", "cuda:99", "meta", "cpu:x", ""])
 def test_a_device_that_is_not_here(family, checkpoint, device):
     with pytest.raises(RequestError, match="device"):
@@ -346,6 +354,7 @@ def unmappable():
     raise RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)")
 
 
+@TWO
 @pytest.mark.parametrize("too_large", [lambda: torch.empty(2**60), unmappable])
 def test_not_enough_memory_is_a_failure(family, checkpoint, monkeypatch, too_large):
     model_class = load_reference(find(family).model_class)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from family_rows import FAMILIES
+from family_rows import FAMILIES, TWO_FAMILIES
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
 
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=TWO_FAMILIES)
 def model(request, folder):
     return folder / request.param
 
@@ -103,6 +103,7 @@ def refused(draw, tmp_path):
 # -- figures -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("model", FAMILIES, indirect=True)
 @pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_of_every_family_is_drawn(drawn, model, figure):
     drawn(figure, "--model", model)

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from family_rows import FAMILIES
+from tiny_models import model_pair
 
 import mkdocs_hooks
 from causalmm import CausalMMConfig
@@ -23,6 +25,7 @@ from causalmm.__main__ import COMMANDS
 from causalmm.counterfactual.methods import METHODS, NOISE
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.families.registry import families
+from causalmm.lmms_eval.arguments import model_names
 from causalmm.presets.registry import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,6 +97,60 @@ def test_the_site_has_every_page_in_its_navigation():
 
     pages = named(yaml.safe_load(read("mkdocs.yml"))["nav"])
     assert sorted(pages) == sorted(page.removeprefix("docs/") for page in PAGES)
+
+
+# -- families -----------------------------------------------------------------------------------
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """Rows of cells, of each table of a page."""
+    found = re.findall(r"(?:^\|.*\n)+", read(page), re.M)
+    return [[line.strip("| ").split(" | ") for line in table.splitlines()] for table in found]
+
+
+def support() -> tuple[list[str], dict[str, list[str]]]:
+    """The families in the order of the matrix's columns, and its cells by feature."""
+    _, matrix, *_ = tables("docs/families.md")
+    rows = {feature: cells for feature, *cells in matrix[2:]}
+    return [name.strip("`") for name in rows["`model_type`"]], rows
+
+
+def test_every_family_has_its_row():
+    listed = {kind.strip("`"): cells for _, kind, *cells in tables("docs/families.md")[0][2:]}
+    assert listed.keys() == families().keys()
+    for family in families().values():
+        called, environment = listed[family.name]
+        name = family.model_class.partition(":")[2]
+        assert called == f"`{family.package}.{name}`"
+        assert (ROOT / environment.strip("`")).is_file()
+
+
+def test_the_support_matrix_says_what_is_declared():
+    names, rows = support()
+    assert sorted(names) == sorted(families())
+    declared = [families()[name] for name in names]
+    demos = [each.demo for each in declared]
+    assert rows["video"] == ["yes" if "video" in each.media else "no" for each in declared]
+    sized = ["yes" if each.sized_pictures else "no" for each in declared]
+    assert rows["`--min-pixels`, `--max-pixels`"] == sized
+    assert rows["lmms-eval"] == [f"`{model_names()[name]}`" for name in names]
+    told = rows["[demonstration model](demo-models.md) in the package"]
+    assert told == [f"`{demo}`" if demo else "no" for demo in demos]
+    for shape in rows["[benchmark](../benchmarks/README.md) in a published shape"]:
+        assert (ROOT / "benchmarks" / "presets" / f"{shape.strip('`')}.json").is_file()
+    named = [cells[1].strip("`") for cells in tables("README.md")[0][2:]]
+    assert named == [each.package for each in declared]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_support_matrix_says_what_towers_have(family):
+    names, rows = support()
+    column, towers = names.index(family), model_pair(family)[0].causalmm_towers()
+    assert (rows["site `features`"][column] == "yes") == towers.features_site
+    released = rows["[preset](presets.md) `causalmm-released`"][column]
+    assert (released == "yes") == towers.features_site
+    full = rows["default vision layers `full`"][column]
+    assert (full == "all") == (towers.full_vision_layers is None)
 
 
 # -- settings ----------------------------------------------------------------------------------

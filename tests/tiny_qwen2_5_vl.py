@@ -52,9 +52,9 @@ def qwen2_5vl_processor() -> Qwen2_5_VLProcessor:
 
 
 def video_sample(seed: int, before: int = 2, after: int = 3) -> dict[str, Tensor]:
-    """As Qwen2-VL's, of a video whose steps are half a second long."""
+    """As Qwen2-VL's, of a video whose steps are half a second long, or longer by the seed."""
     sample = qwen2vl_video_sample(seed, before, after)
-    return sample | {"second_per_grid_ts": torch.tensor([0.5])}
+    return sample | {"second_per_grid_ts": torch.tensor([0.5 + 0.25 * (seed % 4)])}
 
 
 def window_starts(config: Any, sample: dict[str, Tensor], layer: int) -> list[int]:

@@ -94,8 +94,8 @@ def add_question(parser: argparse.ArgumentParser, family: str | None = None) -> 
     parser.add_argument(
         "--video",
         metavar="PATH",
-        help=f"{titles('video')}: a video file, or a folder of frames in the order of their names; "
-        "comes after the images",
+        help=f"{titles('video')}: a video file, or a folder of frames in the order of their names, "
+        "two of which are a second; comes after the images",
     )
     parser.add_argument("--prompt", metavar="TEXT")
     parser.add_argument(

@@ -104,7 +104,8 @@ def test_an_image_and_a_video(models, family, settings):
     assert (row.video is not None) == ("video" in row.family.media)
     if row.video is None:
         pytest.skip("reads no videos")
-    check(models, [row.video(seed=8)], CausalMMConfig(epsilon=0, **settings))
+    samples = [row.video(seed=8), row.video(seed=9, before=4)]
+    check(models, samples, CausalMMConfig(epsilon=0, **settings))
 
 
 def test_sampled_tokens_are_contrasted_at_every_step_too(models, family):

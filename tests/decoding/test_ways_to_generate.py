@@ -311,7 +311,7 @@ def test_quantised_weights(family, tmp_path):
     step = first_step(quantised, inputs, config)
     with torch.no_grad():
         alone = quantised(**inputs).logits[:, -1].float()
-    torch.testing.assert_close(step.factual, alone, atol=0.2, rtol=0.05)
+    torch.testing.assert_close(step.factual, alone, atol=0.3, rtol=0.05)
     adjusted = 3.5 * step.factual - 0.5 * step.vision - 2.0 * step.language
     torch.testing.assert_close(step.adjusted, adjusted, **TOLERANCE)
     assert not torch.allclose(step.factual, step.language, atol=0.2)

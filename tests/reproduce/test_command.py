@@ -179,6 +179,16 @@ def test_a_killed_run_goes_on_to_the_same_answers(folder, whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_give_the_same_answers(folder, whole, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
+    launch += ["--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    given = [*launch, "-m", "causalmm", "reproduce", *asks(folder, tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(given, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+    assert answers(tmp_path / "out") == whole
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize(
     ("model", "family"), [("demo-llava", "llava"), ("demo-qwen2vl", "qwen2_vl")]

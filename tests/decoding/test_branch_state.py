@@ -214,7 +214,7 @@ def test_prompts_that_share_a_cache(family, model, config, monkeypatch):
 
 # -- what is refused ---------------------------------------------------------------------------
 
-BASE = {"mode": "multimodal", "epsilon": 0}
+BASE = {"mode": "multimodal", "vision_layers": "all", "epsilon": 0}
 NOISE = BASE | {"vision_method": "noise"}
 OTHERS = [
     (BASE, None, "filled with mode='multimodal', this call is made without branches"),

@@ -101,7 +101,7 @@ def test_compiles_once(model, inputs, tmp_path):
 
 # -- what is refused ---------------------------------------------------------------------------
 
-BASE = CausalMMConfig(language_layers="1:", draws=2)
+BASE = CausalMMConfig(vision_layers="all", language_layers="1:", draws=2)
 OTHERS = [
     ({"language_layers": "2:"}, r"with language_layers=\[1, 2, 3\], .* language_layers=\[2, 3\]"),
     ({"language_method": "uniform"}, "language_method='random', .* language_method='uniform'"),

@@ -19,6 +19,6 @@ PRESET = Preset(
     differs="The paper takes step 500 for MME and LLaVA-Bench and 999 for POPE, and a POPE script "
     "of its code has β 0.2. It samples at temperature 1, which is `--temperature 1`. Its noise is "
     "drawn anew for every question, here it is a function of the seed and the place in the "
-    "picture. Qwen2-VL, which the paper does not have, takes a still picture twice, as two frames: "
-    "each gets noise of its own.",
+    "picture. The Qwen models, which the paper does not have, take a still picture twice, as two "
+    "frames: each gets noise of its own.",
 )

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from equivalence import TOLERANCE, check_beams
+from family_rows import TWO_FAMILIES
 from tiny_models import model_pair, pad_together, sample
 from torch.nn.functional import pad
 from transformers import AttentionInterface, BitsAndBytesConfig, StaticCache
@@ -173,6 +174,7 @@ def test_compiles_as_one_graph_and_once(model, inputs, mode):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", TWO_FAMILIES, scope="module")  # minutes each
 def test_a_compiled_forward_can_be_traced(model, inputs):
     config = CausalMMConfig(epsilon=0)
     plain, traced = BranchTrace(), BranchTrace()

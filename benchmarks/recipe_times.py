@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from causalmm.cli.terminal import exit_code
 from causalmm.evaluation.benchmarks.pope import BENCHMARK as POPE
 from causalmm.reproduce.recipe import EACH, Recipe, find_recipe, names
 
@@ -77,8 +78,8 @@ def runs(recipe: Recipe, row: dict[str, Any]) -> int:
     return layers * (recipe.seeds if drawn else 1)
 
 
-def main() -> None:
-    """Print a table."""
+def main() -> int:
+    """Print a table and return 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--figures", type=Path, default=FIGURES)
     figures = json.loads(parser.parse_args().figures.read_text(encoding="utf-8"))
@@ -89,7 +90,8 @@ def main() -> None:
         count = sum(runs(recipe, row) for row in recipe.rows.values())
         print(f"{name:<16} {count:>3} runs of {questions(recipe):>6,} questions: "
               f"{hours(recipe, ways):.1f} h")  # fmt: skip
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(main))

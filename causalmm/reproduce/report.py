@@ -7,7 +7,7 @@ over the rows of the table. Tests: tests/reproduce/test_report.py.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from causalmm.errors import RequestError
@@ -150,7 +150,10 @@ def make_table(recipe: Recipe, tally: Tallies, runs: Mapping[str, AnsweredRun]) 
             sets = {name: rows[at] for name, rows in measured.items()}
             read_by = next(iter(first.values()))[set_.name].rule
             cells += _cells(recipe, sets, less, at, read_by)
-            tests += _tests(set_.name, read_by, bases, first)
+            alike = {
+                (name, base): less_base for (name, base), less_base in less.items() if less_base
+            }
+            tests += _tests(set_.name, read_by, alike, first)
     order = {name: at for at, name in enumerate(dict.fromkeys(cell.set for cell in cells))}
     return TableReport(
         recipe=recipe,
@@ -176,6 +179,10 @@ def _by_rule(tally: Tallies, rule: str | None) -> Tallies:
     return counted
 
 
+def _asked(pairs: Sequence[Pair]) -> set[str]:
+    return {pair.question.id for pair in pairs}
+
+
 def _order(seed: int | None) -> float:
     return -math.inf if seed is None else seed
 
@@ -186,11 +193,14 @@ def _measured(
     found: Mapping[int | None, list[Pair]],
     base: Mapping[int | None, list[Pair]] | None = None,
 ) -> list[OverSeeds]:
-    """A row over its seeds, less a base, paired by seed where the base has the same ones."""
+    """A row over its seeds, less a base, paired by seed where the base has the same ones; nothing
+    where the base was asked other questions."""
     seeds = sorted(found, key=_order)
     ours = [found[seed] for seed in seeds]
     if base is None:
         return together(tally, name, None, _seeds(seeds), ours, ())
+    if _asked(ours[0]) != _asked(next(iter(base.values()))):
+        return []
     if set(seeds) <= base.keys():
         theirs = [base[seed] for seed in seeds]
     elif len(base) == 1:
@@ -243,16 +253,20 @@ def _cells(
 
 
 def _tests(
-    set_: str, rule: str, bases: Sequence[str], first: Mapping[str, Mapping[str, Tally]]
+    set_: str,
+    rule: str,
+    compared: Iterable[tuple[str, str]],
+    first: Mapping[str, Mapping[str, Tally]],
 ) -> list[Test]:
+    """Of each row and base in `compared`; corrected over the rows of a base."""
     found = []
-    for base in bases:
+    for base in dict.fromkeys(base for _, base in compared):
         theirs = first[base][set_].right
         some = []
-        for name, tallies in first.items():
-            if name == base:
+        for name, other in compared:
+            if other != base:
                 continue
-            ours = tallies[set_].right
+            ours = first[name][set_].right
             both = ours.keys() & theirs.keys()
             only_row = sum(ours[id] and not theirs[id] for id in both)
             only_base = sum(theirs[id] and not ours[id] for id in both)

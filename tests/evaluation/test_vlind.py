@@ -322,3 +322,15 @@ def test_a_broken_file_gets_a_sentence(tmp_path):
         file.write_bytes(text)
         with pytest.raises(RequestError, match=sentence):
             VLIND.read(tmp_path)
+
+
+def test_instances_that_a_limit_cuts_are_left_out(tmp_path):
+    questions = VLIND.read(folder(tmp_path, INSTANCE, INSTANCE | {"context_id": 4}))
+    answers = say(questions)
+    whole = VLIND.score(questions, answers)
+    cut = questions[:-1]
+    found = VLIND.score(cut, {each.id: answers[each.id] for each in cut})
+    assert found.scores[0].counts["instances"] == whole.scores[0].counts["instances"] - 1 == 1
+    assert "1 instances are cut by --limit and left out" in found.table()
+    with pytest.raises(RequestError, match="--limit cuts every instance of VLind-Bench"):
+        VLIND.score(cut[:2], answers)

@@ -39,7 +39,8 @@ def test_vcd_is_a_run_like_any_other(flags, model, tmp_path, capsys):
     record = json.loads((vcd / "run.json").read_text(encoding="utf-8"))
     assert record["questions"] == 7
     assert record["vcd"]["beta"] == 0.1
-    assert record["generation"] == {"do_sample": False, "max_new_tokens": 4}
+    generation = {"do_sample": False, "max_new_tokens": 4, "repetition_penalty": 1.0}
+    assert record["generation"] == generation
 
     # Killed in the middle of the fourth line, it goes on with that one.
     lines = (vcd / "answers.jsonl").read_bytes().splitlines(keepends=True)

@@ -3,17 +3,17 @@
 import json
 
 import pytest
-from family_rows import FAMILIES
 from tiny_evaluation import save_yes_no_checkpoint
 
 from causalmm import CausalMMConfig
 from causalmm.errors import FailureError
 from causalmm.toyworld import choosing
+from causalmm.toyworld.recipes import RECIPES
 
 FEW = ("--methods", "uniform", "blind", "--windows", "all,third:+3", "--fluency", "1")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sorted(RECIPES))
 def test_the_first_by_the_ranking_is_chosen(family, tmp_path):
     model = save_yes_no_checkpoint(family, tmp_path / "model")
     given = (model, family, tmp_path / "choice")
@@ -42,6 +42,6 @@ def test_the_first_by_the_ranking_is_chosen(family, tmp_path):
 
 
 def test_a_diagnosis_that_fails_chooses_nothing(tmp_path):
-    model = save_yes_no_checkpoint(FAMILIES[0], tmp_path / "model")
+    model = save_yes_no_checkpoint("llava", tmp_path / "model")
     with pytest.raises(FailureError, match="no configuration is chosen: diagnose failed"):
-        choosing.choose(model, FAMILIES[0], tmp_path / "choice", 4, ("--windows", "50:60"))
+        choosing.choose(model, "llava", tmp_path / "choice", 4, ("--windows", "50:60"))

@@ -177,6 +177,7 @@ def _questions(
                     "pair": f"{facts['instance']}/{stage}/{image}",
                     "exported as": _EXPORTED[stage].format(number),
                     "image_id": str(image),
+                    "questions": 2 * len(asked),
                 },
             )
 
@@ -201,14 +202,25 @@ def _folder(root: Path, kind: str, key: str, context: str) -> Path:
 
 
 def tally(pairs: Sequence[Pair]) -> list[Tally]:
-    """The six indicators over all instances."""
-    read = readings(pairs, read_answer)
+    """The six indicators over all instances, those cut by --limit left out.
+
+    Raises RequestError where none is whole.
+    """
     instances: dict[str, list[Reading]] = {}
-    for each in read:
+    for each in readings(pairs, read_answer):
         instances.setdefault(each.question.facts["instance"], []).append(each)
+    whole = {
+        name: part
+        for name, part in instances.items()
+        if len(part) == part[0].question.facts["questions"]
+    }
+    if not whole:
+        raise RequestError("--limit cuts every instance of VLind-Bench: give a larger one")
+    read = [each for part in whole.values() for each in part]
+    cut = len(instances) - len(whole)
     # Instances of one context show the same images.
     rows = [
-        ImageCounts(part[0].question.facts["context"], _counts(part)) for part in instances.values()
+        ImageCounts(part[0].question.facts["context"], _counts(part)) for part in whole.values()
     ]
     return [
         Tally(
@@ -217,6 +229,7 @@ def tally(pairs: Sequence[Pair]) -> list[Tally]:
             table=Table.of(rows),
             metrics=METRICS,
             counted=("instances", "questions", "unreadable", "failed"),
+            notes=(f"{cut} instances are cut by --limit and left out",) * (cut > 0),
             **outcome(read),
         )
     ]

@@ -400,7 +400,9 @@ class LanguagePass:
                 seen = (mass > 0).any(dim=-1) | ~visible.image.keys.any(dim=-1)
                 require(seen.all(), _NO_TEXT)
             found = mass.topk(edit.image_heads, dim=-1).indices
-            chosen = torch.zeros_like(mass, dtype=torch.bool).scatter_(1, found, True)
+            # Compared, not scattered: torch 2.13's inductor loses what scatter_ wrote.
+            numbers = torch.arange(mass.shape[-1], device=mass.device)
+            chosen = (found.unsqueeze(-1) == numbers).any(dim=-2)
             self.heads[:, layer] = (chosen & (mass > 0)).to(self.heads.device)
         heads = self.heads[:, layer].to(query.device)
         heads = heads if len(heads) == 1 else heads.repeat(edit.draws, 1)

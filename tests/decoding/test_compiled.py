@@ -40,6 +40,7 @@ def model(family):
 def check(model, family, mode, dynamic, backend, settings=SETTINGS):
     inputs = pad_together([sample(family, seed=1, before=4), sample(family, seed=2)])
     plain = model(**inputs).logits
+    tolerance = 3e-5 if backend == "inductor" else 1e-5  # inductor reorders float32 sums
     torch._dynamo.reset()
     compiled = torch.compile(model.forward, backend=backend, dynamic=dynamic)
     for each in settings:
@@ -47,7 +48,7 @@ def check(model, family, mode, dynamic, backend, settings=SETTINGS):
         wanted = model(**inputs, causalmm=config).logits
         assert (wanted - plain).abs().max() > 0.1
         torch.testing.assert_close(
-            compiled(**inputs, causalmm=config).logits, wanted, atol=1e-5, rtol=1e-5
+            compiled(**inputs, causalmm=config).logits, wanted, atol=tolerance, rtol=1e-5
         )
 
 

@@ -1,5 +1,7 @@
 # make generate    ask an embedded demonstration model about a picture
 # make test        the fast tests; make test-slow runs the others
+# make app         the page in the browser, on the demonstration models
+# make test-browser  the tests of the page, in chromium, which has to be installed
 # make lint        ruff check and ruff format --check
 # make docs        the site, into site/
 # make demo-models retrain the demonstration models
@@ -17,7 +19,7 @@ INSTALLED := $(VENV)/.causalmm-installed
 VENDORED := $(VENV)/.causalmm-vendored
 DOCS := $(VENV)/.causalmm-docs
 
-.PHONY: setup generate test test-slow lint docs demo-models clean
+.PHONY: setup generate app test test-slow test-browser lint docs demo-models clean
 
 setup: $(INSTALLED) $(VENDORED)
 
@@ -30,10 +32,11 @@ $(PY):
 # torch before the rest and by its exact version: left to a dependency's range, pip would take the
 # newest build with gigabytes of CUDA packages. Without build isolation, the files to patch are
 # those of the transformers just installed.
-$(INSTALLED): env/requirements.txt env/requirements-authors.txt env/torchvision.pth pyproject.toml hatch_build.py | $(PY)
+$(INSTALLED): env/requirements.txt env/requirements-authors.txt env/requirements-app.txt env/torchvision.pth pyproject.toml hatch_build.py | $(PY)
 	$(PY) -m pip install $$(grep '^torch==' env/requirements.txt)
 	$(PY) -m pip install -r env/requirements.txt
 	$(PY) -m pip install --no-deps -r env/requirements-authors.txt
+	$(PY) -m pip install --no-deps -r env/requirements-app.txt
 	$(PY) -m pip install --no-build-isolation --no-deps -e .
 	touch $@
 
@@ -45,15 +48,22 @@ $(VENDORED): $(INSTALLED) patches/upstream.toml $(wildcard patches/*/*.patch)
 generate: setup
 	$(PY) scripts/generate.py --image "$(IMAGE)" --prompt "$(PROMPT)" --compare
 
+app: setup
+	$(PY) -m causalmm app
+
 # Workers take over what others have left, in the order of the files, so that most models of a
 # module are made once.
 PYTEST = $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test: setup
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not browser"
 
 test-slow: setup
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not browser"
+
+# One server and one browser: not distributed.
+test-browser: setup
+	$(PY) -m pytest -m browser tests/app
 
 lint: setup
 	$(PY) -m ruff check .

@@ -15,6 +15,7 @@ from causalmm.errors import FailureError, RequestError
 COMMANDS = {
     "generate": ("causalmm.cli.generate:main", "ask a model about images or a video"),
     "chat": ("causalmm.cli.generate:main_chat", "talk about images in the terminal"),
+    "app": ("causalmm.app.command:main", "compare answers on a page in the browser"),
     "batch": ("causalmm.cli.generate:main_batch", "answer a file of questions into another"),
     "data": ("causalmm.evaluation.data.command:main", "prepare and check a benchmark's data"),
     "evaluate": ("causalmm.evaluation.commands:main", "run, score, compare and export"),

@@ -66,7 +66,8 @@ def choice(
             raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")
         return value
 
-    return _setting(default, help, check, choices=flag_choices or choices)
+    limits = {"choices": choices}
+    return _setting(default, help, check, limits, choices=flag_choices or choices)
 
 
 def number(
@@ -97,12 +98,13 @@ def number(
         return value
 
     flag = {"type": int if whole else float, "metavar": metavar}
-    return _setting(default, f"{help}: {expected}", check, **flag)
+    limits = {"least": least, "most": most, "above": above}
+    return _setting(default, f"{help}: {expected}", check, limits, **flag)
 
 
 def layers(default: str | None, help: str) -> Any:
     """A field that says which layers of a tower are edited."""
-    return _setting(default, f"{help}: {EXPECTED}", check_layers, metavar="LAYERS")
+    return _setting(default, f"{help}: {EXPECTED}", check_layers, {}, metavar="LAYERS")
 
 
 def center(help: str) -> Any:
@@ -115,7 +117,7 @@ def center(help: str) -> Any:
             raise ValueError(f"{name}={value!r}: expected a .safetensors file, or none")
         return str(value)
 
-    return _setting(None, help, check, metavar="FILE")
+    return _setting(None, help, check, {"suffix": ".safetensors"}, metavar="FILE")
 
 
 def sha256(help: str) -> Any:
@@ -126,18 +128,23 @@ def sha256(help: str) -> Any:
             raise ValueError(f"{name}={value!r}: expected 64 hexadecimal digits, in small letters")
         return value
 
-    return _setting(None, help, check, metavar="HEX")
+    return _setting(None, help, check, {}, metavar="HEX")
 
 
 def heads(default: str, help: str) -> Any:
     """A field that says which heads of the decoder are edited."""
-    return _setting(default, f"{help}: {HEADS_EXPECTED}", check_heads, metavar="HEADS")
+    return _setting(default, f"{help}: {HEADS_EXPECTED}", check_heads, {}, metavar="HEADS")
 
 
-def _setting(default: Any, help: str, check: Any, **flag: Any) -> Any:
-    """`check` takes name and value, returns the value as it is stored and raises ValueError;
-    `flag` holds the options of argparse."""
-    return field(default=default, metadata={"help": help, "check": check, "flag": flag})
+def _setting(default: Any, help: str, check: Any, limits: Mapping[str, Any], **flag: Any) -> Any:
+    """`check` takes name and value, returns the value as it is stored and raises ValueError.
+
+    `limits` says what it allows to whoever offers values: the `choices`, or the `least`, `most` and
+    `above` of a number, or the `suffix` of a file, or, for other text, nothing. `flag` holds the
+    options of argparse.
+    """
+    metadata = {"help": help, "check": check, "limits": limits, "flag": flag}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)

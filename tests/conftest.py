@@ -22,6 +22,11 @@ def pytest_addoption(parser):
         metavar="MODULE:ROW",
         help="a family of another package for tests/families/test_contract.py",
     )
+    parser.addoption(
+        "--app-picture",
+        metavar="FILE",
+        help="where tests/app/test_browser.py writes docs/figures/app.png anew",
+    )
 
 
 @pytest.fixture(autouse=True)

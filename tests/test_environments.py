@@ -5,6 +5,7 @@ pip resolves from metadata alone: nothing is installed and no wheel is downloade
 --python-version; wheels and requires-python are those of the version asked for.
 """
 
+import importlib.metadata
 import json
 import os
 import re
@@ -15,10 +16,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
 TOO_OLD = "3.10"
+APART = ("requirements-lmms-eval.txt", "requirements-oldest.txt")
+"""Files of environments of their own; all others are installed into one."""
 # The first pip whose --dry-run takes metadata, not whole wheels (of which CUDA has gigabytes).
 RESOLVER = "pip>=25.3"
 LARGE = re.compile(r"Downloading \S+ \((?:\d+(?:\.\d+)? GB|\d{2,}(?:\.\d+)? MB)\)")
@@ -43,6 +48,43 @@ def test_both_environments_resolve_alike():
 def test_the_project_asks_for_the_oldest_python_that_resolves():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["requires-python"] == f">={SUPPORTED[0]}"
+
+
+def pinned(name: str) -> list[Requirement]:
+    """What a file of requirements pins."""
+    lines = (ROOT / "env" / name).read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_no_two_files_of_the_development_environment_pin_one_package():
+    files = [path.name for path in (ROOT / "env").glob("requirements*.txt")]
+    together = sorted(set(files) - set(APART))
+    assert len(together) == len(files) - len(APART)
+    owners: dict[str, str] = {}
+    for file in together:
+        for each in pinned(file):
+            assert str(each.specifier).startswith("=="), f"{file}: {each}"
+            name = canonicalize_name(each.name)
+            assert name not in owners, f"{each} is pinned in {owners[name]} and in {file}"
+            owners[name] = file
+
+
+def test_what_the_page_needs_is_there_and_its_contradictions_are_known():
+    """requirements-app.txt is installed without dependencies, so nothing else checks them."""
+    asked = [each.name for each in pinned("requirements-app.txt")]
+    wrong = {}
+    for name in asked:
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"{name} is not installed: make setup")
+        for need in map(Requirement, needs):
+            if need.marker and not need.marker.evaluate({"extra": ""}):
+                continue
+            found = importlib.metadata.version(need.name)
+            if not need.specifier.contains(found, prereleases=True):
+                wrong[need.name] = name
+    assert wrong == {"pillow": "gradio", "tomlkit": "gradio"}
 
 
 @pytest.fixture(scope="module")

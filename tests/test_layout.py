@@ -29,6 +29,7 @@ LEVELS = (
     ("figures", "vendoring"),
     ("evaluation",),
     ("lmms_eval", "reproduce", "toyworld"),
+    ("app",),
     ("__main__",),
 )
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

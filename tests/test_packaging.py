@@ -26,7 +26,9 @@ ENVIRONMENTS = ("causalmm_llava", "causalmm_qwen2vl")
 
 
 LMMS_EVAL = "env/requirements-lmms-eval.txt"
+APP = "env/requirements-app.txt"
 OLDEST = "env/requirements-oldest.txt"
+PIN = r"^[\w-]+==[\w.]+"
 OLDER_UNDER_LMMS_EVAL = {"av", "filelock", "protobuf"}
 
 
@@ -86,6 +88,13 @@ def test_the_extra_of_lmms_eval_pins_what_its_requirements_pin():
     assert pins(extras["lmms-eval"]).items() <= requirement_sections(LMMS_EVAL)[0].items()
 
 
+def test_what_is_pinned_for_the_page_lies_within_its_extra():
+    extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
+    pinned = pins(re.findall(PIN, read(APP), re.MULTILINE)) | requirement_sections()[1]
+    for each in map(Requirement, extras["app"]):
+        assert each.specifier.contains(pinned[each.name]), each
+
+
 def test_the_environment_of_lmms_eval_differs_only_where_it_must():
     run, develop = requirement_sections()
     there, build = requirement_sections(LMMS_EVAL)
@@ -138,6 +147,7 @@ def test_everything_imported_is_pinned():
     known |= pins(re.findall("^[^#].*", read("env/requirements-authors.txt"), re.MULTILINE))
     known |= pins(re.findall("^[^#].*", read("env/requirements-docs.txt"), re.MULTILINE))
     known |= requirement_sections(LMMS_EVAL)[0]
+    known |= pins(re.findall(PIN, read(APP), re.MULTILINE))
     providers = importlib.metadata.packages_distributions()
     folders = ("tests", "benchmarks")
     own = {*PACKAGES, *(path.stem for path in ROOT.glob("*.py"))}

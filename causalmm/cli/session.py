@@ -19,7 +19,7 @@ from causalmm.errors import FailureError, RequestError, is_out_of_memory
 from causalmm.families.family import load_reference
 from causalmm.families.registry import find
 from causalmm.inputs.messages import limit_sizes, one_turn, open_messages, text_part
-from causalmm.inputs.prompts import to_model
+from causalmm.inputs.prompts import Prepared, to_model
 
 if TYPE_CHECKING:  # they load torch
     from causalmm.cli.answer import Reply, TimedAnswer
@@ -171,29 +171,39 @@ class Session(NamedTuple):
                     prepared[index] = self.prompt.prepare(self.processor, messages)
                 except RequestError as error:
                     said[index] = str(error)
-        # About the same pictures one by one.
         shared = shared and len(prepared) > 1
         inputs = None
         while prepared and inputs is None:
-            parts = [[each] for each in prepared.values()] if shared else [list(prepared.values())]
-            inputs = [self.prompt.join(self.processor, part) for part in parts]
-            errors = [error for each in inputs for error in self._too_long(each)]
+            inputs, errors = self.join(list(prepared.values()), shared=shared)
             for index, error in zip(list(prepared), errors, strict=True):
                 if error is not None:
                     said[index], inputs = error, None
                     del prepared[index]
         if inputs is not None:
-            settings = {"causalmm": self.request.config, "causalmm_trace": trace}
-            if shared:
-                answers = self._generate(inputs, seed, **settings)
-            else:
-                [batch] = inputs
-                answers = self._generate(batch, seed, **settings)
-                answers = answers[:, batch["input_ids"].shape[1] :]
+            answers = self.decode(inputs, seed, causalmm=self.request.config, causalmm_trace=trace)
             texts = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
             for index, text, ids in zip(prepared, texts, answers.tolist(), strict=True):
                 said[index] = Reply(text.strip(), ids)
         return said
+
+    def join(self, prepared: "Sequence[Prepared]", *, shared: bool) -> tuple[Any, list[str | None]]:
+        """Inputs for `decode` of conversations, and for each a sentence where it is too long.
+
+        They are `shared` as those of `ask` are. Raises FailureError where the tokenizer cannot pad.
+        """
+        # About the same pictures one by one.
+        parts = [[each] for each in prepared] if shared else [list(prepared)]
+        inputs = [self.prompt.join(self.processor, part) for part in parts]
+        errors = [error for each in inputs for error in self._too_long(each)]
+        return inputs if shared else inputs[0], errors
+
+    def decode(self, inputs: Any, seed: int, **settings: Any) -> Any:
+        """New tokens int64 [rows, T] for the inputs of `join`; `settings` go to `generate`.
+
+        Raises FailureError where the adjusted logits of a row are not finite.
+        """
+        answers = self._generate(inputs, seed, **settings)
+        return answers if isinstance(inputs, list) else answers[:, inputs["input_ids"].shape[1] :]
 
     def _generate(self, inputs: Any, seed: int, **settings: Any) -> Any:
         """What `generate`, or `generate_together` for a list of inputs, returns."""

@@ -128,11 +128,9 @@ _DRAWN = {
 
 
 def _pictures(session: Session, inputs: Any) -> list[Any]:
-    from causalmm.figures.pictures import pictures
+    from causalmm.figures.pictures import pictures_of
 
-    model = session.model
-    patch = model.config.vision_config.patch_size
-    return pictures(session.processor, inputs, patch, model.causalmm_patch_order)
+    return pictures_of(session.model, session.processor, inputs)
 
 
 def _number(flag: str, given: int | None, count: int, default: int | None) -> int | None:

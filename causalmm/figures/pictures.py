@@ -35,6 +35,12 @@ class Picture(NamedTuple):
         return self.places.numel() + (self.summary is not None) + self.hidden
 
 
+def pictures_of(model: Any, processor: Any, inputs: Mapping[str, Tensor]) -> list[Picture]:
+    """Images, then frames, of a patched model's inputs, in the order in which they are encoded."""
+    patch = model.config.vision_config.patch_size
+    return pictures(processor, inputs, patch, model.causalmm_patch_order)
+
+
 def pictures(
     processor: Any, inputs: Mapping[str, Tensor], patch: int, order: Order
 ) -> list[Picture]:

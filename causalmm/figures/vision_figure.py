@@ -14,7 +14,7 @@ from causalmm.figures import colours
 from causalmm.figures.canvas import NORMAL, SMALL, WIDTH, new_axes, new_figure, ratio_bar, tinted
 from causalmm.figures.flags import MEAN, SUMMARY, Query
 from causalmm.figures.pictures import Picture
-from causalmm.figures.vision import QueryRow
+from causalmm.figures.vision import Overlay, QueryRow
 
 
 def vision_figure(picture: Picture, rows: Sequence[QueryRow], title: str) -> Figure:
@@ -25,7 +25,6 @@ def vision_figure(picture: Picture, rows: Sequence[QueryRow], title: str) -> Fig
     height = side * picture.pixels.shape[0] / picture.pixels.shape[1]
     below = 0.22 if picture.summary is not None else gap
     figure = new_figure(head + len(rows) * (height + below) + foot, title)
-    shade = _grey(picture.pixels)
     for number, row in enumerate(rows):
         bottom = figure.get_figheight() - head - (number + 1) * height - number * below
         for column, name in enumerate(("picture", *names)):
@@ -38,8 +37,7 @@ def vision_figure(picture: Picture, rows: Sequence[QueryRow], title: str) -> Fig
                 axes.set_ylabel(_query_label(row.query), fontsize=NORMAL, labelpad=4)
             else:
                 overlay = row.overlays[name]
-                ratios = _enlarged(overlay.ratios.numpy(), picture)
-                axes.imshow(tinted(shade, ratios))
+                axes.imshow(overlaid(picture, overlay))
                 if overlay.summary is not None:
                     text = f"class token {overlay.summary:.0%}"
                     axes.set_xlabel(text, fontsize=SMALL, color=colours.FAINT, labelpad=2)
@@ -47,6 +45,11 @@ def vision_figure(picture: Picture, rows: Sequence[QueryRow], title: str) -> Fig
                 _mark_patch(axes, picture, row.query)
     ratio_bar(figure, middle=WIDTH / 2, bottom=0.36)
     return figure
+
+
+def overlaid(picture: Picture, overlay: Overlay) -> np.ndarray:
+    """A pale grey picture under the colours of an overlay, RGB in [0, 1], [height, width, 3]."""
+    return tinted(_grey(picture.pixels), _enlarged(overlay.ratios.numpy(), picture))
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:

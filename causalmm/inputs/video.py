@@ -61,6 +61,15 @@ def check_sizes(frames: Sequence[Image.Image], name: str) -> None:
         )
 
 
+def frame_size(source: Path | bytes, name: str) -> tuple[int, int]:
+    """Width and height in pixels of a video's frames, as its header says.
+
+    Raises RequestError where it cannot be opened.
+    """
+    with _opened(source, name) as stream:
+        return stream.codec_context.width, stream.codec_context.height
+
+
 def length(source: Path | bytes) -> Length:
     """Of a video, counted: not every container says.
 

@@ -18,6 +18,8 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.causalmm-installed
 VENDORED := $(VENV)/.causalmm-vendored
 DOCS := $(VENV)/.causalmm-docs
+# What is installed without its dependencies.
+APART := env/requirements-authors.txt env/requirements-app.txt env/requirements-serve.txt
 
 .PHONY: setup generate app test test-slow test-browser lint docs demo-models clean
 
@@ -32,11 +34,10 @@ $(PY):
 # torch before the rest and by its exact version: left to a dependency's range, pip would take the
 # newest build with gigabytes of CUDA packages. Without build isolation, the files to patch are
 # those of the transformers just installed.
-$(INSTALLED): env/requirements.txt env/requirements-authors.txt env/requirements-app.txt env/torchvision.pth pyproject.toml hatch_build.py | $(PY)
+$(INSTALLED): env/requirements.txt $(APART) env/torchvision.pth pyproject.toml hatch_build.py | $(PY)
 	$(PY) -m pip install $$(grep '^torch==' env/requirements.txt)
 	$(PY) -m pip install -r env/requirements.txt
-	$(PY) -m pip install --no-deps -r env/requirements-authors.txt
-	$(PY) -m pip install --no-deps -r env/requirements-app.txt
+	$(PY) -m pip install --no-deps $(addprefix -r ,$(APART))
 	$(PY) -m pip install --no-build-isolation --no-deps -e .
 	touch $@
 

@@ -17,6 +17,7 @@ from causalmm.config import CausalMMConfig
 from causalmm.counterfactual.methods import METHODS, NOISE
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.presets.registry import PRESETS
+from causalmm.serve.options import ServeOptions
 
 if TYPE_CHECKING:  # the tables need no mkdocs
     from mkdocs.structure.files import Files
@@ -65,6 +66,17 @@ def settings_table() -> str:
     return _table(rows)
 
 
+def serve_table() -> str:
+    """Every option of the service: a row each."""
+    rows = [("flag", "default", "meaning"), ("---",) * 3]
+    for each in fields(ServeOptions):
+        if "flag" in each.metadata:
+            flag = f"`{flag_name(each.name)} {each.metadata['flag']['metavar']}`"
+            shown = "none" if each.default in (None, ()) else f"`{each.default}`"
+            rows.append((flag, shown, each.metadata["help"]))
+    return _table(rows)
+
+
 def methods_table() -> str:
     """Every declared method: a row each."""
     rows = [("tower", "method", "weights on visible keys", "draws", "a map", "released", "scopes")]
@@ -108,6 +120,7 @@ TABLES = {
     "<!-- table of settings -->": settings_table,
     "<!-- table of benchmarks -->": benchmarks_table,
     "<!-- table of presets -->": presets_table,
+    "<!-- table of service options -->": serve_table,
 }
 """By the marker that stands for it on a page."""
 

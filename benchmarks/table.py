@@ -170,7 +170,21 @@ def loading(record: Record) -> list[str]:
     return [grid([f"{record['settings']['preset']}, {record['settings']['dtype']}", ""], rows)]
 
 
-_TABLES = {each.__name__: each for each in (attention, decode, questions, loading)}
+def serve(record: Record) -> list[str]:
+    """Requests a second, and how long they take."""
+    results = record["results"]
+    rows = [["one by one, without the service", f"{results['alone_per_second']:.1f}", "", ""]]
+    names = (("one_client", "1 client"), ("clients", f"{record['settings']['clients']} clients"))
+    for key, name in names:
+        found = results[key]
+        seconds = [f"{found[each]:.2f} s" for each in ("p50_seconds", "p95_seconds")]
+        rows.append(
+            [f"{name}, {found['requests']} requests", f"{found['per_second']:.1f}", *seconds]
+        )
+    return [grid(["demo-llava", "answers a second", "p50", "p95"], rows)]
+
+
+_TABLES = {each.__name__: each for each in (attention, decode, questions, loading, serve)}
 
 
 def _bars(record: Record) -> list[str]:

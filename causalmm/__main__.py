@@ -22,6 +22,7 @@ COMMANDS = {
     "reproduce": ("causalmm.reproduce.command:main", "make a table of a paper again"),
     "diagnose": ("causalmm.evaluation.diagnosis.command:main", "find out which layers to edit"),
     "visualize": ("causalmm.figures.command:main", "draw what the method does"),
+    "serve": ("causalmm.serve.command:main", "answer over HTTP, in batches"),
     "vendor": ("causalmm.vendoring.command:main", "build and maintain the patched files"),
 }
 """By the name of a subcommand: "module:function", and what it does."""

@@ -22,11 +22,13 @@ from tiny_models import model_pair
 import mkdocs_hooks
 from causalmm import CausalMMConfig
 from causalmm.__main__ import COMMANDS
+from causalmm.cli.flags import flag_name
 from causalmm.counterfactual.methods import METHODS, NOISE
 from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.families.registry import families
 from causalmm.lmms_eval.arguments import model_names
 from causalmm.presets.registry import PRESETS
+from causalmm.serve.options import ServeOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -242,6 +244,7 @@ def test_commands_name_scripts_and_flags_that_are_there():
     known = set(re.findall(r'"(--[a-z][a-z-]*)"', sources)) | {
         f"--{name.replace('_', '-')}" for name in re.findall(r'"([a-z_]+)"', sources)
     }
+    known |= {flag_name(field.name) for field in fields(ServeOptions)}
     wrong = [
         f"{page}: {word}"
         for page, (script, *words) in asked

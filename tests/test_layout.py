@@ -26,7 +26,7 @@ LEVELS = (
     ("families",),
     ("inputs",),
     ("cli",),
-    ("figures", "vendoring"),
+    ("figures", "serve", "vendoring"),
     ("evaluation",),
     ("lmms_eval", "reproduce", "toyworld"),
     ("app",),

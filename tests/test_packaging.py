@@ -27,6 +27,7 @@ ENVIRONMENTS = ("causalmm_llava", "causalmm_qwen2vl")
 
 LMMS_EVAL = "env/requirements-lmms-eval.txt"
 APP = "env/requirements-app.txt"
+SERVE = "env/requirements-serve.txt"
 OLDEST = "env/requirements-oldest.txt"
 PIN = r"^[\w-]+==[\w.]+"
 OLDER_UNDER_LMMS_EVAL = {"av", "filelock", "protobuf"}
@@ -88,10 +89,11 @@ def test_the_extra_of_lmms_eval_pins_what_its_requirements_pin():
     assert pins(extras["lmms-eval"]).items() <= requirement_sections(LMMS_EVAL)[0].items()
 
 
-def test_what_is_pinned_for_the_page_lies_within_its_extra():
+@pytest.mark.parametrize(("extra", "file"), [("app", APP), ("serve", SERVE)])
+def test_what_is_pinned_for_an_extra_lies_within_it(extra, file):
     extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
-    pinned = pins(re.findall(PIN, read(APP), re.MULTILINE)) | requirement_sections()[1]
-    for each in map(Requirement, extras["app"]):
+    pinned = pins(re.findall(PIN, read(file), re.MULTILINE)) | requirement_sections()[1]
+    for each in map(Requirement, extras[extra]):
         assert each.specifier.contains(pinned[each.name]), each
 
 
@@ -148,6 +150,7 @@ def test_everything_imported_is_pinned():
     known |= pins(re.findall("^[^#].*", read("env/requirements-docs.txt"), re.MULTILINE))
     known |= requirement_sections(LMMS_EVAL)[0]
     known |= pins(re.findall(PIN, read(APP), re.MULTILINE))
+    known |= pins(re.findall(PIN, read(SERVE), re.MULTILINE))
     providers = importlib.metadata.packages_distributions()
     folders = ("tests", "benchmarks")
     own = {*PACKAGES, *(path.stem for path in ROOT.glob("*.py"))}

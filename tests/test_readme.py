@@ -25,9 +25,11 @@ def further_examples() -> str:
     """The blocks of docs/, which go on with the model and inputs of the README's.
 
     Not those of the pages that add something: they are files (tests/families/
-    test_outside_family.py).
+    test_outside_family.py). Nor that of the service, which has to run (tests/serve/
+    test_service.py).
     """
-    pages = sorted(set(ROOT.glob("docs/*.md")) - set(ROOT.glob("docs/add-a-*.md")))
+    apart = {ROOT / "docs" / "serve.md", *ROOT.glob("docs/add-a-*.md")}
+    pages = sorted(set(ROOT.glob("docs/*.md")) - apart)
     blocks = [block for page in pages for block in PYTHON.findall(page.read_text("utf-8"))]
     assert blocks
     return "".join(blocks).replace("photo.jpg", TOLD["photo.jpg"])

@@ -8,6 +8,7 @@ sentence.
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,13 +38,17 @@ _DAMAGED = (
 
 
 def open_image(
-    source: str | Path | BinaryIO | Image.Image, name: str | None = None, *, any_sides: bool = False
+    source: str | Path | BinaryIO | Image.Image,
+    name: str | None = None,
+    *,
+    any_sides: bool = False,
+    formats: Sequence[str] | None = None,
 ) -> Image.Image:
     """The first frame of an image, upright, in mode RGB. Sentences call it `name`, or by its path.
 
-    Raises RequestError where there is no file, it is not a whole image, has more pixels than
-    Pillow's limit against decompression bombs, or, unless `any_sides` will do, what `check_sides`
-    refuses.
+    Only files of Pillow's `formats` are read, if given. Raises RequestError where there is no file,
+    it is not a whole image, has more pixels than Pillow's limit against decompression bombs, or,
+    unless `any_sides` will do, what `check_sides` refuses.
     """
     if name is None:
         name = str(source) if isinstance(source, str | Path) else "the image"
@@ -54,7 +59,7 @@ def open_image(
             if isinstance(source, Image.Image):
                 image = _upright(source)
             else:
-                with Image.open(source) as file:
+                with Image.open(source, formats=formats) as file:
                     image = _upright(file)
     except FileNotFoundError:
         raise RequestError(f"no image file at {name}") from None

@@ -632,7 +632,7 @@ def test_the_bars_of_presets():
 
 def test_the_readme_names_every_script():
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    for script in ("attention", "decode", "questions", "loading", "table"):
+    for script in ("attention", "decode", "questions", "loading", "serve", "table"):
         assert f"benchmarks/{script}.py" in text
 
 

@@ -1,0 +1,1 @@
+"""The HTTP service: `causalmm serve`, on Ray Serve. docs/serve.md describes it."""

@@ -101,15 +101,15 @@ def run(args: argparse.Namespace, request: Request, options: ServeOptions) -> No
 def check_resources(
     found: Mapping[str, float], args: argparse.Namespace, options: ServeOptions
 ) -> None:
-    """Raise FailureError where a cluster of our own has no room for the copies: Ray would wait."""
+    """Raise FailureError where our own cluster has no room for the replicas: Ray would wait."""
     if args.ray_address is not None:
         return
-    copies = options.replicas if options.autoscale is None else options.autoscale[0]
+    replicas = options.replicas if options.autoscale is None else options.autoscale[0]
     for name, each in (("CPU", options.cpus_per_replica), ("GPU", options.gpus_per_replica or 0)):
-        if copies * each > (there := found.get(name, 0)):
+        if replicas * each > (there := found.get(name, 0)):
             raise FailureError(
-                f"{copies} copies of the model need {copies * each:g} {name}s, and this machine "
-                f"has {there:g}"
+                f"{replicas} replicas need {replicas * each:g} {name}s, and this machine has "
+                f"{there:g}"
             )
 
 
@@ -131,12 +131,12 @@ def application(args: argparse.Namespace, request: Request, options: ServeOption
     if gpus is None:
         wanted = args.device == "auto" or args.device.startswith("cuda")
         gpus = 1.0 if wanted and ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-    # A batch runs while the next ones gather; the router asks a full copy again only after a while.
+    # A batch runs while the next ones gather; the router asks a full replica again after a while.
     ongoing = 4 * options.batch_size
-    copies: dict[str, Any] = {"num_replicas": options.replicas}
+    scaling: dict[str, Any] = {"num_replicas": options.replicas}
     if options.autoscale is not None:
         least, most = options.autoscale
-        copies = {
+        scaling = {
             "autoscaling_config": {
                 "min_replicas": least,
                 "max_replicas": most,
@@ -150,7 +150,7 @@ def application(args: argparse.Namespace, request: Request, options: ServeOption
         max_ongoing_requests=ongoing,
         max_queued_requests=options.max_queued,
         health_check_period_s=2,
-        **copies,
+        **scaling,
     ).bind(args, request, options)
     # Waits for models, and hardly computes.
     gateway = serve.deployment(

@@ -31,7 +31,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
     parser = Parser(
         prog=prog,
         description="Answer over HTTP, in the form of OpenAI's chat completions, with batches and "
-        "copies of the model on Ray Serve (docs/serve.md).",
+        "replicas of the model on Ray Serve (docs/serve.md).",
         epilog=SETTINGS_EPILOG + " Requests may have settings of their own.",
     )
     add_model(parser)

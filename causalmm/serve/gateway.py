@@ -1,4 +1,4 @@
-"""The ingress on Ray Serve: reads requests, and hands them to the copies of the model.
+"""The ingress on Ray Serve: reads requests, and hands them to the replicas of the model.
 
 Tests: tests/serve/test_service.py.
 """

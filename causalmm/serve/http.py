@@ -40,7 +40,7 @@ class Models(Protocol):
         """Pieces of the answer, and at last the whole of it."""
 
     def replicas(self) -> Awaitable[int]:
-        """How many copies of the model can answer."""
+        """How many replicas of the model can answer."""
 
 
 def build_app(options: ServeOptions, reader: Reader, models: Models) -> FastAPI:

@@ -1,4 +1,4 @@
-"""A copy of the model on Ray Serve: a batch of questions at a time, gathered by `serve.batch`.
+"""A replica of the model on Ray Serve: a batch of questions at a time, gathered by `serve.batch`.
 
 Decoding runs in a thread, so that the next batch gathers meanwhile. An answer goes out when its row
 is over, not when its batch is. Where nobody waits for a row any more, it ends at the next token and

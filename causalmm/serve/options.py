@@ -55,20 +55,20 @@ class ServeOptions:
 
     host: str = _text("127.0.0.1", "address to listen on", _address, "ADDRESS")
     port: int = number(8000, "port to listen on", least=1, most=65535, metavar="N")
-    replicas: int = number(1, "copies of the model", least=1, most=4096, metavar="N")
+    replicas: int = number(1, "replicas of the model", least=1, most=4096, metavar="N")
     autoscale: tuple[int, int] | None = _text(
-        None, "copies of the model by load, in the place of --replicas", _range, "MIN:MAX"
+        None, "replicas of the model by load, in the place of --replicas", _range, "MIN:MAX"
     )
     gpus_per_replica: float | None = number(
         None,
-        "GPUs of each copy, parts of one too (default: 1 where there are any and --device allows)",
+        "GPUs of each replica, also part of one (default: 1 if there is one and --device allows)",
         least=0,
         most=64,
         metavar="G",
     )
     cpus_per_replica: int = number(
         1,
-        "CPU cores of each copy, and its threads; more threads than idle cores slow it down",
+        "CPU cores of each replica, and its threads; more threads than idle cores slow it down",
         least=1,
         most=1024,
         metavar="N",

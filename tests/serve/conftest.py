@@ -28,7 +28,7 @@ class Service(NamedTuple):
         return f"http://127.0.0.1:{self.port}"
 
     def ready(self) -> int:
-        """How many copies of the model can answer."""
+        """How many replicas of the model can answer."""
         try:
             with urlopen(f"{self.url}/health", timeout=10) as answer:
                 return int(re.search(rb'"replicas":(\d+)', answer.read())[1])
@@ -52,7 +52,7 @@ class Service(NamedTuple):
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory):
-    """Two copies of the demonstration model behind a port."""
+    """Two replicas of the demonstration model behind a port."""
     pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

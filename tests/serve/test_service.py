@@ -1,4 +1,4 @@
-"""The service as a whole, on Ray: answers, streams, a copy that is killed, clients that go away."""
+"""The service as a whole, on Ray: answers, streams, a killed replica, clients that go away."""
 
 import asyncio
 import json
@@ -25,20 +25,25 @@ def client(service):
     return AsyncOpenAI(base_url=f"{service.url}/v1", api_key="any", max_retries=0, timeout=120)
 
 
-def model_pids():
-    """Of the processes of the model's copies that these tests' service has."""
+def model_pids(service):
+    """Of the processes of the model's replicas that this service has, and no other's."""
     listed = subprocess.run(
-        ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True
-    ).stdout
-    return [
-        int(line.split()[0])
-        for line in listed.splitlines()
-        if "ServeReplica:causalmm:Model" in line
-    ]
+        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[1:]
+    rows = [line.split(maxsplit=2) for line in listed]
+    parents = {int(pid): int(parent) for pid, parent, _ in rows}
+
+    def is_ours(pid):
+        while pid in parents and pid != service.process.pid:
+            pid = parents[pid]
+        return pid == service.process.pid
+
+    named = [int(pid) for pid, _, args in rows if "ServeReplica:causalmm:Model" in args]
+    return list(filter(is_ours, named))
 
 
 def test_greedy_answers_are_those_of_the_command(service):
-    """Asked at once, so that they are answered in batches, by two copies."""
+    """Asked at once, so that they are answered in batches, by two replicas."""
     import argparse
 
     from causalmm.cli.request import find_model
@@ -132,7 +137,7 @@ def test_a_killed_copy_is_replaced_and_only_its_requests_fail(service):
     import openai
 
     service.wait_for(2)
-    before = model_pids()
+    before = model_pids(service)
     assert len(before) == 2
 
     async def ask():
@@ -158,20 +163,20 @@ def test_a_killed_copy_is_replaced_and_only_its_requests_fail(service):
 
     answered, failed = asyncio.run(asyncio.wait_for(ask(), 200))
     assert len(answered) + len(failed) == 16 * 12
-    # No more than the copy may have had at a time.
+    # No more than the replica may have had at a time.
     assert 1 <= len(failed) <= 16
     for error in failed:
         assert error.status_code == 503
         assert error.body["message"] == ("the model's process ended while it answered; ask again")
     service.wait_for(2, 120)
     deadline = time.monotonic() + 60
-    while len(now := model_pids()) != 2 and time.monotonic() < deadline:
+    while len(now := model_pids(service)) != 2 and time.monotonic() < deadline:
         time.sleep(0.5)
     assert len(set(now) - set(before)) == 1
 
 
 def test_a_client_that_goes_away_frees_its_place(service):
-    """More questions than two copies have places for are given up: none runs or waits then.
+    """More questions than two replicas have places for are given up: none runs or waits then.
 
     That their rows end at the next token is held by test_engine.py.
     """

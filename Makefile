@@ -53,8 +53,9 @@ app: setup
 	$(PY) -m causalmm app
 
 # Workers take over what others have left, in the order of the files, so that most models of a
-# module are made once.
-PYTEST = $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+# module are made once. A worker has one thread: threads of several on the same cores wait for one
+# another at every operation.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test: setup
 	$(PYTEST) -m "not slow and not browser"

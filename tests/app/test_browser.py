@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +66,11 @@ def outside():
         yield f"http://127.0.0.1:{listening.getsockname()[1]}", came
 
 
+def heed_interrupts():
+    """In a process that begins: a shell's background jobs, these tests perhaps, ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def address(endless, outside, tmp_path_factory):
     """Of a page that is served as a user serves it."""
@@ -78,7 +84,10 @@ def address(endless, outside, tmp_path_factory):
         *("--max-answer-tokens", "100000", "--queue", "1"),
     ]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=log.parent)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env=environment, cwd=log.parent,
+            preexec_fn=heed_interrupts,
+        )  # fmt: skip
         try:
             deadline = time.monotonic() + 60
             while not (found := re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())):
@@ -87,7 +96,7 @@ def address(endless, outside, tmp_path_factory):
                 time.sleep(0.1)
             yield found[0]
         finally:
-            process.send_signal(2)
+            process.send_signal(signal.SIGINT)
             try:
                 process.wait(30)
             finally:

@@ -12,7 +12,8 @@ from causalmm.cli.session import Session
 
 pytest.importorskip("gradio", reason="gradio is not installed: make setup")
 PICTURE = Path(__file__).resolve().parents[2] / "examples" / "llava_300041_helped.png"
-SOON = 20  # seconds, for what takes two
+KEPT = 4  # seconds, in which what was uploaded is read here
+SOON = 30  # seconds, for what takes twice as many as are kept
 pytestmark = pytest.mark.slow
 
 
@@ -27,7 +28,7 @@ def client(tmp_path, monkeypatch):
     from causalmm.app.server import application
 
     args = parse_args(["--image", str(PICTURE), "--prompt", "What is this?"])
-    session, limits = Session.start(args, check(args)), Limits(kept_seconds=1)
+    session, limits = Session.start(args, check(args)), Limits(kept_seconds=KEPT)
     example = tmp_path / "examples" / "example.png"
     example.parent.mkdir()
     example.write_bytes(PICTURE.read_bytes())

@@ -1,4 +1,4 @@
-"""One running service for all slow tests of this folder."""
+"""A running service, for a module of slow tests."""
 
 import os
 import re
@@ -50,7 +50,7 @@ class Service(NamedTuple):
         return float(found[1]) if found else 0.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory):
     """Two replicas of the demonstration model behind a port."""
     pytest.importorskip("ray")

@@ -67,7 +67,7 @@ def choice(
         return value
 
     limits = {"choices": choices}
-    return _setting(default, help, check, limits, choices=flag_choices or choices)
+    return setting(default, help, check, limits, choices=flag_choices or choices)
 
 
 def number(
@@ -99,12 +99,12 @@ def number(
 
     flag = {"type": int if whole else float, "metavar": metavar}
     limits = {"least": least, "most": most, "above": above}
-    return _setting(default, f"{help}: {expected}", check, limits, **flag)
+    return setting(default, f"{help}: {expected}", check, limits, **flag)
 
 
 def layers(default: str | None, help: str) -> Any:
     """A field that says which layers of a tower are edited."""
-    return _setting(default, f"{help}: {EXPECTED}", check_layers, {}, metavar="LAYERS")
+    return setting(default, f"{help}: {EXPECTED}", check_layers, {}, metavar="LAYERS")
 
 
 def center(help: str) -> Any:
@@ -117,7 +117,7 @@ def center(help: str) -> Any:
             raise ValueError(f"{name}={value!r}: expected a .safetensors file, or none")
         return str(value)
 
-    return _setting(None, help, check, {"suffix": ".safetensors"}, metavar="FILE")
+    return setting(None, help, check, {"suffix": ".safetensors"}, metavar="FILE")
 
 
 def sha256(help: str) -> Any:
@@ -128,15 +128,15 @@ def sha256(help: str) -> Any:
             raise ValueError(f"{name}={value!r}: expected 64 hexadecimal digits, in small letters")
         return value
 
-    return _setting(None, help, check, {}, metavar="HEX")
+    return setting(None, help, check, {}, metavar="HEX")
 
 
 def heads(default: str, help: str) -> Any:
     """A field that says which heads of the decoder are edited."""
-    return _setting(default, f"{help}: {HEADS_EXPECTED}", check_heads, {}, metavar="HEADS")
+    return setting(default, f"{help}: {HEADS_EXPECTED}", check_heads, {}, metavar="HEADS")
 
 
-def _setting(default: Any, help: str, check: Any, limits: Mapping[str, Any], **flag: Any) -> Any:
+def setting(default: Any, help: str, check: Any, limits: Mapping[str, Any], **flag: Any) -> Any:
     """`check` takes name and value, returns the value as it is stored and raises ValueError.
 
     `limits` says what it allows to whoever offers values: the `choices`, or the `least`, `most` and
@@ -145,6 +145,17 @@ def _setting(default: Any, help: str, check: Any, limits: Mapping[str, Any], **f
     """
     metadata = {"help": help, "check": check, "limits": limits, "flag": flag}
     return field(default=default, metadata=metadata)
+
+
+def check_fields(declared: Any) -> None:
+    """Check the `setting` fields of a frozen dataclass; for its `__post_init__`.
+
+    Raises ValueError for a value that is not allowed.
+    """
+    for each in fields(declared):
+        value = getattr(declared, each.name)
+        if "check" in each.metadata and (value is not None or each.default is not None):
+            object.__setattr__(declared, each.name, each.metadata["check"](each.name, value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,10 +248,7 @@ class CausalMMConfig:
     seed: int = number(0, "of the counterfactuals and, as a flag, of sampling", metavar="N")
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if value is not None or each.default is not None:
-                object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
+        check_fields(self)
         if self.vision_method == NOISE.name:
             self._check_noise()
         else:

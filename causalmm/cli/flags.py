@@ -195,13 +195,7 @@ def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ())
     """A flag for each field of `CausalMMConfig`, and --config and --preset; not those `without`."""
     group = parser.add_argument_group("CausalMM", argument_default=argparse.SUPPRESS)
 
-    for each in fields(CausalMMConfig):
-        if each.name in without:
-            continue
-        default = "" if each.default is None else f" (default: {each.default})"
-        group.add_argument(
-            flag_name(each.name), help=each.metadata["help"] + default, **each.metadata["flag"]
-        )
+    add_fields(group, CausalMMConfig, without)
     group.add_argument("--config", default=None, metavar="FILE", help="settings as a JSON file")
     if "preset" not in without:
         group.add_argument(
@@ -211,6 +205,27 @@ def add_settings(parser: argparse.ArgumentParser, without: Collection[str] = ())
             help="a published method (docs/presets.md), in the place of --config and of the "
             "checkpoint's own settings",
         )
+
+
+def add_fields(group: Any, declared: type, without: Collection[str] = ()) -> None:
+    """A flag for each field of a dataclass that declares one (causalmm/config.py)."""
+    for each in fields(declared):
+        if "flag" in each.metadata and each.name not in without:
+            default = "" if each.default in (None, ()) else f" (default: {each.default})"
+            group.add_argument(
+                flag_name(each.name), help=each.metadata["help"] + default, **each.metadata["flag"]
+            )
+
+
+def add_max_new_tokens(group: Any, default: int, help: str = "") -> None:
+    """How long an answer may be."""
+    group.add_argument(
+        "--max-new-tokens",
+        type=at_least(1),
+        default=default,
+        metavar="N",
+        help=f"{help} (default: %(default)s)".lstrip(),
+    )
 
 
 def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
@@ -230,13 +245,7 @@ def add_decoding(parser: argparse.ArgumentParser, max_new_tokens: int = MAX_NEW_
         metavar="X",
         help="on adjusted logits; 1 is none (default: the checkpoint's, such as 1.05)",
     )
-    group.add_argument(
-        "--max-new-tokens",
-        type=at_least(1),
-        default=max_new_tokens,
-        metavar="N",
-        help="(default: %(default)s)",
-    )
+    add_max_new_tokens(group, max_new_tokens)
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:

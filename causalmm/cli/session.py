@@ -8,7 +8,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from causalmm.cli.batch import BatchRow
@@ -171,31 +171,37 @@ class Session(NamedTuple):
                     prepared[index] = self.prompt.prepare(self.processor, messages)
                 except RequestError as error:
                     said[index] = str(error)
-        shared = shared and len(prepared) > 1
-        inputs = None
-        while prepared and inputs is None:
-            inputs, errors = self.join(list(prepared.values()), shared=shared)
-            for index, error in zip(list(prepared), errors, strict=True):
-                if error is not None:
-                    said[index], inputs = error, None
-                    del prepared[index]
-        if inputs is not None:
+        inputs, errors = self.join(prepared, shared=shared)
+        for index, error in errors.items():
+            said[index] = error
+            del prepared[index]
+        if prepared:
             answers = self.decode(inputs, seed, causalmm=self.request.config, causalmm_trace=trace)
             texts = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
             for index, text, ids in zip(prepared, texts, answers.tolist(), strict=True):
                 said[index] = Reply(text.strip(), ids)
         return said
 
-    def join(self, prepared: "Sequence[Prepared]", *, shared: bool) -> tuple[Any, list[str | None]]:
-        """Inputs for `decode` of conversations, and for each a sentence where it is too long.
+    def join(
+        self, prepared: "Mapping[Any, Prepared]", *, shared: bool
+    ) -> tuple[Any, dict[Any, str]]:
+        """Inputs for `decode` of the conversations that fit, in their order, and a sentence for
+        each of the others, which are too long.
 
-        They are `shared` as those of `ask` are. Raises FailureError where the tokenizer cannot pad.
+        Inputs are None where none fits; `shared` is as in `ask`. Raises FailureError where the
+        tokenizer cannot pad.
         """
-        # About the same pictures one by one.
-        parts = [[each] for each in prepared] if shared else [list(prepared)]
-        inputs = [self.prompt.join(self.processor, part) for part in parts]
-        errors = [error for each in inputs for error in self._too_long(each)]
-        return inputs if shared else inputs[0], errors
+        errors: dict[Any, str] = {}
+        while left := {key: each for key, each in prepared.items() if key not in errors}:
+            # About the same pictures one by one; a single one has nothing to share.
+            apart = shared and len(left) > 1
+            parts = [[each] for each in left.values()] if apart else [list(left.values())]
+            inputs = [self.prompt.join(self.processor, part) for part in parts]
+            said = [error for each in inputs for error in self._too_long(each)]
+            if not any(said):
+                return (inputs if apart else inputs[0]), errors
+            errors |= {key: error for key, error in zip(left, said, strict=True) if error}
+        return None, errors
 
     def decode(self, inputs: Any, seed: int, **settings: Any) -> Any:
         """New tokens int64 [rows, T] for the inputs of `join`; `settings` go to `generate`.

@@ -17,14 +17,15 @@ from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError, is_out_of_memory
 from causalmm.inputs.prompts import Prepared
 from causalmm.serve.answers import Refusal
+from causalmm.serve.errors import FAILED
 from causalmm.serve.row import DrawRows, EndOfRows, Row
 
 _LOGGER = logging.getLogger("ray.serve")
 LEAST_APART = 4
 """Rows that are decoded apart from others of their batch: fewer cost more than they save. Padding
-is dear on a CPU, where it doubles the time of a branch, and cheap elsewhere."""
+is dear on a CPU and cheap elsewhere."""
 _MEMORY = Refusal("the service has not enough memory for this request; ask for less or later", 503)
-_FAILED = Refusal("the service failed to answer this request", 500)
+_FAILED = Refusal(FAILED, 500)
 
 
 class Engine:
@@ -85,19 +86,12 @@ class Engine:
             row.refuse(_MEMORY if is_out_of_memory(error) else _FAILED)
 
     def _decode(self, prepared: dict[Row, Prepared], shared: bool) -> None:
-        inputs = None
-        while prepared and inputs is None:
-            inputs, errors = self.session.join(list(prepared.values()), shared=shared)
-            for row, error in zip(list(prepared), errors, strict=True):
-                if error is not None:
-                    row.refuse(Refusal(error))
-                    inputs = None
-                    del prepared[row]
-            # A single row has nothing to share.
-            shared = shared and len(prepared) > 1
-        if inputs is None:
+        inputs, errors = self.session.join(prepared, shared=shared)
+        for row, error in errors.items():
+            row.refuse(Refusal(error))
+        rows, model = [row for row in prepared if row not in errors], self.session.model
+        if not rows:
             return
-        rows, model = list(prepared), self.session.model
         room = model.config.get_text_config().max_position_embeddings
         lengths = [
             int(length)

@@ -4,6 +4,8 @@ from typing import Any
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+FAILED = "the service failed to answer this request"
+"""All that is told of a fault of our own."""
 
 
 class ApiError(Exception):

@@ -13,12 +13,12 @@ from causalmm.cli.flags import (
     MAX_NEW_TOKENS,
     SETTINGS_EPILOG,
     Parser,
+    add_fields,
+    add_max_new_tokens,
     add_model,
     add_pixel_limits,
     add_running,
     add_settings,
-    at_least,
-    flag_name,
 )
 from causalmm.errors import RequestError
 from causalmm.serve.options import ServeOptions
@@ -36,36 +36,23 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
     )
     add_model(parser)
     add_pixel_limits(parser)
-    service = parser.add_argument_group("service")
-    for each in fields(ServeOptions):
-        if "flag" in each.metadata:
-            default = each.default
-            shown = "" if default in (None, ()) else f" (default: {default})"
-            service.add_argument(
-                flag_name(each.name),
-                default=argparse.SUPPRESS,
-                help=each.metadata["help"] + shown,
-                **each.metadata["flag"],
-            )
+    service = parser.add_argument_group("service", argument_default=argparse.SUPPRESS)
+    add_fields(service, ServeOptions)
     service.add_argument(
         "--api-key",
+        default=None,
         metavar="KEY",
         help=f"that requests must have; seen by others of this machine, unlike --api-key-file and "
         f"the environment variable {KEY_VARIABLE}",
     )
-    service.add_argument("--api-key-file", metavar="FILE", help="holds the key")
+    service.add_argument("--api-key-file", default=None, metavar="FILE", help="holds the key")
     service.add_argument(
         "--ray-address",
+        default=None,
         metavar="ADDRESS",
         help="of a Ray cluster that runs already (default: one of its own on this machine)",
     )
-    service.add_argument(
-        "--max-new-tokens",
-        type=at_least(1),
-        default=MAX_NEW_TOKENS,
-        metavar="N",
-        help="of an answer whose request has no max_tokens (default: %(default)s)",
-    )
+    add_max_new_tokens(service, MAX_NEW_TOKENS, "of an answer whose request has no max_tokens")
     add_settings(parser)
     add_running(parser)
     return parser.parse_args(argv)

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from causalmm.serve.answers import Answer, Refusal
-from causalmm.serve.errors import ApiError
+from causalmm.serve.errors import FAILED, ApiError
 from causalmm.serve.metrics import Metrics
 from causalmm.serve.options import ServeOptions
 from causalmm.serve.question import Question, Reader
@@ -71,7 +71,7 @@ def build_app(options: ServeOptions, reader: Reader, models: Models) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def unknown(_: Request, error: Exception) -> Response:
-        return _error(ApiError(500, "the service failed to answer this request"))
+        return _error(ApiError(500, FAILED))
 
     @app.get("/health")
     async def health() -> Response:
@@ -127,7 +127,7 @@ def build_app(options: ServeOptions, reader: Reader, models: Models) -> FastAPI:
         except Exception:
             _LOGGER.exception("a request failed")
             status = 500
-            return _error(ApiError(500, "the service failed to answer this request"))
+            return _error(ApiError(500, FAILED))
         finally:
             if not streams:
                 ended(status)

@@ -16,6 +16,7 @@ from ray import serve
 
 from causalmm.cli.request import Request
 from causalmm.serve.answers import Answer, Refusal
+from causalmm.serve.errors import FAILED
 from causalmm.serve.options import ServeOptions
 from causalmm.serve.question import Question
 
@@ -71,7 +72,6 @@ class ModelReplica:
                 yield piece
         finally:
             row.gone = True
-            batch.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     @serve.batch
     async def _batch(self, rows: list) -> list[None]:
@@ -93,5 +93,5 @@ class ModelReplica:
 def _lost(batch: "asyncio.Future[None]") -> Refusal:
     """What a row is told behind its answer, which it reads only if there was none."""
     if not batch.cancelled():
-        batch.exception()
-    return Refusal("the service failed to answer this request", 500)
+        batch.exception()  # or asyncio complains that nobody looked
+    return Refusal(FAILED, 500)

@@ -6,19 +6,11 @@ Tests: tests/serve/test_options.py.
 
 import ipaddress
 import re
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
-from causalmm.config import number
+from causalmm.config import check_fields, number, setting
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:\d{1,5})?")
-
-
-def _text(default: Any, help: str, check: Any, metavar: str) -> Any:
-    return field(
-        default=default,
-        metadata={"help": help, "check": check, "flag": {"metavar": metavar}},
-    )
 
 
 def _address(name: str, value: object) -> str:
@@ -53,11 +45,15 @@ def _range(name: str, value: object) -> tuple[int, int] | None:
 class ServeOptions:
     """How requests are taken, batched and bounded. Wrong values raise ValueError."""
 
-    host: str = _text("127.0.0.1", "address to listen on", _address, "ADDRESS")
+    host: str = setting("127.0.0.1", "address to listen on", _address, {}, metavar="ADDRESS")
     port: int = number(8000, "port to listen on", least=1, most=65535, metavar="N")
     replicas: int = number(1, "replicas of the model", least=1, most=4096, metavar="N")
-    autoscale: tuple[int, int] | None = _text(
-        None, "replicas of the model by load, in the place of --replicas", _range, "MIN:MAX"
+    autoscale: tuple[int, int] | None = setting(
+        None,
+        "replicas of the model by load, in the place of --replicas",
+        _range,
+        {},
+        metavar="MIN:MAX",
     )
     gpus_per_replica: float | None = number(
         None,
@@ -105,19 +101,17 @@ class ServeOptions:
     max_seconds: float = number(
         120.0, "seconds from a request to the end of its answer", above=0, most=86400, metavar="S"
     )
-    allow_hosts: tuple[str, ...] = _text(
+    allow_hosts: tuple[str, ...] = setting(
         (),
         "hosts, with commas between them, whose pictures are fetched (none: data: addresses alone)",
         _hosts,
-        "HOSTS",
+        {},
+        metavar="HOSTS",
     )
     api_key: str | None = field(default=None, repr=False, metadata={})
     """That every request must have; None: none is asked for."""
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if "check" in each.metadata and (value is not None or each.default is not None):
-                object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
+        check_fields(self)
         if self.api_key is not None and not (self.api_key and self.api_key.isascii()):
             raise ValueError("api_key: expected ASCII text that is not empty")

@@ -86,8 +86,7 @@ def parse_args(argv: Sequence[str], prog: str | None = None) -> argparse.Namespa
                        help="ask about the first N images only")  # fmt: skip
     flags.add_settings(parser, without=CENTERING)
     parser.set_defaults(**dict.fromkeys(CENTERING))  # a checkpoint's are not what is looked at
-    parser.add_argument("--max-new-tokens", type=flags.at_least(1), default=64, metavar="N",
-                        help="of a plain answer (default: %(default)s)")  # fmt: skip
+    flags.add_max_new_tokens(parser, 64, "of a plain answer")
     flags.add_running(parser)
     flags.add_batch_size(parser, **BATCH_SIZE)
     return parser.parse_args(argv)

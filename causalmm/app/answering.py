@@ -1,14 +1,14 @@
 """The two answers to a question while they are decoded: first the plain one, then the adjusted one.
 
 One after the other, because a model keeps state of its own between the steps of an answer
-(Qwen-VL's position offsets). A worker thread decodes and holds the lock of the models; whoever
-reads the progress may leave at any time, and the worker then ends with the next token.
+(Qwen-VL's position offsets). A worker thread waits for its turn and decodes; whoever reads the
+progress may leave at any time, and the worker then ends with the next token.
 Tests: tests/app/test_answering.py.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from causalmm.app.conversation import CAUSALMM, PLAIN
+from causalmm.app.turns import INTERVAL, Turns
 from causalmm.cli.answer import AnswerStreamer
 from causalmm.cli.session import Session, memory_guard
 from causalmm.config import CausalMMConfig
@@ -24,8 +25,6 @@ from causalmm.decoding.trace import BranchTrace
 from causalmm.figures.flags import CANDIDATES
 from causalmm.figures.tokens import Step, StepRecorder, step
 
-INTERVAL = 0.1
-"""Seconds between two looks at the progress."""
 SMALLER = "smaller pictures, fewer of them, or fewer draws"
 
 
@@ -37,6 +36,8 @@ class Progress:
     """Text so far; of an answer that is finished, all of it."""
     steps: tuple[Step, ...] = ()
     """Of the adjusted answer's tokens, so far."""
+    before: int = 0
+    """Questions that are answered before this one."""
     finished: bool = False
     """Whether both answers are whole; False too for what was left when they were stopped."""
 
@@ -60,23 +61,24 @@ def answers(
     seed: int,
     new_tokens: int,
     stop: Event,
-    models: Lock,
+    turns: Turns,
 ) -> Iterator[Progress]:
     """Progress on the answers to `conversations`, opened messages by PLAIN and CAUSALMM.
 
-    `seed` is that of sampling. It ends early once `stop` is set, which happens too where the
-    iterator is closed. Raises RequestError for messages or settings that the model cannot take,
-    FailureError where something goes wrong.
+    `seed` is that of sampling. It ends at once when `stop` is set, which happens too where the
+    iterator is closed. Raises RequestError for messages or settings that the model cannot take and
+    where too many questions wait, FailureError where something goes wrong.
     """
     request = session.request._replace(max_new_tokens=new_tokens)
-    work = _Work(session._replace(request=request), conversations, config, seed, stop, models)
+    work = _Work(session._replace(request=request), conversations, config, seed, stop, turns)
     Thread(target=work.run, daemon=True).start()
     try:
         ended = False
         while not ended:
-            work.changed.wait()
+            while not work.changed.wait(INTERVAL) and not stop.is_set():
+                pass
             work.changed.clear()
-            ended = work.ended.is_set()
+            ended = work.ended.is_set() or stop.is_set()
             if work.error is not None:
                 raise work.error
             yield work.progress
@@ -96,21 +98,21 @@ class _Work:
         config: CausalMMConfig,
         seed: int,
         stop: Event,
-        models: Lock,
+        turns: Turns,
     ) -> None:
         self.session = session
         self.conversations = conversations
         self.config = config
         self.seed = seed
         self.stop = stop
-        self.models = models
+        self.turns = turns
         self.progress = Progress()
         self.error: Exception | None = None
         self.changed, self.ended = Event(), Event()
 
     def run(self) -> None:
         try:
-            with self.models, memory_guard(SMALLER):
+            with self.turns.turn(self.stop, self._wait), memory_guard(SMALLER):
                 self._ask(PLAIN, None)
                 self._ask(CAUSALMM, self.config)
                 self._tell(finished=not self.stop.is_set())
@@ -119,6 +121,9 @@ class _Work:
         finally:
             self.ended.set()
             self.changed.set()
+
+    def _wait(self, before: int) -> None:
+        self._tell(before=before)
 
     def _ask(self, which: str, config: CausalMMConfig | None) -> None:
         """Decode one answer, unless it was asked to stop."""

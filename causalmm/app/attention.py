@@ -5,11 +5,11 @@ Tests: tests/app/test_app_attention.py.
 """
 
 from collections.abc import Sequence
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from causalmm.app.turns import Turns
 from causalmm.cli.session import Session, memory_guard
 from causalmm.config import CausalMMConfig
 from causalmm.errors import RequestError
@@ -35,14 +35,14 @@ def vision_maps(
     messages: Sequence[Any],
     number: int,
     config: CausalMMConfig,
-    models: Lock,
+    turns: Turns,
 ) -> Maps:
     """Of the picture of this number, counted from 1: images first, then a video's frames.
 
-    Raises RequestError where there is none such or the model cannot take the messages, FailureError
-    where memory runs out.
+    Raises RequestError where there is none such or the model cannot take the messages, and
+    where too many questions wait, FailureError where memory runs out.
     """
-    with models, memory_guard("smaller pictures, or fewer of them"):
+    with turns.turn(), memory_guard("smaller pictures, or fewer of them"):
         model = session.model
         inputs = to_model(session.inputs(messages), model)
         seen = pictures_of(model, session.processor, inputs)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from causalmm.app.limits import MIB, Limits
+from causalmm.app.limits import MIB, MOST_WAITING, Limits
 from causalmm.cli.flags import (
     SETTINGS_EPILOG,
     Parser,
@@ -38,7 +38,7 @@ _LIMITS = {
     "keep-minutes": ("kept_seconds", 60, "after which uploaded files are deleted"),
     "max-pictures": ("pictures", 1, "of a conversation"),
     "max-answer-tokens": ("new_tokens", 1, "that the page may set max_new_tokens to"),
-    "queue": ("waiting", 1, "requests that may wait"),
+    "queue": ("waiting", 1, f"questions that may wait, {MOST_WAITING} at most"),
 }
 """By the name of a flag: the limit, its unit, and what it says."""
 
@@ -106,12 +106,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read_limits(args: argparse.Namespace) -> Limits:
-    """The limits that the flags say."""
+    """The limits that the flags say. Raises RequestError for one that cannot be."""
     given = {
         limit: getattr(args, name.replace("-", "_")) * unit
         for name, (limit, unit, _) in _LIMITS.items()
     }
-    return replace(Limits(), **given)
+    try:
+        return replace(Limits(), **given)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
 
 
 def listen(host: str, port: int) -> socket.socket:

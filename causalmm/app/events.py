@@ -1,7 +1,7 @@
 """What happens when something on the page is pressed. Tests: tests/app/test_browser.py."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from threading import Event, Lock
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -12,6 +12,7 @@ from causalmm.app.attention import vision_maps
 from causalmm.app.conversation import CAUSALMM, PLAIN, Conversation, Turn
 from causalmm.app.examples import Example
 from causalmm.app.limits import Limits
+from causalmm.app.turns import Turns
 from causalmm.cli.session import Session
 from causalmm.config import CausalMMConfig
 from causalmm.errors import FailureError, RequestError
@@ -34,16 +35,15 @@ class Events:
         self.sessions = sessions
         self.examples = examples
         self.limits = limits
-        self.models = Lock()
+        self.turns = Turns(limits.waiting)
         self.running: dict[str, Event] = {}
         """By a page's session: what stops its answer."""
 
     def close(self, timeout: float = 10.0) -> None:
-        """Stop what is answered, and wait as many seconds at most until the models are free."""
+        """Stop what is asked, and wait as many seconds at most until the models are free."""
         for stop in list(self.running.values()):
             stop.set()
-        if self.models.acquire(timeout=timeout):
-            self.models.release()
+        self.turns.wait_until_empty(timeout)
 
     # Gradio puts the request in front of what the components hold.
 
@@ -58,9 +58,13 @@ class Events:
     def _answers(
         self, page: str, values: tuple[Any, ...], follow_up: bool
     ) -> Iterator[tuple[Any, ...]]:
+        skip, stop = gr.skip(), Event()
+        if self.running.setdefault(page, stop) is not stop:
+            yield (skip,) * 4 + (fragments.error(_sentence(_ONE_AT_A_TIME)), skip)
+            return
         state: Conversation | None = values[4]
-        stop = Event()
         try:
+            yield (skip,) * 4 + ("", skip)
             talk, question, config, new_tokens = self._read(*values)
             if follow_up:
                 talk = self._continued(state, talk)
@@ -70,35 +74,30 @@ class Events:
                 which: talk.messages(which, question, shown) for which in (PLAIN, CAUSALMM)
             }
             session = self._session(talk.model)
-            self.running[page] = stop
             progress = Progress()
             for progress in answers(
                 session, conversations, config,
-                seed=config.seed, new_tokens=new_tokens, stop=stop, models=self.models,
+                seed=config.seed, new_tokens=new_tokens, stop=stop, turns=self.turns,
             ):  # fmt: skip
                 turns = [
                     _transcript(talk, which, question, progress.answers[which])
                     for which in (PLAIN, CAUSALMM)
                 ]
-                yield *turns, fragments.tokens(progress.steps), _ANSWERING, "", state
+                yield *turns, fragments.tokens(progress.steps), _waiting(progress), skip, skip
         except _EXPECTED_ERRORS as error:
-            skipped = (gr.skip(),) * 3
-            yield *skipped, "", fragments.error(_sentence(error)), state
+            yield (skip,) * 3 + ("", fragments.error(_sentence(error)), skip)
             return
         finally:
-            if self.running.get(page) is stop:
-                del self.running[page]
+            del self.running[page]
         if progress.finished:
-            state = talk.said(Turn(question=question, answers=dict(progress.answers)))
-        yield (gr.skip(),) * 3 + (_DONE if progress.finished else _STOPPED, "", state)
+            talk = talk.said(Turn(question=question, answers=dict(progress.answers)))
+            yield (skip,) * 3 + (_DONE, skip, talk)
+        else:
+            yield (skip,) * 3 + (_STOPPED, skip, skip)
 
-    def stop(self, request: gr.Request) -> str:
-        self.leave(request)
-        return _STOPPED
-
-    def leave(self, request: gr.Request) -> None:
-        """Free the model of what this page is asking."""
-        if (stop := self.running.pop(request.session_hash, None)) is not None:
+    def stop(self, request: gr.Request) -> None:
+        """Stop the answer that this page waits for, if it does; its own events tell the page."""
+        if (stop := self.running.get(request.session_hash)) is not None:
             stop.set()
 
     def draw(self, *values: Any) -> tuple[Any, str]:
@@ -109,7 +108,7 @@ class Events:
             talk.check(question, self.limits)
             messages = talk.messages(PLAIN, question, talk.opened(self.limits))
             number = controls.whole_number(number, "picture", 10**6)
-            found = vision_maps(self._session(talk.model), messages, number, config, self.models)
+            found = vision_maps(self._session(talk.model), messages, number, config, self.turns)
         except _EXPECTED_ERRORS as error:
             return gr.skip(), fragments.error(_sentence(error))
         return fragments.attention(found.pixels, found.notes, config.vision_method), ""
@@ -178,9 +177,16 @@ class Events:
         return "video" in find(self._session(name).request.family).media
 
 
+_ONE_AT_A_TIME = RequestError("an answer is on its way to this page: wait for it, or press Stop")
 _ANSWERING = "Answering: the plain answer first, then the adjusted one."
 _DONE = "Both answers are whole."
 _STOPPED = "Stopped. What was asked last is not part of the conversation."
+
+
+def _waiting(progress: Progress) -> str:
+    if not (before := progress.before):
+        return _ANSWERING
+    return f"Waiting: {before} {'question is' if before == 1 else 'questions are'} before this one."
 
 
 def _sentence(error: Exception) -> str:

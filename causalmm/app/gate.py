@@ -13,9 +13,7 @@ from causalmm.app.limits import MIB, Limits
 from causalmm.app.uploads import stored
 
 UPLOAD = "/gradio_api/upload"
-POSTS = frozenset(
-    f"/gradio_api/{name}" for name in ("queue/join", "run/predict", "cancel", "reset")
-)
+POSTS = frozenset(("/gradio_api/queue/join", "/gradio_api/run/predict"))
 """What a page sends besides files, all of it JSON."""
 MESSAGE_BYTES = MIB
 """Of one of them."""

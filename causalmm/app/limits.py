@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 
 MIB = 2**20
+MOST_WAITING = 32
+"""Of the 40 threads that a server has for its events, each question that waits takes one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class Limits:
     new_tokens: int = 512
     """Of one answer."""
     waiting: int = 8
-    """Requests in the queue; one at a time is answered."""
+    """Questions that wait, 32 at most; one at a time is answered."""
     sessions: int = 64
     """Open pages of which the conversation is remembered."""
 
@@ -40,3 +42,5 @@ class Limits:
             value = getattr(self, each.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{each.name}={value!r}: expected an integer >= 1")
+        if self.waiting > MOST_WAITING:
+            raise ValueError(f"waiting={self.waiting}: expected at most {MOST_WAITING}")

@@ -87,25 +87,20 @@ def build_page(events: Events) -> gr.Blocks:
 
         asked = [model, pictures, video, question, state, new_tokens, preset, *chosen]
         told = [*chats, tokens, status, error, state]
-        queued = {
-            "concurrency_id": "models",
-            "concurrency_limit": 1,
-            "api_visibility": "private",
-        }
+        # They wait for each other in events.turns.
+        queued = {"concurrency_limit": None, "api_visibility": "private"}
         shown = {"show_progress": "hidden", "api_visibility": "private"}
-        starts = [
+        for trigger, asks in (
+            (ask.click, events.ask),
+            (question.submit, events.ask),
+            (follow.click, events.follow_up),
+        ):
             trigger(asks, asked, told, **queued, show_progress="minimal", show_progress_on=status)
-            for trigger, asks in (
-                (ask.click, events.ask),
-                (question.submit, events.ask),
-                (follow.click, events.follow_up),
-            )
-        ]
-        stop.click(events.stop, None, status, queue=False, cancels=starts, **shown)
+        stop.click(events.stop, None, None, queue=False, **shown)
         draw.click(events.draw, [*asked, number], [maps, error], **queued)
         model.change(events.show_model, model, [preset, *chosen, video], queue=False, **shown)
         preset.input(events.show_preset, [preset, model], chosen, queue=False, **shown)
         drawn.select(events.show_example, drawn, [pictures, question], queue=False, **shown)
-        blocks.unload(events.leave)
-    blocks.queue(max_size=limits.waiting, default_concurrency_limit=1)
+        blocks.unload(events.stop)
+    blocks.queue(max_size=limits.sessions)
     return blocks

@@ -2,13 +2,14 @@
 
 import io
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 
 import pytest
 
 from causalmm import CausalMMConfig
 from causalmm.app.answering import answers
 from causalmm.app.conversation import CAUSALMM, PLAIN
+from causalmm.app.turns import Turns
 from causalmm.cli.flags import parse_args
 from causalmm.cli.request import check
 from causalmm.cli.session import Session
@@ -26,7 +27,7 @@ def session():
 
 @pytest.fixture
 def ask(session):
-    """Begins both answers; the lock and the event that stops them are beside it."""
+    """Begins both answers; the line and the event that stops them are beside it."""
 
     def begin(messages=session.request.messages, new_tokens=64, **settings):
         ask.stop = Event()
@@ -37,19 +38,11 @@ def ask(session):
             seed=0,
             new_tokens=new_tokens,
             stop=ask.stop,
-            models=ask.models,
+            turns=ask.turns,
         )
 
-    ask, ask.stop, ask.models = begin, Event(), Lock()
+    ask, ask.stop, ask.turns = begin, Event(), Turns(2)
     return ask
-
-
-def free(lock):
-    """Whether a lock is let go of soon."""
-    taken = lock.acquire(timeout=SOON)
-    if taken:
-        lock.release()
-    return taken
 
 
 def test_both_answers_are_those_of_the_session(ask, session):
@@ -63,7 +56,7 @@ def test_both_answers_are_those_of_the_session(ask, session):
     for step, token in zip(last.steps, expected.tokens, strict=True):
         assert step.chosen.factual == pytest.approx(token.factual)
         assert step.chosen.adjusted == pytest.approx(token.adjusted)
-    assert free(ask.models)
+    assert ask.turns.wait_until_empty(SOON)
 
 
 def test_an_answer_that_is_stopped_ends_with_the_next_token(ask, session):
@@ -88,14 +81,14 @@ def test_an_answer_that_is_stopped_ends_with_the_next_token(ask, session):
     messages = dict.fromkeys((PLAIN, CAUSALMM), session.request.messages)
     config = session.request.config
     *_, last = answers(
-        slow, messages, config, seed=0, new_tokens=64, stop=ask.stop, models=ask.models
+        slow, messages, config, seed=0, new_tokens=64, stop=ask.stop, turns=ask.turns
     )
     assert made[1:] == [1] * 4  # of the plain answer; the other one was not begun
     assert not last.finished
     assert last.answers[CAUSALMM] == ""
     inputs = session.inputs(session.request.messages)
     assert session.answer(inputs, None).text.startswith(last.answers[PLAIN])
-    assert free(ask.models)
+    assert ask.turns.wait_until_empty(SOON)
 
 
 def test_whoever_leaves_frees_the_model(ask):
@@ -103,14 +96,27 @@ def test_whoever_leaves_frees_the_model(ask):
     next(going)
     going.close()
     assert ask.stop.is_set()
-    assert free(ask.models)
+    assert ask.turns.wait_until_empty(SOON)
 
 
 def test_what_the_model_cannot_take_is_raised_where_the_answer_is_read(ask, session):
     long = [{"role": "user", "content": [{"type": "text", "text": "is " * 5000}]}]
     with pytest.raises(RequestError, match=r"take \d+ tokens and the model reads at most"):
         list(ask(long))
-    assert free(ask.models)
+    assert ask.turns.wait_until_empty(SOON)
     with pytest.raises(ValueError, match="language_layers"):
         list(ask(language_layers="90:99"))
-    assert free(ask.models)
+    assert ask.turns.wait_until_empty(SOON)
+
+
+def test_who_waits_sees_how_many_are_before_and_can_stop(ask):
+    with ask.turns.turn():
+        waiting = ask()
+        assert next(waiting).before == 1
+        ask.stop.set()
+        *_, last = waiting
+        assert not last.finished
+    going = ask()
+    assert next(going).before == 0
+    going.close()
+    assert ask.turns.wait_until_empty(SOON)

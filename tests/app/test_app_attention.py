@@ -1,12 +1,12 @@
 """Maps over a picture are those of the figure `attention-vision`."""
 
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import pytest
 
 from causalmm.app.attention import vision_maps
+from causalmm.app.turns import Turns
 from causalmm.cli.flags import parse_args
 from causalmm.cli.request import check
 from causalmm.cli.session import Session
@@ -29,7 +29,8 @@ def session(request):
 def test_there_is_a_map_of_every_method(session):
     request = session.request
     first, second = (
-        vision_maps(session, request.messages, number, request.config, Lock()) for number in (1, 2)
+        vision_maps(session, request.messages, number, request.config, Turns(1))
+        for number in (1, 2)
     )
     for maps in (first, second):
         assert list(maps.pixels) == ["factual", *VISION_METHODS] == list(maps.notes)
@@ -47,4 +48,4 @@ def test_there_is_a_map_of_every_method(session):
 def test_a_picture_that_is_not_there_is_refused(session):
     request = session.request
     with pytest.raises(RequestError, match="^picture 3: the question shows 2, counted from 1"):
-        vision_maps(session, request.messages, 3, request.config, Lock())
+        vision_maps(session, request.messages, 3, request.config, Turns(1))

@@ -392,10 +392,22 @@ def test_who_stops_or_leaves_frees_the_model_for_the_next_in_a_short_queue(opene
     begin_endless(first, endless)
     for driver in (second, third):
         driver.upload(MUSHROOM)
-        driver.press("ask", COLOR)
-        driver.page.wait_for_timeout(500)
-    third.expect("[data-testid=toast-body]").to_contain_text(["is currently busy"])
-    second.expect("#answer-plain [data-testid=bot]").to_have_count(0)  # it waits
+    second.press("ask", COLOR)
+    second.expect("#status").to_contain_text("Waiting: 1 question is before this one.")
+    third.press("ask", COLOR)
+    third.expect("#error").to_contain_text("as many questions wait as may (1): ask again later.")
+    second.press("stop")
+    second.expect("#status").to_contain_text("Stopped.")
+    third.press("ask", COLOR)
+    third.expect("#status").to_contain_text("Waiting: 1 question is before this one.")
+    third.press("stop")
+    third.expect("#status").to_contain_text("Stopped.")
+    second.press("ask", COLOR)
+    second.expect("#status").to_contain_text("Waiting")
+    second.expect("#answer-plain [data-testid=bot]").to_have_count(0)
+    first.press("follow", COLOR)
+    first.expect("#error").to_contain_text("an answer is on its way to this page: wait for it")
+    first.expect("#status").to_contain_text("Answering")
     first.press("stop")
     first.expect("#status").to_contain_text("Stopped.")
     second.expect("#status").to_contain_text("Both answers are whole.")
@@ -405,11 +417,24 @@ def test_who_stops_or_leaves_frees_the_model_for_the_next_in_a_short_queue(opene
     first.press("ask", DESCRIBE)
     first.expect("#status").to_contain_text("Answering")
     third.press("ask", COLOR)
-    third.page.wait_for_timeout(500)
+    third.expect("#status").to_contain_text("Waiting")
     third.expect("#answer-plain [data-testid=bot]").to_have_count(0)
     first.page.close()
     third.expect("#status").to_contain_text("Both answers are whole.")
     assert third.answers() == ("Brown", "Purple")
+
+
+def test_an_answer_that_was_stopped_stays_stopped(driver, endless):
+    begin_endless(driver, endless)
+    for _ in range(5):
+        driver.press("stop")
+        driver.expect("#status").to_contain_text("Stopped.")
+        driver.page.wait_for_timeout(500)  # for what would still come
+        assert "Stopped." in driver.page.locator("#status").inner_text()
+        assert not driver.page.locator("#error").inner_text()
+        driver.press("ask")
+        driver.expect("#status").to_contain_text("Answering")
+    driver.press("stop")
 
 
 def test_it_fits_a_phone(opened):

@@ -1,4 +1,4 @@
-"""Before any test: one torch thread a worker, and torchvision importable.
+"""Before any test: one torch thread a worker, no model hub, and torchvision importable.
 
 Tests import transformers directly, so torchvision must be importable before they do.
 """
@@ -8,6 +8,9 @@ import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; read when torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# An id of the hub is refused at once, instead of after seconds of tries; read when it is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest  # noqa: E402
 

@@ -4,10 +4,11 @@ Tests are parametrised over FAMILIES, and ask the row or the declaration instead
 A family of another package gives its row to the contract tests with `--family-row MODULE:ROW`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from torch import Tensor
 
 from causalmm.families.family import Family, load_reference
@@ -77,3 +78,23 @@ FAMILIES = tuple(checked(load_reference(reference).name) for reference in OWN)
 TWO_FAMILIES = FAMILIES[:2]
 """For what a command does around a model, where families differ by their declarations only: one
 that reads images of one size, and one that reads videos and images of any size."""
+
+
+def families_with(name: str, values: Sequence[Any], fast: Any, *, family: str = "family") -> Any:
+    """Parameters `family` and `name`: every value for each family. The fast tests have all of them
+    for the first family, and `fast` for the others."""
+    pairs = [(each, value) for each in FAMILIES for value in values]
+    pairs.sort(key=lambda pair: not (pair[0] == FAMILIES[0] or pair[1] == fast))
+    count = len(FAMILIES) - 1 + len(values)
+    return pytest.mark.parametrize((family, name), fast_first(count, pairs))
+
+
+def fast_first(count: int, values: Sequence[Any]) -> list[Any]:
+    """Values of a parameter, of which the fast tests have the first `count`."""
+    return [
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)),
+            marks=() if number < count else pytest.mark.slow,
+        )
+        for number, value in enumerate(values)
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_rows import FAMILIES, TWO_FAMILIES
+from family_rows import FAMILIES, TWO_FAMILIES, families_with
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
 
@@ -84,8 +84,7 @@ def test_questions_about_the_same_pictures_are_asked_together():
     assert found == [(0, [0, 1]), (2, [2]), (3, [3, 4]), (5, [5]), (6, [6, 7]), (8, [8, 9])]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("family", FAMILIES)
+@families_with("mode", MODES, fast="joint")
 def test_rows_that_share_a_picture(batch, folder, family, mode):
     """Encoded and prefilled once; each row gets the answer it gets alone."""
     picture = str(folder / "b.png")
@@ -99,8 +98,7 @@ def test_rows_that_share_a_picture(batch, folder, family, mode):
 # Answers
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("model", FAMILIES)
+@families_with("mode", MODES, fast="multimodal", family="model")
 def test_rows_together_answer_as_each_alone(folder, tmp_path, model, mode):
     path = write(tmp_path / "in.jsonl", questions(folder))
     given = ["--batch", path, "--out", tmp_path / "out", "--model", folder / model]
@@ -378,6 +376,7 @@ def command(folder, tmp_path, *flags):
     return [sys.executable, "scripts/generate.py", *map(str, given)]
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_one_file(folder, tmp_path, capfd, monkeypatch):
     """The second says so before it loads a model, and the first is not disturbed."""
     write(tmp_path / "in.jsonl", questions(folder))

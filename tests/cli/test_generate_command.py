@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_rows import FAMILIES, TWO_FAMILIES, row_of
+from family_rows import FAMILIES, TWO_FAMILIES, fast_first, row_of
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
 
@@ -91,6 +91,7 @@ def spawn(command, *flags, **options):
 # Answers
 
 
+@pytest.mark.slow
 def test_an_answer_is_all_of_standard_output(folder):
     result = spawn(
         "script",
@@ -103,7 +104,7 @@ def test_an_answer_is_all_of_standard_output(folder):
     assert len(result.stdout.split()) == 4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", fast_first(1, FAMILIES))
 def test_per_model_command(folder, family):
     result = spawn(
         family,
@@ -419,6 +420,7 @@ def test_a_chat_ends_with_its_input(capfd, pictures, monkeypatch):
     assert command(capfd, "--chat", *given) == ""
 
 
+@pytest.mark.slow
 def test_a_chat_prompts_on_a_terminal_only(pictures):
     leader, follower = os.openpty()
     os.write(leader, b"what is this ?\n\n")
@@ -678,6 +680,7 @@ def test_an_interrupt_ends_in_one_word(ask, folder, monkeypatch):
     assert ask("--model", folder / "llava", code=130) == ("", "interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_gone_ends_quietly(folder):
     reader, writer = os.pipe()
     os.close(reader)
@@ -692,6 +695,7 @@ def test_a_reader_that_is_gone_ends_quietly(folder):
     assert (result.returncode, result.stderr) == (141, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_a_failure(folder):
     with open("/dev/full", "w") as full:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from dense_methods import UNRELEASED, config_settings
 from equivalence import TOLERANCE
-from family_rows import FAMILIES, TWO_FAMILIES
+from family_rows import FAMILIES, TWO_FAMILIES, fast_first
 from packed_rows import LOWEST, additive, block_mask, packed, positions
 from tiny_models import PICTURES, model_pair, pad_together, sample
 from tiny_words import PAD
@@ -21,7 +21,7 @@ from causalmm import BranchTrace, CausalMMConfig
 from causalmm.config import MODES
 
 STEPS = 4
-TWO = pytest.mark.parametrize("family", TWO_FAMILIES, scope="module")
+TWO = pytest.mark.parametrize("family", TWO_FAMILIES, indirect=True, scope="module")
 """For what is refused by the keywords of a call, whatever the model."""
 
 
@@ -29,10 +29,10 @@ def first_for_all(name, values):
     """Over families: the first value for each, the others for two. They are of one meaning."""
     pairs = [(family, value) for family in FAMILIES for value in values]
     pairs = [pair for pair in pairs if pair[0] in TWO_FAMILIES or pair[1] == values[0]]
-    return pytest.mark.parametrize(("family", name), pairs, scope="module")
+    return pytest.mark.parametrize(("family", name), pairs, indirect=["family"], scope="module")
 
 
-@pytest.fixture(scope="module", params=["sdpa", "eager"])
+@pytest.fixture(scope="module", params=fast_first(1, ["sdpa", "eager"]))
 def attention(request):
     return request.param
 

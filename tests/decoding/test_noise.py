@@ -7,7 +7,7 @@ import pytest
 import torch
 from dense_branches import attach
 from equivalence import TOLERANCE, check
-from family_rows import row_of
+from family_rows import fast_first, row_of
 from tiny_models import PICTURES, model_pair, sample
 
 from causalmm import BranchTrace, CausalMMConfig
@@ -17,7 +17,7 @@ from causalmm.decoding.vision_pass import VisionPass
 MODES = ("vision", "multimodal", "joint")
 
 
-@pytest.fixture(scope="module", params=["eager", "sdpa"])
+@pytest.fixture(scope="module", params=fast_first(1, ["sdpa", "eager"]))
 def models(request, family):
     ours, upstream = model_pair(family, request.param)
     return ours, upstream, attach(upstream, family)

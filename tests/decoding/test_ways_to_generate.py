@@ -174,7 +174,7 @@ def test_compiles_as_one_graph_and_once(model, inputs, mode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", TWO_FAMILIES, scope="module")  # minutes each
+@pytest.mark.parametrize("family", TWO_FAMILIES, indirect=True, scope="module")  # minutes each
 def test_a_compiled_forward_can_be_traced(model, inputs):
     config = CausalMMConfig(epsilon=0)
     plain, traced = BranchTrace(), BranchTrace()

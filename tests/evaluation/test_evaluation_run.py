@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_rows import FAMILIES, TWO_FAMILIES
+from family_rows import FAMILIES, TWO_FAMILIES, families_with
 from tiny_evaluation import SIZES, save_pictures, save_questions, save_yes_no_checkpoint
 
 from causalmm import CausalMMConfig
@@ -119,8 +119,7 @@ def test_a_run_says_which_repetition_penalty_acted(evaluate, folder, tmp_path):
         assert record(folder)["generation"]["repetition_penalty"] == 1.05
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("model", FAMILIES)
+@families_with("mode", MODES, fast="multimodal", family="model")
 def test_together_as_each_alone(evaluate, model, mode):
     given = ("--mode", mode, "--epsilon", "0")
     together, _ = evaluate(*given, "--batch-size", "8", model=model)

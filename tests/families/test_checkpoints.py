@@ -20,7 +20,7 @@ from causalmm.families.loading import load
 from causalmm.families.registry import find
 from causalmm.inputs.messages import one_turn
 
-TWO = pytest.mark.parametrize("family", TWO_FAMILIES, scope="session")
+TWO = pytest.mark.parametrize("family", TWO_FAMILIES, indirect=True, scope="session")
 """For what loading refuses whatever the model."""
 
 

@@ -269,6 +269,7 @@ def test_auto_is_the_configurations_dtype(monkeypatch, stated):
         loading._check_memory("nowhere", model, "auto", CUDA)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(memory.memory_available() is None, reason="the amount of memory is unknown")
 def test_the_command_refuses_a_checkpoint_larger_than_the_machine(tmp_path):
     folder = save_checkpoint("llava", tmp_path)

@@ -363,6 +363,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(module, absent):
     assert result.stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_the_script_runs_the_command(folder, tmp_path):
     path = tmp_path / "figure.png"
     flags = ["attention-vision", "--image", folder / "image.png", "--png", path]

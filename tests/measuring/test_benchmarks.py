@@ -23,7 +23,7 @@ import table
 import torch
 import work
 from contenders import Case, Inputs, call, cases, image_of, map_bytes
-from family_rows import FAMILIES
+from family_rows import families_with, fast_first
 from hypothesis import given
 from hypothesis import strategies as st
 from known_allocations import read_known_allocations
@@ -107,7 +107,7 @@ def test_bars():
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("size", [4, 64, 200])
+@pytest.mark.parametrize("size", fast_first(1, [64, 4, 200]))
 def test_peak_memory_of_known_allocations(size):
     # In a fresh process: from the large free blocks of a used heap, memory is taken in turns, and
     # what was freed stays.
@@ -163,8 +163,7 @@ def test_questions_about_one_image(preset, pair):
 
 @pytest.mark.parametrize("scope", ["all", "image"])
 @pytest.mark.parametrize("draws", [1, 2])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("family", FAMILIES)
+@families_with("mode", MODES, fast="joint")
 def test_branches_in_sequence_say_our_tokens(family, mode, draws, scope):
     ours, upstream = model_pair(family, "sdpa")
     config = CausalMMConfig(mode=mode, draws=draws, epsilon=0, seed=3, language_scope=scope)
@@ -474,6 +473,7 @@ def test_the_bars_of_attention():
     }
 
 
+@pytest.mark.parametrize("preset", fast_first(1, models.TINY), scope="module")
 def test_decode(preset, out, capsys):
     argv = ["--preset", preset, "--image-tokens", "16", "--text-tokens", "24", "--batch", "1", "2"]
     argv += ["--new-tokens", "3", "--rounds", "1", "--prefills", "2", "--dtype", "float32"]
@@ -494,6 +494,7 @@ def test_decode(preset, out, capsys):
     assert {row["way"] for row in rows} >= {"sequential language-third", "sequential multimodal"}
 
 
+@pytest.mark.parametrize("preset", fast_first(1, models.TINY), scope="module")
 def test_decode_of_presets(preset, out, capsys):
     """All that the model has what they need for, beside plain and mitigv's loop."""
     argv = ["--preset", preset, "--image-tokens", "16", "--text-tokens", "24"]
@@ -577,6 +578,7 @@ def test_loading(out, capsys):
     assert len(finish(out, capsys)["bars"]) == 3
 
 
+@pytest.mark.slow
 def test_scripts_run_as_files(out):
     """Python puts a script's folder first, so they find one another without an installation."""
     command = [sys.executable, ROOT / "benchmarks" / "decode.py", "--preset", "tiny"]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from family_rows import fast_first
 from tiny_evaluation import save_yes_no_checkpoint
 
 from causalmm import CausalMMConfig
@@ -13,7 +14,7 @@ from causalmm.toyworld.recipes import RECIPES
 FEW = ("--methods", "uniform", "blind", "--windows", "all,third:+3", "--fluency", "1")
 
 
-@pytest.mark.parametrize("family", sorted(RECIPES))
+@pytest.mark.parametrize("family", fast_first(1, sorted(RECIPES)))
 def test_the_first_by_the_ranking_is_chosen(family, tmp_path):
     model = save_yes_no_checkpoint(family, tmp_path / "model")
     given = (model, family, tmp_path / "choice")

@@ -20,6 +20,7 @@ PACKAGE = ROOT / "causalmm"
 FAMILY_PACKAGES = tuple(find(family).package for family in FAMILIES)
 LEVELS = (
     ("errors", "heads", "layers"),
+    ("extras",),
     ("counterfactual", "presets"),
     ("config",),
     ("decoding",),

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from causalmm.app.limits import MIB, MOST_WAITING, Limits
@@ -28,10 +27,10 @@ from causalmm.cli.request import Request, find_model
 from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.terminal import exit_code, tell
 from causalmm.errors import FailureError, RequestError
+from causalmm.extras import require
 from causalmm.families.registry import demos, titles
 
 HOST, PORT = "127.0.0.1", 7860
-_NEEDED = ("gradio", "matplotlib")
 _LIMITS = {
     "max-file-mib": ("file_bytes", MIB, "of one uploaded file, in MiB"),
     "max-stored-mib": ("stored_bytes", MIB, "of all uploaded files, in MiB"),
@@ -89,11 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
     Raises RequestError for a wrong request, FailureError where something is missing or goes wrong.
     """
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        what = "it" if len(missing) == 1 else "them"
-        raise FailureError(
-            f'the page needs {" and ".join(missing)}: install {what} by pip install -e ".[app]"'
-        )
+    require("the page", "app")
     limits = read_limits(args)
     requests = [
         find_model(argparse.Namespace(**vars(args) | {"model": name}))

@@ -7,7 +7,6 @@ tests/figures/test_visualize_command.py.
 import argparse
 import io
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from causalmm.cli.session import Session, memory_guard
 from causalmm.cli.terminal import exit_code, tell
 from causalmm.counterfactual.methods import NOISE, VISION_METHODS
 from causalmm.errors import FailureError, RequestError
+from causalmm.extras import require
 from causalmm.figures.flags import parse_args
 from causalmm.inputs.messages import parts_of
 from causalmm.inputs.prompts import to_model
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     for path in (args.png, getattr(args, "html", None)):
         if path is not None:
             _check_file(path)
-    if args.png is not None and find_spec("matplotlib") is None:
-        raise FailureError('drawing needs matplotlib: install it by pip install -e ".[figures]"')
+    if args.png is not None:
+        require("drawing", "figures")
     with memory_guard():
         session = Session.start(args, request)
         inputs = session.inputs(request.messages)

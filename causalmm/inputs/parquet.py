@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from causalmm.errors import RequestError, first_line
+from causalmm.extras import require
 
 ROWS = 16
 """Rows that are in memory at a time, of those columns that are asked for."""
 _BUFFER = 2**20
 """Bytes of a column that are read from the file at a time."""
-NEEDED = 'parquet files are read by pyarrow: install it by pip install -e ".[data]"'
 
 
 class ParquetTable:
@@ -100,10 +100,9 @@ class ParquetTable:
     def _open(self) -> Any:
         if self._file is not None:
             return self._file
-        try:
-            from pyarrow import parquet
-        except ImportError as error:
-            raise RequestError(NEEDED) from error
+        require("reading parquet files", "data")
+        from pyarrow import parquet
+
         with self._readable():
             if self._size not in (None, size := self.path.stat().st_size):
                 raise RequestError(

@@ -20,6 +20,7 @@ from causalmm.evaluation.benchmarks.registry import BENCHMARKS
 from causalmm.evaluation.report import to_json
 from causalmm.evaluation.running import answer_runs
 from causalmm.evaluation.scoring import read_runs
+from causalmm.extras import require
 from causalmm.families import checkpoints
 from causalmm.inputs.json_lines import difference, read_bytes, to_object, write_json
 from causalmm.reproduce.recipe import TRUST, Recipe, find_recipe, make_recipe, names, to_dict
@@ -185,10 +186,9 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _draw(report: Any, path: Path) -> None:
-    try:
-        from causalmm.reproduce.figure import forest
-    except ImportError as error:
-        raise RequestError('figures need matplotlib: pip install "causalmm[figures]"') from error
+    require("drawing", "figures")
+    from causalmm.reproduce.figure import forest
+
     base = next((name for name in report.recipe.base if name not in report.missing), None)
     metric = next(iter(dict.fromkeys(cell.metric for cell in report.cells)))
     if base is None or not any(base in cell.differences for cell in report.cells):

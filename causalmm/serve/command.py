@@ -12,17 +12,16 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from causalmm.cli.request import Request, find_model
 from causalmm.cli.terminal import exit_code, tell
 from causalmm.errors import FailureError
+from causalmm.extras import require
 from causalmm.families.registry import demos
 from causalmm.serve.flags import parse_args, read_options
 from causalmm.serve.options import ServeOptions
 
-NEEDED = ("ray", "fastapi", "pydantic", "prometheus_client", "httpx")
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray would give replicas less of the processor than anything else has.
@@ -36,19 +35,10 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     def act() -> None:
         args = parse_args(sys.argv[1:] if argv is None else argv, prog)
         options = read_options(args)
-        check_installed()
+        require("`causalmm serve`", "serve")
         run(args, find_model(args), options)
 
     return exit_code(act)
-
-
-def check_installed() -> None:
-    """Raise FailureError where the extra is missing."""
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise FailureError(
-            f"`causalmm serve` needs {missing[0]}, which is not installed: "
-            "pip install 'causalmm[serve]'"
-        )
 
 
 def run(args: argparse.Namespace, request: Request, options: ServeOptions) -> None:

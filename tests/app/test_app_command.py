@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from causalmm import extras
 from causalmm.app import command
 from causalmm.app.limits import Limits
 
@@ -23,8 +24,8 @@ def refused(capsys):
 
 @pytest.mark.parametrize("missing", ["gradio", "matplotlib"])
 def test_without_the_extra_it_says_what_to_install(refused, monkeypatch, missing):
-    found = command.find_spec
-    monkeypatch.setattr(command, "find_spec", lambda name: None if name == missing else found(name))
+    found = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == missing else found(name))
     assert refused(code=1) == (f'the page needs {missing}: install it by pip install -e ".[app]"')
 
 

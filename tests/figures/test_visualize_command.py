@@ -16,7 +16,7 @@ from family_rows import FAMILIES, TWO_FAMILIES
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
 
-from causalmm import CausalMMConfig
+from causalmm import CausalMMConfig, extras
 from causalmm.cli import generate
 from causalmm.errors import RequestError
 from causalmm.families.loading import load
@@ -326,7 +326,7 @@ def test_flags_that_are_missing_are_named(argv, said):
 
 
 def test_without_matplotlib_the_command_says_what_to_install(refused, folder, monkeypatch):
-    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     for figure in FIGURES:
         said = refused(figure, "--model", folder / "llava", code=1)
         assert said == 'drawing needs matplotlib: install it by pip install -e ".[figures]"'

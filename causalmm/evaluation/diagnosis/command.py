@@ -11,12 +11,12 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from causalmm import extras
 from causalmm.cli import flags
 from causalmm.cli.request import Request, find_model
 from causalmm.cli.session import Session, memory_guard
@@ -357,8 +357,8 @@ def _report(
     record = run_record.read_record(args.out)
     write_json(args.out / TABLE, found.to_dict() | {"run": record})
     print(found.table(SHOWN), flush=True)
-    if find_spec("matplotlib") is None:
-        tell('no heat map: drawing needs matplotlib (pip install -e ".[figures]")')
+    if extras.missing("figures"):
+        tell(extras.how_to_install("no heat map: drawing", "figures"))
     else:
         name = request.model.rstrip("/").rpartition("/")[2]
         _draw(args.out, found, wanted, record["layers"], name)

@@ -429,7 +429,7 @@ def test_an_answer_that_was_stopped_stays_stopped(driver, endless):
     for _ in range(5):
         driver.press("stop")
         driver.expect("#status").to_contain_text("Stopped.")
-        driver.page.wait_for_timeout(500)  # for what would still come
+        driver.page.wait_for_timeout(1000)  # for what would still come
         assert "Stopped." in driver.page.locator("#status").inner_text()
         assert not driver.page.locator("#error").inner_text()
         driver.press("ask")

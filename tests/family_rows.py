@@ -80,6 +80,19 @@ TWO_FAMILIES = FAMILIES[:2]
 that reads images of one size, and one that reads videos and images of any size."""
 
 
+SIBLINGS = ("llava_next", "qwen2_5_vl")
+"""Families with another's decoder, LLaVA's and Qwen2-VL's: what concerns a decoder is run for them
+in the slow tests only. tests/families has all families in the fast ones too."""
+
+
+def slow_sibling(family: str, *values: Any) -> Any:
+    """A set of parameters, slow for a sibling."""
+    return pytest.param(family, *values, marks=pytest.mark.slow if family in SIBLINGS else ())
+
+
+DECODERS = [slow_sibling(family) for family in FAMILIES]
+
+
 def families_with(name: str, values: Sequence[Any], fast: Any, *, family: str = "family") -> Any:
     """Parameters `family` and `name`: every value for each family. The fast tests have all of them
     for the first family, and `fast` for the others."""

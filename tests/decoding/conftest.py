@@ -4,11 +4,11 @@ A module that needs another model has a fixture of the same name.
 """
 
 import pytest
-from family_rows import FAMILIES
+from family_rows import DECODERS
 from tiny_models import model_pair, pad_together, sample
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=DECODERS)
 def family(request):
     return request.param
 

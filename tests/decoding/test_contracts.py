@@ -10,7 +10,7 @@ import pytest
 import torch
 from dense_methods import UNRELEASED, config_settings
 from equivalence import TOLERANCE
-from family_rows import FAMILIES, TWO_FAMILIES, fast_first
+from family_rows import FAMILIES, TWO_FAMILIES, fast_first, slow_sibling
 from packed_rows import LOWEST, additive, block_mask, packed, positions
 from tiny_models import PICTURES, model_pair, pad_together, sample
 from tiny_words import PAD
@@ -28,7 +28,9 @@ TWO = pytest.mark.parametrize("family", TWO_FAMILIES, indirect=True, scope="modu
 def first_for_all(name, values):
     """Over families: the first value for each, the others for two. They are of one meaning."""
     pairs = [(family, value) for family in FAMILIES for value in values]
-    pairs = [pair for pair in pairs if pair[0] in TWO_FAMILIES or pair[1] == values[0]]
+    pairs = [
+        slow_sibling(*pair) for pair in pairs if pair[0] in TWO_FAMILIES or pair[1] == values[0]
+    ]
     return pytest.mark.parametrize(("family", name), pairs, indirect=["family"], scope="module")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from dense_methods import METHODS as DENSE
 from dense_methods import Map
-from family_rows import TWO_FAMILIES
+from family_rows import TWO_FAMILIES, fast_first
 from tiny_evaluation import save_pictures, save_questions, save_yes_no_checkpoint
 
 from causalmm import CausalMMConfig
@@ -21,7 +21,7 @@ TEXTS = ["is there a banana ?", "what is this user here for ?", "is this it ?"]
 PICTURES = ("a", "b", "c")
 
 
-@pytest.fixture(scope="module", params=TWO_FAMILIES)
+@pytest.fixture(scope="module", params=fast_first(1, TWO_FAMILIES))
 def asked(request, tmp_path_factory):
     """A session on a tiny model, and the paths of three pictures of different sizes."""
     folder = tmp_path_factory.mktemp("fluency")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from family_rows import FAMILIES, TWO_FAMILIES
+from family_rows import DECODERS, FAMILIES, TWO_FAMILIES
 from PIL import Image
 from tiny_checkpoints import save_checkpoint
 
@@ -103,7 +103,7 @@ def refused(draw, tmp_path):
 # -- figures -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", FAMILIES, indirect=True)
+@pytest.mark.parametrize("model", DECODERS, indirect=True)
 @pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_of_every_family_is_drawn(drawn, model, figure):
     drawn(figure, "--model", model)

@@ -80,34 +80,37 @@ TWO_FAMILIES = FAMILIES[:2]
 that reads images of one size, and one that reads videos and images of any size."""
 
 
-SIBLINGS = ("llava_next", "qwen2_5_vl")
-"""Families with another's decoder, LLaVA's and Qwen2-VL's: what concerns a decoder is run for them
-in the slow tests only. tests/families has all families in the fast ones too."""
+def slow_unless(fast: bool, *values: Any) -> Any:
+    """Values of one set of parameters, for the slow tests alone unless `fast`."""
+    return pytest.param(*values, marks=() if fast else pytest.mark.slow)
 
 
-def slow_sibling(family: str, *values: Any) -> Any:
-    """A set of parameters, slow for a sibling."""
-    return pytest.param(family, *values, marks=pytest.mark.slow if family in SIBLINGS else ())
-
-
-DECODERS = [slow_sibling(family) for family in FAMILIES]
+def fast_first(count: int, values: Sequence[Any]) -> list[Any]:
+    """Values of a parameter, of which the fast tests have the first `count`."""
+    return [slow_unless(number < count, value) for number, value in enumerate(values)]
 
 
 def families_with(name: str, values: Sequence[Any], fast: Any, *, family: str = "family") -> Any:
     """Parameters `family` and `name`: every value for each family. The fast tests have all of them
     for the first family, and `fast` for the others."""
-    pairs = [(each, value) for each in FAMILIES for value in values]
-    pairs.sort(key=lambda pair: not (pair[0] == FAMILIES[0] or pair[1] == fast))
-    count = len(FAMILIES) - 1 + len(values)
-    return pytest.mark.parametrize((family, name), fast_first(count, pairs))
+    return pytest.mark.parametrize(
+        (family, name),
+        [
+            slow_unless(each == FAMILIES[0] or value == fast, each, value)
+            for each in FAMILIES
+            for value in values
+        ],
+    )
 
 
-def fast_first(count: int, values: Sequence[Any]) -> list[Any]:
-    """Values of a parameter, of which the fast tests have the first `count`."""
-    return [
-        pytest.param(
-            *(value if isinstance(value, tuple) else (value,)),
-            marks=() if number < count else pytest.mark.slow,
-        )
-        for number, value in enumerate(values)
-    ]
+SIBLINGS = ("llava_next", "qwen2_5_vl")
+"""Families with another's decoder, LLaVA's and Qwen2-VL's. tests/decoding has them in the slow
+tests, tests/families in the fast ones too."""
+
+
+def slow_sibling(family: str, *values: Any) -> Any:
+    """A set of parameters, slow for a sibling."""
+    return slow_unless(family not in SIBLINGS, family, *values)
+
+
+DECODERS = [slow_sibling(family) for family in FAMILIES]

@@ -112,10 +112,11 @@ class _Work:
 
     def run(self) -> None:
         try:
-            with self.turns.turn(self.stop, self._wait), memory_guard(SMALLER):
-                self._ask(PLAIN, None)
-                self._ask(CAUSALMM, self.config)
-                self._tell(finished=not self.stop.is_set())
+            with self.turns.turn(self.stop, self._wait) as own, memory_guard(SMALLER):
+                if own:
+                    self._ask(PLAIN, None)
+                    self._ask(CAUSALMM, self.config)
+                    self._tell(finished=not self.stop.is_set())
         except Exception as error:  # of whatever kind, it is raised where the answer is read
             self.error = error
         finally:

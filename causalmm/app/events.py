@@ -60,7 +60,7 @@ class Events:
     ) -> Iterator[tuple[Any, ...]]:
         skip, stop = gr.skip(), Event()
         if self.running.setdefault(page, stop) is not stop:
-            yield (skip,) * 4 + (fragments.error(_sentence(_ONE_AT_A_TIME)), skip)
+            yield (skip,) * 4 + (fragments.error(_ONE_AT_A_TIME), skip)
             return
         state: Conversation | None = values[4]
         try:
@@ -83,7 +83,7 @@ class Events:
                     _transcript(talk, which, question, progress.answers[which])
                     for which in (PLAIN, CAUSALMM)
                 ]
-                yield *turns, fragments.tokens(progress.steps), _waiting(progress), skip, skip
+                yield *turns, fragments.tokens(progress.steps), _status(progress), skip, skip
         except _EXPECTED_ERRORS as error:
             yield (skip,) * 3 + ("", fragments.error(_sentence(error)), skip)
             return
@@ -177,13 +177,13 @@ class Events:
         return "video" in find(self._session(name).request.family).media
 
 
-_ONE_AT_A_TIME = RequestError("an answer is on its way to this page: wait for it, or press Stop")
+_ONE_AT_A_TIME = "an answer is on its way to this page: wait for it, or press Stop."
 _ANSWERING = "Answering: the plain answer first, then the adjusted one."
 _DONE = "Both answers are whole."
 _STOPPED = "Stopped. What was asked last is not part of the conversation."
 
 
-def _waiting(progress: Progress) -> str:
+def _status(progress: Progress) -> str:
     if not (before := progress.before):
         return _ANSWERING
     return f"Waiting: {before} {'question is' if before == 1 else 'questions are'} before this one."

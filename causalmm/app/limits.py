@@ -33,7 +33,7 @@ class Limits:
     new_tokens: int = 512
     """Of one answer."""
     waiting: int = 8
-    """Questions that wait, 32 at most; one at a time is answered."""
+    """Questions that wait, at most `MOST_WAITING`; one at a time is answered."""
     sessions: int = 64
     """Open pages of which the conversation is remembered."""
 

@@ -25,7 +25,7 @@ class Turns:
 
     @contextmanager
     def turn(
-        self, stop: Event | None = None, tell: Callable[[int], object] = int
+        self, stop: Event | None = None, tell: Callable[[int], object] | None = None
     ) -> Iterator[bool]:
         """Wait in the line; then the models are the caller's within the context.
 
@@ -43,7 +43,7 @@ class Turns:
             with self.moved:
                 while True:
                     before = self.line.index(own)
-                    if before != told:
+                    if tell is not None and before != told:
                         tell(before)
                         told = before
                     if not before or stop.is_set():

@@ -26,7 +26,7 @@ BENCHMARKS = sorted(
 DIFF = ["scripts/vendor.py", "diff"]
 # The first are short, the others more than a pipe or a buffer holds.
 TALKATIVE = [["scripts/vendor.py", "check"], DIFF, ["benchmarks/table.py"]]
-LOADING = ("train_demo.py", "find_examples.py", "toy_results.py")
+LOAD_TORCH = ("train_demo.py", "find_examples.py", "toy_results.py")
 """They import torch before they read their flags."""
 
 
@@ -65,7 +65,7 @@ def test_all_are_known():
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(each, marks=pytest.mark.slow if each.endswith(LOADING) else ())
+        pytest.param(each, marks=pytest.mark.slow if each.endswith(LOAD_TORCH) else ())
         for each in [*SCRIPTS, *MODULES[:3]]
     ],
 )

@@ -4,6 +4,7 @@ of ours says so."""
 import io
 import json
 import os
+import sys
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,6 @@ from hub_tables import PICTURE, write_table
 from PIL import Image
 from pyarrow import parquet
 
-from causalmm import extras
 from causalmm.errors import FailureError, RequestError
 from causalmm.inputs.messages import one_turn, open_messages
 from causalmm.inputs.parquet import ROWS, ParquetTable
@@ -153,6 +153,6 @@ def test_a_file_that_is_gone_or_was_exchanged(table, tmp_path):
 
 
 def test_without_pyarrow(table, monkeypatch):
-    monkeypatch.setattr(extras, "find_spec", lambda name: None)
-    with pytest.raises(FailureError, match="^reading parquet files needs pyarrow: install it by"):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(FailureError, match=r"needs pyarrow: install it by pip install .*\[data\]"):
         ParquetTable(table).picture(0, "image")
